@@ -1,0 +1,19 @@
+/*
+ * The counters of one virtual CPU. The CPU's own thread alone writes them; others may read a slightly old value.
+ */
+#ifndef STRATA_BASE_COUNTERS_H
+#define STRATA_BASE_COUNTERS_H
+
+#include "base/types.h"
+
+enum { COUNTERS_EXIT_REASONS = 128 };
+
+struct counters {
+#define X(name, text) u64 name;
+#include "base/counters.def"
+#undef X
+	/* VM exits by basic exit reason (Intel SDM vol. 3, appendix C). */
+	u64 exit_reason[COUNTERS_EXIT_REASONS];
+};
+
+#endif

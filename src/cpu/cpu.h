@@ -1,0 +1,248 @@
+/*
+ * The software x86-64 CPU: its architectural state and its life. The CPU is the hardware: it executes root and
+ * non-root operation alike, and asks `hv` (hv_ops.h) wherever the virtualization extensions have a say.
+ *
+ * How it runs: cpu_run() looks up the block of decoded instructions at CS:RIP (block.h), calls each instruction's
+ * handler (insn.h), and between blocks looks at `attention`. Handlers raise exceptions by calling cpu_raise*(), which
+ * never return: they jump back into cpu_run(), which delivers the event. So a handler changes nothing before its last
+ * point of failure.
+ *
+ * Registers: `rip` is the address of the NEXT instruction while a handler runs; `rip_start` is the running one's.
+ * Arithmetic flags live in `arith`, in the form LAHF and SETO leave them in AX; the rest of RFLAGS in `rflags_sys`.
+ *
+ * Owner and thread: one thread runs a CPU; only cpu_attend() and the reading of counters may come from others.
+ */
+#ifndef STRATA_CPU_CPU_H
+#define STRATA_CPU_CPU_H
+
+#include "base/counters.h"
+#include "bus/bus.h"
+#include "mem/mem.h"
+#include "mmu/mmu.h"
+#include "x86/regs.h"
+#include "x86/state.h"
+
+#include <setjmp.h>
+
+struct block;
+struct block_cache;
+struct hv_ops;
+struct insn;
+struct native;
+
+/* Register-file slots beyond the 16 general ones, so that address computation needs no tests. */
+enum { REG_ZERO = GPR_COUNT, REG_RIP, REG_SLOTS };
+/* Segment slot of an access without base or limit: 64-bit mode's CS, DS, ES, SS. */
+enum { SEG_FLAT = SEG_COUNT, SEG_SLOTS };
+
+/* arith: SF ZF 0 AF 0 PF 1 CF in bits 15..8 (as LAHF), OF in bit 0 (as SETO AL). */
+#define ARITH_OF 0x0001u
+#define ARITH_CF 0x0100u
+#define ARITH_PF 0x0400u
+#define ARITH_AF 0x1000u
+#define ARITH_ZF 0x4000u
+#define ARITH_SF 0x8000u
+
+/* Why the CPU must look up between blocks. Set from any thread with cpu_attend(). */
+#define ATTEND_INTR   BIT(0) /* the interrupt controller may have a vector */
+#define ATTEND_NMI    BIT(1)
+#define ATTEND_INIT   BIT(2)
+#define ATTEND_SIPI   BIT(3)
+#define ATTEND_STOP   BIT(4) /* leave cpu_run() */
+#define ATTEND_TRAP   BIT(5) /* single-step, data breakpoint or MTF is due after this instruction */
+#define ATTEND_HV     BIT(6) /* hv->attention wants a call: windows, preemption timer, pending MTF */
+#define ATTEND_SHADOW BIT(7) /* STI or MOV SS just ran: the block loop runs one instruction, then looks again */
+#define ATTEND_SMI    BIT(8)
+
+enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
+
+enum cpu_mode { CPU_REAL, CPU_V86, CPU_PROT, CPU_COMPAT, CPU_LONG };
+
+/* Why cpu_run() returned. */
+enum cpu_stop {
+	CPU_STOP_ASKED,       /* ATTEND_STOP */
+	CPU_STOP_IDLE,        /* halted with nothing to do: call again after the next cpu_attend() */
+	CPU_STOP_TRIPLE_FAULT /* state is as at the fault */
+};
+
+/* What an interrupted instruction was doing when an event had to be delivered; the shape of VT-x's event fields. */
+enum event_type {
+	EVENT_INTERRUPT = 0,
+	EVENT_NMI = 2,
+	EVENT_EXCEPTION = 3,      /* hardware exception */
+	EVENT_SOFT_INT = 4,       /* INT n */
+	EVENT_PRIV_SOFT_EXC = 5,  /* INT1 */
+	EVENT_SOFT_EXC = 6,       /* INT3, INTO */
+	EVENT_OTHER = 7           /* MTF, pending */
+};
+
+struct event {
+	bool valid;
+	u8 vector;
+	enum event_type type;
+	bool has_error;
+	u32 error;
+	u8 length;   /* instruction length for software events: the return address is rip + length */
+	u64 address; /* #PF: the linear address for CR2; #DB: bits to set in DR6 */
+};
+
+/*
+ * What the CPU needs of the machine; filled by the soft engine. Called on the CPU's thread, without the board lock
+ * (each function takes it where needed).
+ */
+struct cpu_platform {
+	/* Acknowledges the highest pending external interrupt; its vector, or -1 if there is none (any more). */
+	int (*ack_interrupt)(void *opaque);
+	/* Is an external interrupt pending and above the TPR? Without acknowledging. */
+	bool (*interrupt_pending)(void *opaque);
+	/* APIC MSRs: IA32_APIC_BASE, TSC_DEADLINE, x2APIC 800h-8ffh. false: #GP. */
+	bool (*apic_msr_read)(void *opaque, u32 msr, u64 *value);
+	bool (*apic_msr_write)(void *opaque, u32 msr, u64 value);
+	/* CR8: task priority, 0..15. */
+	u8 (*tpr_read)(void *opaque);
+	void (*tpr_write)(void *opaque, u8 value);
+	/* INIT was received: the APIC resets too. */
+	void (*apic_init)(void *opaque);
+	/* Guest-visible time-stamp counter before TSC_ADJUST and offsets; constant rate of tsc_khz. */
+	u64 (*tsc)(void *opaque);
+	/* May be NULL: called on HLT, before the CPU reports idle. */
+	void *opaque;
+};
+
+/* MSRs that are plain storage; the table is msr.def. */
+struct cpu_msrs {
+#define MSR_STORED(field, ...) u64 field;
+#define MSR_COMPUTED(...)
+#include "cpu/msr.def"
+#undef MSR_STORED
+#undef MSR_COMPUTED
+};
+
+/* XSAVE image in the standard format: legacy region 512, header 64, AVX high halves 256 at offset 576. */
+struct xsave_area {
+	u8 legacy[512]; /* FXSAVE64 layout; FIP and FDP hold guest addresses */
+	u8 header[64];
+	u8 ymm_high[16][16];
+	u8 spare[256];
+} __attribute__((aligned(64)));
+
+struct cpu {
+	/* --- hot --- */
+	u64 reg[REG_SLOTS];   /* GPRs, then a zero, then RIP (next instruction) */
+	u16 arith;            /* ARITH_* */
+	u8 cpl;
+	u8 mode;              /* enum cpu_mode */
+	u32 attention;        /* ATTEND_*; atomic */
+	u64 rip_start;        /* address (offset in CS) of the running instruction */
+	const struct insn *insn; /* the running instruction */
+	u64 rflags_sys;       /* RFLAGS without the six arithmetic flags; bit 1 set */
+	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
+	struct mmu mmu;
+	/* --- warm --- */
+	u32 mode_key;         /* what blocks depend on besides their bytes: MODE_* in block.h */
+	bool non_root;        /* VMX non-root or SVM guest mode */
+	u8 code_size;         /* 2, 4, 8: default operand/address width of CS */
+	u8 stack_size;        /* 2, 4, 8: width of the stack pointer */
+	struct segment seg[SEG_COUNT];
+	struct table_register gdtr, idtr;
+	u64 cr0, cr2, cr3, cr4, efer, xcr0;
+	u64 dr[8];
+	u8 activity;          /* enum cpu_activity */
+	bool nmi_blocked;
+	u64 shadow_rip;       /* CS offset of the instruction under the STI or MOV SS shadow; valid with shadow != 0 */
+	u8 shadow;            /* SHADOW_*, see event.h */
+	struct cpu_msrs msr;
+	struct xsave_area fpu;
+	/* --- events --- */
+	struct event pending; /* raised, to be delivered by cpu_run() */
+	struct event vectoring; /* being delivered now: what a fault during it reports (IDT-vectoring, #DF rules) */
+	u64 pending_db;       /* DR6 bits of debug traps due at the next boundary */
+	jmp_buf restart;      /* cpu_run()'s: where cpu_raise*() and cpu_resume() jump to */
+	/* --- attachments --- */
+	struct mem *mem;
+	struct bus *bus;
+	struct block_cache *blocks;
+	struct native *native;  /* stubs that run vector and x87 instructions on the host CPU */
+	const struct hv_ops *hv; /* NULL: no virtualization extensions */
+	void *hv_state;         /* private to src/hv */
+	const struct cpu_platform *platform;
+	struct cpu_config *config;
+	struct counters counters;
+	u64 last_rip[16];     /* linear start addresses of the last blocks, a ring, for the state dump */
+	unsigned last_rip_at;
+};
+
+enum nested_kind { NESTED_NONE, NESTED_VTX, NESTED_SVM };
+
+/* Fixed for the life of a CPU. */
+struct cpu_config {
+	enum nested_kind nested;
+	unsigned cpu_index, cpu_count;
+	u32 tsc_khz;
+	unsigned phys_bits; /* MAXPHYADDR shown in CPUID */
+	/* Filled by cpu_cpuid_init() from what the host can execute and what Strata implements. */
+	u8 features[32]; /* bit set indexed by enum feature (x86/feature.h): features[n / 8] bit n % 8 */
+};
+
+/*
+ * Life cycle. cpu_init wires a zeroed struct to its machine and resets it; `config` and `platform` stay the caller's.
+ * Returns 0 or -errno.
+ */
+int cpu_init(struct cpu *cpu, struct mem *mem, struct bus *bus, struct cpu_config *config,
+	     const struct cpu_platform *platform);
+void cpu_destroy(struct cpu *cpu);
+void cpu_reset(struct cpu *cpu); /* RESET pin */
+void cpu_init_signal(struct cpu *cpu); /* INIT */
+
+/* Runs until something stops it. */
+enum cpu_stop cpu_run(struct cpu *cpu);
+
+/* Asks the CPU to look at `reasons` (ATTEND_*). Any thread; the caller wakes the CPU's thread if it sleeps. */
+static inline void cpu_attend(struct cpu *cpu, u32 reasons)
+{
+	__atomic_fetch_or(&cpu->attention, reasons, __ATOMIC_SEQ_CST);
+}
+
+static inline void cpu_attended(struct cpu *cpu, u32 reasons)
+{
+	__atomic_fetch_and(&cpu->attention, ~reasons, __ATOMIC_SEQ_CST);
+}
+
+/* Whole state in and out, for boot, engines and dumps. Setting re-derives modes and flushes what it must. */
+void cpu_get_state(const struct cpu *cpu, struct x86_state *state);
+void cpu_set_state(struct cpu *cpu, const struct x86_state *state);
+
+/*
+ * Re-derives mode, code and stack widths, CPL class, mode_key, seg_base and MMU paging from the registers. Call after
+ * changing CR0, CR3, CR4, EFER, RFLAGS.VM or AC, CS, SS or CPL, or non_root; hv calls it after loading a VMCS.
+ */
+void cpu_update_mode(struct cpu *cpu);
+
+/* RFLAGS as the architecture shows them. Setting takes every bit as given (callers mask by privilege). */
+u64 cpu_rflags(const struct cpu *cpu);
+void cpu_set_rflags(struct cpu *cpu, u64 value);
+
+/* TSC as RDTSC shows it at root: platform TSC + IA32_TSC_ADJUST. hv adds its offset in non-root. */
+u64 cpu_tsc(struct cpu *cpu);
+
+static inline bool cpu_long_mode(const struct cpu *cpu)
+{
+	return cpu->efer & EFER_LMA;
+}
+
+static inline u64 linear_mask(const struct cpu *cpu)
+{
+	return cpu->mode == CPU_LONG ? ~0ULL : 0xffffffffULL;
+}
+
+/* Is `va` canonical with the current paging depth (48 or 57 bits)? */
+static inline bool is_canonical(const struct cpu *cpu, u64 va)
+{
+	unsigned bits = cpu->cr4 & CR4_LA57 ? 57 : 48;
+	return sign_extend(va, bits) == va;
+}
+
+/* Registers, segments, control registers and the last 16 blocks, one line per emit. */
+void cpu_dump(const struct cpu *cpu, void (*emit)(void *opaque, const char *line), void *opaque);
+
+#endif

@@ -1,0 +1,42 @@
+/*
+ * Exceptions, interrupts and how they reach the guest.
+ *
+ * cpu_raise*() throw: they restore RIP to the running instruction's start, record the event and jump into cpu_run(),
+ * which asks hv (exception bitmap), applies the double-fault rules (SDM vol. 3, 6.15) and delivers through IVT or IDT.
+ */
+#ifndef STRATA_CPU_EVENT_H
+#define STRATA_CPU_EVENT_H
+
+#include "cpu/cpu.h"
+
+#define SHADOW_STI    0x01
+#define SHADOW_MOV_SS 0x02
+
+NORETURN void cpu_raise(struct cpu *cpu, enum vector vector);                 /* without error code */
+NORETURN void cpu_raise_error(struct cpu *cpu, enum vector vector, u32 error);
+NORETURN void cpu_raise_page_fault(struct cpu *cpu, u64 va, u32 error);
+NORETURN void cpu_raise_db(struct cpu *cpu, u64 dr6_bits);                    /* fault-class #DB */
+/* #GP(0), the commonest. */
+NORETURN void cpu_raise_gp(struct cpu *cpu);
+/* Undefined opcode that the table does not know: one report line with the bytes, then #UD. */
+NORETURN void cpu_raise_unimplemented(struct cpu *cpu);
+
+/* INT n, INT3, INTO, INT1: delivers with the return address behind the instruction. */
+NORETURN void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type type);
+
+/*
+ * Back into cpu_run() with the state as it is now: no event, RIP not rolled back. For hv after a VM exit or entry, for
+ * writes that change the running code, and for anything else that makes the current block stale.
+ */
+NORETURN void cpu_resume(struct cpu *cpu);
+
+/* Delivers one event now, on the current state. Throws if the delivery itself faults. Called by cpu_run() and by VM entry. */
+void cpu_deliver(struct cpu *cpu, const struct event *event);
+
+/*
+ * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table 6-2.
+ * Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on.
+ */
+int cpu_attend_events(struct cpu *cpu);
+
+#endif

@@ -1,0 +1,71 @@
+/*
+ * What the CPU asks the virtualization extensions. src/hv fills it (vmx/ or svm/); the CPU calls it. Functions marked
+ * "may exit" do not return if they cause a VM exit: they load the host's state and end in cpu_resume(). All but
+ * `execute`, `msr_*` and `reset` are called in non-root operation only.
+ *
+ * On a VM exit the guest's RIP is that of the running instruction (rip_start) for intercepts and faults.
+ */
+#ifndef STRATA_CPU_HV_OPS_H
+#define STRATA_CPU_HV_OPS_H
+
+#include "cpu/cpu.h"
+#include "cpu/insn.h"
+
+struct hv_ops {
+	int (*init)(struct cpu *cpu);     /* allocates hv_state */
+	void (*destroy)(struct cpu *cpu);
+	void (*reset)(struct cpu *cpu, bool init_signal);
+
+	/* VMXON, VMREAD, VMRUN…: in root and non-root. Checks everything itself, #UD included. */
+	void (*execute)(struct cpu *cpu, const struct insn *insn);
+
+	/* The row names an unconditional or control-bit exit: CPUID, HLT, RDTSC, PAUSE, … May exit. After #UD and CPL checks. */
+	void (*instruction)(struct cpu *cpu, const struct insn *insn);
+	/* Instruction exits with details. May exit. */
+	void (*io)(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, bool in, u64 linear);
+	void (*msr)(struct cpu *cpu, u32 msr, bool write);
+	void (*invlpg)(struct cpu *cpu, u64 va);
+	void (*descriptor_table)(struct cpu *cpu, const struct insn *insn, u64 displacement); /* LGDT…STR */
+	void (*dr_access)(struct cpu *cpu, unsigned dr, bool write, unsigned gpr);
+	/* MOV from CR: may exit; may change what is read (masks and shadows). cr: 0, 3, 4, 8. */
+	void (*cr_read)(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
+	/* MOV to CR, CLTS (value with TS clear), LMSW: may exit; may replace bits owned by the host. */
+	void (*cr_write)(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
+	void (*clts)(struct cpu *cpu, u64 *value);
+	void (*lmsw)(struct cpu *cpu, u16 source, bool memory, u64 linear, u64 *value);
+	/* SMSW reads CR0 through mask and shadow. */
+	u64 (*cr0_shadowed)(struct cpu *cpu);
+	void (*task_switch)(struct cpu *cpu, u16 selector, unsigned source); /* source: SDM table 28-2. Always exits */
+
+	/* TSC as the guest sees it, given root's. */
+	u64 (*tsc)(struct cpu *cpu, u64 root_tsc);
+
+	/* Events. May exit. */
+	void (*exception)(struct cpu *cpu, const struct event *event);
+	void (*triple_fault)(struct cpu *cpu);          /* always exits */
+	void (*init_signal)(struct cpu *cpu);           /* always exits */
+	void (*sipi)(struct cpu *cpu, u8 vector);
+	void (*nmi)(struct cpu *cpu);
+	/* An external interrupt is pending. May exit; returns true if the interrupt is to be delivered when IF allows. */
+	bool (*interrupt)(struct cpu *cpu);
+	/* ATTEND_HV at an instruction boundary: interrupt and NMI windows, preemption timer, MTF. May exit. */
+	void (*attention)(struct cpu *cpu);
+	/* Does the guest's IRET end NMI blocking or virtual-NMI blocking? Called by IRET in non-root. */
+	void (*iret)(struct cpu *cpu);
+
+	/* Stage-2 fault of an access; always exits. */
+	void (*stage2_fault)(struct cpu *cpu, u64 va, const struct mmu_result *fault);
+
+	/* MSRs that belong to the extensions (IA32_FEATURE_CONTROL, IA32_VMX_*). false: #GP. */
+	bool (*msr_read)(struct cpu *cpu, u32 msr, u64 *value);
+	bool (*msr_write)(struct cpu *cpu, u32 msr, u64 value);
+	/* CR0 and CR4 bits fixed by VMX operation; false: #GP. In root and non-root. */
+	bool (*cr0_valid)(struct cpu *cpu, u64 value);
+	bool (*cr4_valid)(struct cpu *cpu, u64 value);
+	/* A guest-physical access hit the APIC-access page or a similar special page; may be NULL. */
+	void (*apic_access)(struct cpu *cpu, gpa_t gpa, enum mmu_access access);
+};
+
+extern const struct hv_ops vmx_ops; /* src/hv/vmx; the engine hands it to cpu->hv */
+
+#endif

@@ -1,0 +1,30 @@
+/*
+ * System-level services that several instruction families and hv share: segment loads, control registers, MSRs, CPUID.
+ */
+#ifndef STRATA_CPU_SYSTEM_H
+#define STRATA_CPU_SYSTEM_H
+
+#include "cpu/cpu.h"
+
+/* MOV to Sreg, POP Sreg, LDS…: every check of SDM vol. 2 "MOV", then the load. Throws. */
+void segment_load(struct cpu *cpu, enum seg seg, u16 selector);
+/* Real and virtual-8086 mode: base = selector << 4. */
+void segment_load_real(struct cpu *cpu, enum seg seg, u16 selector);
+
+/* Control registers with every architectural check and side effect (TLB flushes, mode switch). Throw #GP. Not intercepted. */
+void cr0_write(struct cpu *cpu, u64 value);
+void cr3_write(struct cpu *cpu, u64 value);
+void cr4_write(struct cpu *cpu, u64 value);
+void efer_write(struct cpu *cpu, u64 value);
+
+/* MSRs without intercepts and CPL check, for RDMSR/WRMSR and VMX MSR lists. false: #GP. */
+bool msr_read(struct cpu *cpu, u32 msr, u64 *value);
+bool msr_write(struct cpu *cpu, u32 msr, u64 value);
+
+/* CPUID leaf and subleaf as the guest sees them now (OSXSAVE and the like follow CR4). out: EAX EBX ECX EDX. */
+void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);
+
+/* Fills config->features from the host and from what Strata implements. Returns 0, or -ENOTSUP below x86-64-v2. */
+int cpu_cpuid_init(struct cpu_config *config);
+
+#endif

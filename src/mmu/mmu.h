@@ -1,0 +1,130 @@
+/*
+ * The memory management unit of one CPU: page walks for every paging mode and EPT through one walker (walk.h), and the
+ * soft TLB, kept per context so that CR3 loads, VM entries and VM exits swap pointers.
+ *
+ * A context is one address space as the TLB knows it: (VPID, EPTP, PCID). Each context has one table of entries per
+ * privilege class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host address.
+ * Architectural flushes (MOV to CR3, INVLPG, INVPCID, INVVPID, INVEPT, …) bump a context's revision, which is part of
+ * every tag, so that a flush costs O(1).
+ *
+ * A stale entry would be an access to somebody else's host memory: bounds first; RAM is never unmapped while a CPU runs.
+ *
+ * Owner and thread: the CPU's own thread, alone.
+ */
+#ifndef STRATA_MMU_MMU_H
+#define STRATA_MMU_MMU_H
+
+#include "base/counters.h"
+#include "mem/mem.h"
+
+enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXEC };
+
+/* Privilege of an access (SDM vol. 3, 4.6). */
+enum mmu_class {
+	MMU_SUPERVISOR,    /* CPL < 3, or implicit (descriptor tables, TSS): SMAP applies */
+	MMU_SUPERVISOR_AC, /* CPL < 3 with EFLAGS.AC = 1: SMAP suspended */
+	MMU_USER,
+	MMU_CLASSES
+};
+
+enum { TLB_ENTRIES = 1024 }; /* per table; direct-mapped by page number */
+
+/*
+ * One page. A tag is the virtual page address with the table's current revision in bits 11:0; it matches only if the
+ * access is allowed and needs nothing done (for `write`: dirty bit set, no code on the page). host = va + addend.
+ * Pages that are not RAM never get tags here.
+ */
+struct tlb_entry {
+	u64 read, write, exec;
+	u64 addend;
+};
+
+/* Registers that decide translation; a copy owned by the MMU, replaced by mmu_set_paging. */
+struct mmu_paging {
+	u64 cr0, cr3, cr4, efer; /* cr4.PAE and efer.LMA choose the format */
+	u64 pdpte[4];            /* PAE paging only; loaded by the CPU at MOV CR (mmu_load_pdptes) or VM entry */
+	u64 eptp;                /* 0: no stage 2 */
+	u16 vpid;                /* 0: VMX root, or VPID not in use */
+};
+
+enum mmu_fault_kind {
+	MMU_OK,
+	MMU_PAGE_FAULT,   /* error_code is right for the #PF frame */
+	MMU_EPT_VIOLATION,/* qualification (SDM table 28-7), gpa set; linear address valid per bit 7 */
+	MMU_EPT_MISCONFIG,/* gpa set */
+	MMU_NOT_CANONICAL /* #GP or #SS, the caller knows which */
+};
+
+struct mmu_result {
+	enum mmu_fault_kind kind;
+	u32 error_code;     /* MMU_PAGE_FAULT */
+	u64 qualification;  /* MMU_EPT_VIOLATION */
+	gpa_t l2_gpa;       /* EPT faults: the guest-physical address that faulted */
+	gpa_t gpa;          /* MMU_OK: where the access goes, in L1's machine */
+	u64 ram_offset;     /* MMU_OK: the same as RAM offset, or RAM_OFFSET_NONE for a device */
+	u64 page_bytes;     /* MMU_OK: smallest page size on the way */
+};
+
+struct mmu_context; /* private to tlb.c */
+
+struct mmu {
+	/* Hot: where the fast path looks. Set by mmu_set_class and context switches only. */
+	struct tlb_entry *tlb;      /* table of the current class */
+	u64 revision;               /* of the current context, 0..4095, never 0 */
+	struct tlb_entry *system;   /* table of MMU_SUPERVISOR, for implicit accesses */
+	/* Cold. */
+	struct mem *mem;
+	struct counters *counters;
+	enum mmu_class cls;
+	struct mmu_paging paging;
+	struct mmu_context *context;
+	struct mmu_context *contexts; /* all of them, recycled least recently used */
+	u64 generation;     /* grows with every flush or context switch: whoever caches a translation compares it */
+	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
+};
+
+int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsigned phys_bits);
+void mmu_destroy(struct mmu *mmu);
+
+/*
+ * Takes new paging registers and switches to their context. Flushes nothing that the registers' change does not force:
+ * a change of CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP/LA57/PCIDE, EFER.NXE within a context flushes that context;
+ * flushing on MOV to CR3 is the caller's choice (mmu_flush_pcid).
+ */
+void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging);
+void mmu_set_class(struct mmu *mmu, enum mmu_class cls);
+
+/* Reads the four PDPTEs at CR3 (through stage 2 if on). MMU_OK; a fault; MMU_PAGE_FAULT stands for "reserved bits set: #GP". */
+struct mmu_result mmu_load_pdptes(struct mmu *mmu, const struct mmu_paging *paging, u64 pdpte[4]);
+
+/*
+ * Full translation of one byte: walks, checks rights, sets accessed and dirty bits as the access demands, and fills the
+ * TLB if the page is RAM. Accesses never span pages here.
+ */
+struct mmu_result mmu_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_class cls);
+
+/* The same, but changes nothing: no A/D, no fill. For debuggers and dumps. */
+struct mmu_result mmu_peek(struct mmu *mmu, u64 va);
+
+/* Stage 2 alone: L2's guest-physical address to L1's (identity without stage 2). For VT-x (e.g. PDPTEs, event info). */
+struct mmu_result mmu_translate_gpa(struct mmu *mmu, gpa_t l2_gpa, enum mmu_access access);
+
+/* Flushes. All of the current VPID and EPTP unless said otherwise. */
+void mmu_flush_page(struct mmu *mmu, u64 va);                /* INVLPG: current PCID and global pages */
+void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals);/* MOV to CR3; INVPCID type 1 */
+void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va); /* INVPCID type 0 */
+void mmu_flush_vpid_all(struct mmu *mmu, bool globals);      /* INVPCID types 2, 3; CR4.PGE toggles */
+void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals);/* INVVPID types 1, 3; VM transitions with VPID 0 */
+void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va); /* INVVPID type 0 */
+void mmu_flush_ept(struct mmu *mmu, u64 eptp);               /* INVEPT type 1: contexts whose EP4TA matches */
+void mmu_flush_all(struct mmu *mmu);
+
+/* The page now holds decoded code: no context may keep a write entry for it. */
+void mmu_protect_code(struct mmu *mmu, u64 ram_offset);
+
+static inline unsigned tlb_index(u64 va)
+{
+	return (unsigned)(va >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+#endif
