@@ -151,6 +151,11 @@ struct cpu {
 	bool nmi_blocked;
 	u64 shadow_rip;       /* CS offset of the instruction under the STI or MOV SS shadow; valid with shadow != 0 */
 	u8 shadow;            /* SHADOW_*, see event.h */
+	bool shadow_seen;     /* the boundary before the shadowed instruction has passed: the next one ends the shadow */
+	bool intr_held;       /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
+	u8 step_armed;        /* debug.c: what the end of the coming instruction brings */
+	bool hv_step;         /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
+	u8 sipi_vector;       /* written before cpu_attend(ATTEND_SIPI) */
 	struct cpu_msrs msr;
 	struct xsave_area fpu;
 	/* --- events --- */
@@ -214,11 +219,16 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state);
 
 /*
  * Re-derives mode, code and stack widths, CPL class, mode_key, seg_base and MMU paging from the registers. Call after
- * changing CR0, CR3, CR4, EFER, RFLAGS.VM or AC, CS, SS or CPL, or non_root; hv calls it after loading a VMCS.
+ * changing CR0, CR3, CR4, EFER, RFLAGS.VM, TF or AC, CS, SS or CPL, or non_root; hv calls it after loading a VMCS.
+ * CPL is `cpl` as stored, but always 0 in real mode and 3 in virtual-8086 mode. PDPTEs, EPTP and VPID have no register
+ * here: they are taken from mmu.paging, where hv and the PDPTE loads put them with mmu_set_paging().
  */
 void cpu_update_mode(struct cpu *cpu);
 
-/* RFLAGS as the architecture shows them. Setting takes every bit as given (callers mask by privilege). */
+/*
+ * RFLAGS as the architecture shows them. Setting takes every defined bit as given (callers mask by privilege), and sees
+ * to what depends on IF, TF, RF and AC; a change of VM needs cpu_update_mode() after it.
+ */
 u64 cpu_rflags(const struct cpu *cpu);
 void cpu_set_rflags(struct cpu *cpu, u64 value);
 

@@ -2,7 +2,8 @@
  * Exceptions, interrupts and how they reach the guest.
  *
  * cpu_raise*() throw: they restore RIP to the running instruction's start, record the event and jump into cpu_run(),
- * which asks hv (exception bitmap), applies the double-fault rules (SDM vol. 3, 6.15) and delivers through IVT or IDT.
+ * which asks hv (exception bitmap), applies the double-fault rules (SDM vol. 3, 6.15) and delivers through IVT or IDT
+ * (cpu_take_pending).
  */
 #ifndef STRATA_CPU_EVENT_H
 #define STRATA_CPU_EVENT_H
@@ -34,8 +35,18 @@ NORETURN void cpu_resume(struct cpu *cpu);
 void cpu_deliver(struct cpu *cpu, const struct event *event);
 
 /*
+ * Takes cpu->pending, an event that cpu_raise*() or hv left: hv's exception bitmap, double-fault rules, CR2 and DR6, then
+ * cpu_deliver(). cpu_run() calls it when `pending.valid` after its setjmp. Returns 0, or CPU_STOP_* + 1 (triple fault).
+ */
+int cpu_take_pending(struct cpu *cpu);
+
+/* STI, MOV SS and POP SS: the next instruction runs without interrupts. Call as the handler's last act. */
+void cpu_set_shadow(struct cpu *cpu, u8 kind);
+
+/*
  * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table 6-2.
- * Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on.
+ * Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on. cpu_run() calls it on entry too, attention or not (the
+ * CPU may be halted). If it leaves ATTEND_SHADOW set, just one instruction may run before the next call.
  */
 int cpu_attend_events(struct cpu *cpu);
 
