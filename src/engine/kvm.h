@@ -1,0 +1,73 @@
+/*
+ * The kvm engine's insides, shared by its files and by nobody else.
+ *
+ *   kvm.c        one VM: create, run, exits, interrupts
+ *   kvm_state.c  struct x86_state to and from KVM's registers
+ *   kvm_cpuid.c  what the guest sees in CPUID, and the few MSRs that firmware would set
+ *   kvm_probe.c  does /dev/kvm run a guest at all? (kvm_probe_guest.S is that guest)
+ *
+ * Errors are -errno. Nothing here is global but the no-op handler of the kick signal.
+ */
+#ifndef STRATA_ENGINE_KVM_H
+#define STRATA_ENGINE_KVM_H
+
+#include "engine/engine.h"
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+
+/* Interrupts KVM_RUN; see engine_ops.kick. */
+#define KVM_KICK_SIGNAL SIGUSR1
+
+/*
+ * Three pages and one page that KVM on Intel hosts wants for itself, to run real mode on processors without
+ * unrestricted guest. Between the local APIC and the firmware, where the board has nothing.
+ */
+#define KVM_IDENTITY_MAP_ADDR 0xfeffc000ULL
+#define KVM_TSS_ADDR          0xfeffd000UL
+
+struct engine_vcpu {
+	struct engine *engine;
+	unsigned index;
+	int fd;
+	struct kvm_run *run; /* shared with the kernel, engine->run_size bytes */
+	bool kicked;         /* atomic: kick() was called and run() has not yet returned for it */
+	bool running;        /* atomic: `thread` is inside run() */
+	pthread_t thread;
+	struct counters counters;
+};
+
+struct engine {
+	const struct engine_board *board;
+	int kvm_fd, vm_fd;
+	size_t run_size;
+	struct engine_vcpu *vcpus;
+	unsigned vcpu_count;
+};
+
+/* ioctl(2) that retries on EINTR and returns -errno. Not for KVM_RUN. */
+int kvm_ioctl(int fd, unsigned long request, const void *arg);
+
+/* Opens /dev/kvm and checks the API version and what Strata cannot do without. The descriptor, or -errno. */
+int kvm_open(char *reason, size_t reason_size);
+
+/*
+ * What KVM_GET_SUPPORTED_CPUID says, room for KVM_CPUID_MAX entries; free() it. NULL if out of memory or refused
+ * (errno tells).
+ */
+enum { KVM_CPUID_MAX = 256 };
+struct kvm_cpuid2 *kvm_supported_cpuid(int kvm_fd);
+
+/* Which virtualization extension a guest would be given. */
+enum nested_choice kvm_cpuid_nesting(const struct kvm_cpuid2 *cpuid);
+
+/* Gives the vCPU its CPUID and the MSRs that firmware would have set. */
+int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported);
+
+int kvm_state_get(int vcpu_fd, struct x86_state *state);
+int kvm_state_set(int vcpu_fd, const struct x86_state *state);
+
+int kvm_probe(enum nested_choice nested, char *reason, size_t reason_size);
+
+#endif
