@@ -20,7 +20,7 @@ enum { PIC_PINS = 8, IOAPIC_PINS = 24 };
 /* The engine's own failures; unlike REPORT(), said every time, because the run ends here. */
 #define FAILED(fmt, ...) fprintf(stderr, "strata: kvm: " fmt "\n", ##__VA_ARGS__)
 
-int kvm_ioctl(int fd, unsigned long request, const void *arg)
+int kvm_ioctl(int fd, unsigned long request, void *arg)
 {
 	int result;
 	do
@@ -79,9 +79,9 @@ static int add_slot(struct engine *engine, u32 slot, u64 gpa, u64 size, u8 *host
 
 static void add_route(struct kvm_irq_routing *table, u32 gsi, u32 chip, u32 pin)
 {
-	table->entries[table->nr++] = (struct kvm_irq_routing_entry){
-		.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = { .irqchip = chip, .pin = pin }
-	};
+	table->entries[table->nr++] = (struct kvm_irq_routing_entry){ .gsi = gsi,
+								      .type = KVM_IRQ_ROUTING_IRQCHIP,
+								      .u.irqchip = { .irqchip = chip, .pin = pin } };
 }
 
 /*
@@ -253,7 +253,8 @@ static void handle_mmio(struct engine_vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 	struct bus *bus = vcpu->engine->board->bus;
 	u64 gpa = run->mmio.phys_addr;
-	/* KVM passes on what one instruction did within a page, up to 8 bytes, of any length; devices know powers of 2. */
+	/* KVM passes on what one instruction did within a page, up to 8 bytes, of any length; devices know powers of 2.
+	 */
 	for (unsigned at = 0, size; at < run->mmio.len; at += size) {
 		unsigned left = run->mmio.len - at;
 		size = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -289,8 +290,8 @@ static void report_internal_error(struct engine_vcpu *vcpu)
 		for (unsigned i = 0; i < count && i < 15; i++)
 			sprintf(bytes + 3 * i, " %02x", run->emulation_failure.insn_bytes[i]);
 	}
-	FAILED("CPU %u: the host's KVM %s (suberror %u) at %04x:%llx%s%s", vcpu->index, what ? what : "failed", suberror,
-	       state.seg[SEG_CS].selector, (unsigned long long)state.rip, bytes[0] ? ", bytes" : "", bytes);
+	FAILED("CPU %u: the host's KVM %s (suberror %u) at %04x:%llx%s%s", vcpu->index, what ? what : "failed",
+	       suberror, state.seg[SEG_CS].selector, (unsigned long long)state.rip, bytes[0] ? ", bytes" : "", bytes);
 }
 
 static enum engine_stop failed_exit(struct engine_vcpu *vcpu)
@@ -353,7 +354,8 @@ static enum engine_stop kvm_run_loop(struct engine_vcpu *vcpu)
 		int result = ioctl(vcpu->fd, KVM_RUN, NULL);
 		int err = result < 0 ? errno : 0;
 		if (err == EINTR || err == EAGAIN) {
-			/* In this order: kick() sets them the other way round, so a kick is seen now or the next time. */
+			/* In this order: kick() sets them the other way round, so a kick is seen now or the next time.
+			 */
 			__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 			if (__atomic_exchange_n(&vcpu->kicked, false, __ATOMIC_SEQ_CST))
 				return ENGINE_STOP_KICKED;

@@ -47,7 +47,7 @@ struct engine {
 };
 
 /* ioctl(2) that retries on EINTR and returns -errno. Not for KVM_RUN. */
-int kvm_ioctl(int fd, unsigned long request, const void *arg);
+int kvm_ioctl(int fd, unsigned long request, void *arg);
 
 /* Opens /dev/kvm and checks the API version and what Strata cannot do without. The descriptor, or -errno. */
 int kvm_open(char *reason, size_t reason_size);

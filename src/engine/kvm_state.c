@@ -39,7 +39,7 @@ static void segment_from_kvm(const struct kvm_segment *from, struct segment *to)
 static struct kvm_segment *kvm_seg(struct kvm_sregs *sregs, unsigned seg)
 {
 	struct kvm_segment *const by_seg[SEG_COUNT] = {
-		[SEG_ES] = &sregs->es, [SEG_CS] = &sregs->cs, [SEG_SS] = &sregs->ss,	[SEG_DS] = &sregs->ds,
+		[SEG_ES] = &sregs->es, [SEG_CS] = &sregs->cs, [SEG_SS] = &sregs->ss,    [SEG_DS] = &sregs->ds,
 		[SEG_FS] = &sregs->fs, [SEG_GS] = &sregs->gs, [SEG_LDTR] = &sregs->ldt, [SEG_TR] = &sregs->tr,
 	};
 	return by_seg[seg];
@@ -50,7 +50,7 @@ static __u64 *kvm_gpr(struct kvm_regs *regs, unsigned gpr)
 	__u64 *const by_gpr[GPR_COUNT] = {
 		[RAX] = &regs->rax, [RCX] = &regs->rcx, [RDX] = &regs->rdx, [RBX] = &regs->rbx,
 		[RSP] = &regs->rsp, [RBP] = &regs->rbp, [RSI] = &regs->rsi, [RDI] = &regs->rdi,
-		[R8] = &regs->r8,   [R9] = &regs->r9,	[R10] = &regs->r10, [R11] = &regs->r11,
+		[R8] = &regs->r8,   [R9] = &regs->r9,   [R10] = &regs->r10, [R11] = &regs->r11,
 		[R12] = &regs->r12, [R13] = &regs->r13, [R14] = &regs->r14, [R15] = &regs->r15,
 	};
 	return by_gpr[gpr];
