@@ -1,0 +1,44 @@
+#include "x86/vmcs.h"
+
+#include <string.h>
+
+enum { INDEXES = 32, SLOTS = 16 * INDEXES };
+
+_Static_assert(sizeof(struct vmcs) == 784, "the layout of VMCS regions changed: so must VMCS_REVISION");
+_Static_assert(offsetof(struct vmcs, abort) == VMCS_ABORT_OFFSET, "");
+_Static_assert(offsetof(struct vmcs, launch) == VMCS_LAUNCH_OFFSET, "");
+
+/* Width and group beside the index: dense enough for a direct table. */
+#define SLOT(encoding) ((VMCS_WIDTH(encoding) << 2 | VMCS_GROUP(encoding)) * INDEXES + (((encoding) >> 1) & (INDEXES - 1)))
+
+static const struct vmcs_field fields[SLOTS] = {
+#define X(type, field, encoding) [SLOT(encoding)] = { #field, offsetof(struct vmcs, field), sizeof(type) },
+#include "x86/vmcs.def"
+#undef X
+};
+
+const struct vmcs_field *vmcs_field_find(u64 encoding)
+{
+	const u64 index_unused = BITS(9, 6), reserved = BITS(63, 15) | BIT(12);
+	if (encoding & (reserved | index_unused))
+		return NULL;
+	if (VMCS_HIGH(encoding) && VMCS_WIDTH(encoding) != VMCS_U64)
+		return NULL;
+	const struct vmcs_field *field = &fields[SLOT(encoding)];
+	return field->name ? field : NULL;
+}
+
+u64 vmcs_field_read(const struct vmcs *vmcs, const struct vmcs_field *field, u64 encoding)
+{
+	u64 value = 0;
+	memcpy(&value, (const u8 *)vmcs + field->offset, field->bytes);
+	return VMCS_HIGH(encoding) ? value >> 32 : value;
+}
+
+void vmcs_field_write(struct vmcs *vmcs, const struct vmcs_field *field, u64 encoding, u64 value)
+{
+	if (VMCS_HIGH(encoding))
+		memcpy((u8 *)vmcs + field->offset + 4, &value, 4);
+	else
+		memcpy((u8 *)vmcs + field->offset, &value, field->bytes);
+}
