@@ -16,7 +16,7 @@ struct hv_ops {
 	void (*destroy)(struct cpu *cpu);
 	void (*reset)(struct cpu *cpu, bool init_signal);
 
-	/* VMXON, VMREAD, VMRUN…: in root and non-root. Checks everything itself, #UD included. */
+	/* VMXON, VMREAD, VMRUN…: in root and non-root. Checks everything itself, #UD included. insn->cond: see insn_vmx.c. */
 	void (*execute)(struct cpu *cpu, const struct insn *insn);
 
 	/* The row names an unconditional or control-bit exit: CPUID, HLT, RDTSC, PAUSE, … May exit. After #UD and CPL checks. */

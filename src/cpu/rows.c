@@ -1,5 +1,5 @@
 /*
- * The instruction table: one row per Zydis mnemonic, gathered from the three .def files.
+ * The instruction table: one row per Zydis mnemonic, gathered from the .def files.
  */
 #include "cpu/insn.h"
 #include "x86/exit_reason.h"
@@ -10,6 +10,7 @@
 #include "cpu/insn_integer.def"
 #include "cpu/insn_system.def"
 #include "cpu/insn_vector.def"
+#include "cpu/insn_vmx.def"
 #undef ROW
 
 static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
@@ -25,6 +26,7 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 #include "cpu/insn_integer.def"
 #include "cpu/insn_system.def"
 #include "cpu/insn_vector.def"
+#include "cpu/insn_vmx.def"
 #undef ROW
 };
 
