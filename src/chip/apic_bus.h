@@ -35,6 +35,7 @@ struct apic_message {
 	bool level;  /* trigger mode: level */
 	u8 delivery; /* enum apic_delivery */
 	u8 vector;
+	const struct lapic *except; /* who does not hear it, though named: the sender of an IPI; NULL: nobody */
 };
 
 struct apic_bus {

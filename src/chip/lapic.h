@@ -58,10 +58,11 @@ struct lapic {
 	bool lint[2];        /* level of LINT0, LINT1 */
 	bool extint_message; /* an I/O APIC or MSI sent ExtINT */
 	bool bsp;
+	u8 phys_bits; /* MAXPHYADDR: bits of IA32_APIC_BASE from here on are reserved; lapic_init() says 52 */
 	/* --- timer --- */
 	struct timer timer;
 	u64 timer_start; /* clock ns at which timer_initial began to count */
-	u32 tsc_khz;
+	u32 tsc_khz;     /* of the guest's TSC */
 	struct clock *clock;
 	struct apic_bus *bus;
 	struct lapic_cpu cpu;
@@ -73,6 +74,9 @@ int lapic_init(struct lapic *lapic, struct apic_bus *bus, struct clock *clock, u
 void lapic_connect_cpu(struct lapic *lapic, const struct lapic_cpu *cpu, void *opaque);
 void lapic_reset(struct lapic *lapic);
 void lapic_init_signal(struct lapic *lapic);
+/* What PC firmware leaves behind: software-enabled, LINT0 ExtINT (bootstrap processor only), LINT1 NMI. For direct
+ * boot. */
+void lapic_virtual_wire(struct lapic *lapic);
 
 /* Is an external interrupt pending with a priority above PPR, or ExtINT? Any thread, no lock: may be old news. */
 static inline bool lapic_interrupt_pending(const struct lapic *lapic)
@@ -84,6 +88,12 @@ static inline bool lapic_interrupt_pending(const struct lapic *lapic)
 static inline bool lapic_enabled(const struct lapic *lapic)
 {
 	return lapic->enabled;
+}
+
+/* Is it on by SVR bit 8? Otherwise it accepts no vectors. */
+static inline bool lapic_software_enabled(const struct lapic *lapic)
+{
+	return lapic->svr & BIT(8);
 }
 
 /* The vector that lapic_ack_interrupt() would take from the APIC's own IRR, -1 if none is above PPR. */
