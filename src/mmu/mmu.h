@@ -66,6 +66,7 @@ struct mmu_result {
 };
 
 struct mmu_context; /* private to tlb.c */
+struct mmu_formats; /* private to walk.c */
 
 struct mmu {
 	/* Hot: where the fast path looks. Set by mmu_set_class and context switches only. */
@@ -81,6 +82,10 @@ struct mmu {
 	struct mmu_context *contexts; /* all of them, recycled least recently used */
 	u64 generation;     /* grows with every flush or context switch: whoever caches a translation compares it */
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
+	bool checked;       /* see mmu_set_checked */
+	u64 clock;          /* counts context switches, for least recently used */
+	struct mmu_formats *formats;
+	struct tlb_entry *tables; /* of all contexts, then one that stays empty */
 };
 
 int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsigned phys_bits);
@@ -93,6 +98,12 @@ void mmu_destroy(struct mmu *mmu);
  */
 void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging);
 void mmu_set_class(struct mmu *mmu, enum mmu_class cls);
+
+/*
+ * While `checked` is set `tlb` and `system` point to a table that stays empty, so that every access takes the slow path,
+ * where data breakpoints (DR7) and alignment (CR0.AM, EFLAGS.AC at CPL 3) are looked at. Costs nothing while off.
+ */
+void mmu_set_checked(struct mmu *mmu, bool checked);
 
 /* Reads the four PDPTEs at CR3 (through stage 2 if on). MMU_OK; a fault; MMU_PAGE_FAULT stands for "reserved bits set: #GP". */
 struct mmu_result mmu_load_pdptes(struct mmu *mmu, const struct mmu_paging *paging, u64 pdpte[4]);

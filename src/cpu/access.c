@@ -1,0 +1,290 @@
+#include "cpu/access.h"
+
+#include "cpu/event.h"
+#include "cpu/hv_ops.h"
+
+/*
+ * Non-canonical address: does the access go through the stack segment? 64-bit mode keeps no SS base to tell by, so it is
+ * the base register of the operand, or for implicit stack accesses (PUSH, CALL, LEAVE, …) that the address is where the
+ * stack or frame pointer points.
+ */
+static bool uses_stack_segment(const struct cpu *cpu, u64 linear)
+{
+	const struct insn *insn = cpu->insn;
+	if (insn && (insn->flags & INSN_MEM) && (insn->base == RSP || insn->base == RBP))
+		return insn->seg == SEG_FLAT || insn->seg == SEG_SS;
+	const u64 near = 64;
+	return linear - cpu->reg[RSP] + near <= 2 * near || linear == cpu->reg[RBP];
+}
+
+static NORETURN void raise_fault(struct cpu *cpu, u64 linear, const struct mmu_result *fault)
+{
+	switch (fault->kind) {
+	case MMU_NOT_CANONICAL:
+		cpu_raise_error(cpu, uses_stack_segment(cpu, linear) ? VEC_SS : VEC_GP, 0);
+	case MMU_PAGE_FAULT:
+		cpu_raise_page_fault(cpu, linear, fault->error_code);
+	default:
+		cpu->hv->stage2_fault(cpu, linear, fault);
+		__builtin_trap(); /* it exits; there is no stage 2 without hv */
+	}
+}
+
+static struct mmu_result translate(struct cpu *cpu, u64 linear, enum mmu_access access, enum mmu_class cls)
+{
+	struct mmu_result r = mmu_translate(&cpu->mmu, linear, access, cls);
+	if (unlikely(r.kind != MMU_OK))
+		raise_fault(cpu, linear, &r);
+	return r;
+}
+
+/* An access of at most 64 bytes: one or two pages, both translated before any byte moves. */
+struct span {
+	u64 linear;
+	unsigned size;
+	unsigned first; /* bytes in the first page; the rest is in `next` */
+	struct mmu_result page, next;
+};
+
+/*
+ * Address of the second page. Outside 64-bit mode linear addresses wrap at 4 GiB, except those of descriptor tables in
+ * compatibility mode, which begin above.
+ */
+static u64 next_page(const struct cpu *cpu, u64 linear, unsigned first)
+{
+	u64 next = linear + first;
+	return cpu->mode == CPU_LONG || linear >> 32 ? next : (u32)next;
+}
+
+/* Alignment that #AC checks for (SDM vol. 3, table 6-7): the size itself where it is a power of two, else 4 or 8. */
+static unsigned required_alignment(unsigned size)
+{
+	if (size > 16)
+		return 1;
+	return size & (size - 1) ? (size > 8 ? 8 : size > 4 ? 4 : 2) : size;
+}
+
+static void check_alignment(struct cpu *cpu, u64 linear, unsigned size, enum mmu_class cls)
+{
+	if (cls == MMU_USER && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags_sys & RFLAGS_AC) &&
+	    (linear & (required_alignment(size) - 1)))
+		cpu_raise_error(cpu, VEC_AC, 0);
+}
+
+/* Data breakpoints (SDM vol. 3, 17.2.5): R/W 01b stops writes, 11b reads and writes; the trap follows the instruction. */
+static void note_breakpoints(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access access)
+{
+	static const u8 lengths[] = { 1, 2, 8, 4 };
+	u64 dr7 = cpu->dr[7], hits = 0;
+	for (unsigned n = 0; n < 4; n++) {
+		unsigned kind = dr7 >> (16 + 4 * n) & 3;
+		bool wanted = kind == 3 || (kind == 1 && access == MMU_WRITE);
+		if (!wanted)
+			continue;
+		u64 length = lengths[dr7 >> (18 + 4 * n) & 3];
+		u64 start = cpu->dr[n] & ~(length - 1);
+		if (linear < start + length && start < linear + size)
+			hits |= BIT(n);
+	}
+	/* DR6 shows every match, but only an enabled breakpoint traps. */
+	u64 enabled = 0;
+	for (unsigned n = 0; n < 4; n++)
+		if (dr7 >> (2 * n) & 3)
+			enabled |= BIT(n);
+	if (hits & enabled) {
+		cpu->pending_db |= hits;
+		cpu_attend(cpu, ATTEND_TRAP);
+	}
+}
+
+static void span_translate(struct cpu *cpu, struct span *s, u64 linear, unsigned size, enum mmu_access access,
+			   enum mmu_class cls)
+{
+	unsigned rest = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
+	s->linear = linear;
+	s->size = size;
+	s->first = size <= rest ? size : rest;
+	if (unlikely(cpu->mmu.checked))
+		check_alignment(cpu, linear, size, cls);
+	s->page = translate(cpu, linear, access, cls);
+	if (s->first < size)
+		s->next = translate(cpu, next_page(cpu, linear, s->first), access, cls);
+	if (unlikely(cpu->mmu.checked))
+		note_breakpoints(cpu, linear, size, access);
+}
+
+/* Of the sizes that are one access on any bus the copy must be one too: another CPU may look. */
+static void copy_bytes(void *to, const void *from, unsigned size)
+{
+	switch (size) {
+	case 1:
+		memcpy(to, from, 1);
+		break;
+	case 2:
+		memcpy(to, from, 2);
+		break;
+	case 4:
+		memcpy(to, from, 4);
+		break;
+	case 8:
+		memcpy(to, from, 8);
+		break;
+	default:
+		memcpy(to, from, size);
+	}
+}
+
+/* Largest power of two up to 8 that fits: what one device access can carry. */
+static unsigned device_piece(unsigned size)
+{
+	return size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+}
+
+static void device_read(struct cpu *cpu, gpa_t gpa, u8 *buffer, unsigned size)
+{
+	while (size) {
+		unsigned piece = device_piece(size);
+		u64 value = bus_read_mmio(cpu->bus, gpa, piece);
+		memcpy(buffer, &value, piece);
+		cpu->counters.mmio++;
+		gpa += piece;
+		buffer += piece;
+		size -= piece;
+	}
+}
+
+static void device_write(struct cpu *cpu, gpa_t gpa, const u8 *buffer, unsigned size)
+{
+	while (size) {
+		unsigned piece = device_piece(size);
+		u64 value = 0;
+		memcpy(&value, buffer, piece);
+		bus_write_mmio(cpu->bus, gpa, piece, value);
+		cpu->counters.mmio++;
+		gpa += piece;
+		buffer += piece;
+		size -= piece;
+	}
+}
+
+static void page_read(struct cpu *cpu, const struct mmu_result *page, u8 *buffer, unsigned size)
+{
+	if (likely(page->ram_offset != RAM_OFFSET_NONE))
+		copy_bytes(buffer, cpu->mem->host + page->ram_offset, size);
+	else
+		device_read(cpu, page->gpa, buffer, size);
+}
+
+static void page_write(struct cpu *cpu, const struct mmu_result *page, const u8 *buffer, unsigned size)
+{
+	if (likely(page->ram_offset != RAM_OFFSET_NONE)) {
+		mem_about_to_write(cpu->mem, page->ram_offset, size);
+		copy_bytes(cpu->mem->host + page->ram_offset, buffer, size);
+	} else {
+		device_write(cpu, page->gpa, buffer, size);
+	}
+}
+
+void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum mmu_class cls)
+{
+	struct span s;
+	span_translate(cpu, &s, linear, size, MMU_READ, cls);
+	page_read(cpu, &s.page, buffer, s.first);
+	if (s.first < size)
+		page_read(cpu, &s.next, (u8 *)buffer + s.first, size - s.first);
+}
+
+void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size, enum mmu_class cls)
+{
+	struct span s;
+	span_translate(cpu, &s, linear, size, MMU_WRITE, cls);
+	page_write(cpu, &s.page, buffer, s.first);
+	if (s.first < size)
+		page_write(cpu, &s.next, (const u8 *)buffer + s.first, size - s.first);
+}
+
+void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access access)
+{
+	unsigned rest = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
+	if (unlikely(cpu->mmu.checked))
+		check_alignment(cpu, linear, size, cpu->mmu.cls);
+	translate(cpu, linear, access, cpu->mmu.cls);
+	/* Operands of more than a page do not exist, but a frame of ENTER or an XSAVE area spans two. */
+	if (size > rest)
+		translate(cpu, next_page(cpu, linear, rest), access, cpu->mmu.cls);
+}
+
+u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
+{
+	u8 *hit = access_hit(cpu, cpu->mmu.tlb, linear, size, true);
+	if (likely(hit))
+		return hit;
+	struct span s;
+	span_translate(cpu, &s, linear, size, MMU_WRITE, cpu->mmu.cls);
+	if (s.first < size || s.page.ram_offset == RAM_OFFSET_NONE)
+		return NULL;
+	mem_about_to_write(cpu->mem, s.page.ram_offset, size);
+	return cpu->mem->host + s.page.ram_offset;
+}
+
+u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk)
+{
+	*chunk = PAGE_SIZE - (linear & (PAGE_SIZE - 1));
+	u8 *hit = access_hit(cpu, cpu->mmu.tlb, linear, 1, access == MMU_WRITE);
+	if (likely(hit))
+		return hit;
+	struct mmu_result page = translate(cpu, linear, access, cpu->mmu.cls);
+	/* Element by element where each one is to be checked. */
+	if (page.ram_offset == RAM_OFFSET_NONE || cpu->mmu.checked)
+		return NULL;
+	if (access == MMU_WRITE)
+		mem_about_to_write(cpu->mem, page.ram_offset, *chunk);
+	return cpu->mem->host + page.ram_offset;
+}
+
+static NORETURN void raise_segment(struct cpu *cpu, unsigned seg)
+{
+	cpu_raise_error(cpu, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+}
+
+/* Does the segment's type forbid the access (SDM vol. 3, 5.5)? Real and virtual-8086 mode know no types. */
+static bool type_forbids(u32 ar, enum mmu_access access)
+{
+	if (!(ar & SEG_AR_S))
+		return access != MMU_READ;
+	if (ar & SEG_AR_CODE)
+		return access == MMU_WRITE || (access == MMU_READ && !(ar & SEG_AR_RW));
+	return access == MMU_EXEC || (access == MMU_WRITE && !(ar & SEG_AR_RW));
+}
+
+/* Is [offset, +size) outside the segment's limit (SDM vol. 3, 5.3)? */
+static bool limit_forbids(const struct segment *s, u64 offset, unsigned size)
+{
+	u64 last = offset + size - 1;
+	bool expand_down = (s->ar & (SEG_AR_S | SEG_AR_CODE | SEG_AR_DC)) == (SEG_AR_S | SEG_AR_DC);
+	if (expand_down)
+		return offset <= s->limit || last > (s->ar & SEG_AR_DB ? 0xffffffffULL : 0xffffULL);
+	/* A 4 GiB segment forbids nothing: the last bytes wrap, as they do in flat mode where nobody checks. */
+	return s->limit != 0xffffffff && last > s->limit;
+}
+
+u64 access_check_segment(struct cpu *cpu, unsigned seg, u64 offset, unsigned size, enum mmu_access access)
+{
+	if (cpu->mode == CPU_LONG) {
+		u64 linear = offset + cpu->seg_base[seg];
+		if (!is_canonical(cpu, linear) || !is_canonical(cpu, linear + size - 1))
+			cpu_raise_error(cpu, seg == SEG_SS || uses_stack_segment(cpu, linear) ? VEC_SS : VEC_GP, 0);
+		return linear;
+	}
+	if (seg == SEG_FLAT)
+		return (u32)offset;
+	const struct segment *s = &cpu->seg[seg];
+	bool protected = cpu->mode == CPU_PROT || cpu->mode == CPU_COMPAT;
+	if (protected && (s->ar & SEG_AR_UNUSABLE))
+		raise_segment(cpu, seg);
+	if (protected && type_forbids(s->ar, access))
+		cpu_raise_gp(cpu);
+	if (limit_forbids(s, offset, size))
+		raise_segment(cpu, seg);
+	return (u32)(s->base + offset);
+}

@@ -1,0 +1,414 @@
+#include "mmu/walk.h"
+
+#include "base/trace.h"
+
+/* One entry a walk used: what it held, and where it lies in this process (NULL if its table is not RAM). */
+struct used_entry {
+	u64 value;
+	u8 *host;
+	gpa_t gpa;         /* guest-physical, before stage 2 */
+	u64 stage2_rights; /* of the page its table is in */
+};
+
+/* A walk of one stage. */
+struct walk {
+	struct mmu *mmu;
+	const struct walk_format *format;
+	u64 address;       /* what is translated */
+	bool accessed;     /* accessed and dirty bits are kept */
+	bool under_stage2; /* table addresses go through stage 2 */
+	bool quiet;
+	/* Result. */
+	u64 rights;        /* what all used entries grant */
+	gpa_t page;        /* start of the page */
+	unsigned shift;    /* log2 of its size */
+	unsigned used;
+	struct used_entry entry[WALK_LEVELS];
+	struct mmu_result *fault; /* where stage 2 reports */
+};
+
+enum walk_end {
+	WALK_LEAF,
+	WALK_NOT_PRESENT,
+	WALK_RESERVED, /* reserved bits; for EPT, a misconfiguration */
+	WALK_STAGE2    /* stage 2 refused a table; *fault is filled */
+};
+
+/* A page as stage 2 maps it. */
+struct stage2_page {
+	gpa_t gpa; /* of the byte asked for, in L1's machine */
+	u64 rights;
+	bool dirty;
+	unsigned shift;
+};
+
+static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access, bool quiet, struct stage2_page *page,
+			     struct mmu_result *fault);
+
+/* Host address of a table entry, NULL outside RAM; tables are aligned, so entries never straddle pages. */
+static u8 *entry_host(const struct mmu *mmu, gpa_t gpa)
+{
+	u64 offset = mem_ram_offset(mmu->mem, gpa);
+	return offset == RAM_OFFSET_NONE ? NULL : mmu->mem->host + offset;
+}
+
+/* Outside RAM there is nobody: all ones, as on the bus. */
+static u64 entry_load(const u8 *host, unsigned bytes)
+{
+	if (bytes == 4)
+		return host ? __atomic_load_n((const u32 *)host, __ATOMIC_ACQUIRE) : ~0U;
+	return host ? __atomic_load_n((const u64 *)host, __ATOMIC_ACQUIRE) : ~0ULL;
+}
+
+/*
+ * Finds an entry of a stage-1 table. With accessed and dirty flags for EPT, reading a guest's table counts as writing
+ * (SDM vol. 3, 29.3.3.2).
+ */
+static bool entry_find(struct walk *w, gpa_t gpa, struct used_entry *e)
+{
+	e->gpa = gpa;
+	e->stage2_rights = EPT_R | EPT_W | EPT_X;
+	if (w->under_stage2) {
+		u64 eptp = w->mmu->paging.eptp;
+		u64 access = eptp & EPTP_AD ? EPT_R | EPT_W : EPT_R;
+		struct stage2_page page;
+		if (!stage2_translate(w->mmu, eptp, gpa, access, w->quiet, &page, w->fault))
+			return false;
+		e->stage2_rights = page.rights;
+		gpa = page.gpa;
+	}
+	e->host = entry_host(w->mmu, gpa);
+	return true;
+}
+
+static bool entry_is_bad(const struct walk_format *f, u64 value, unsigned level, bool leaf)
+{
+	if (value & f->reserved[leaf][level])
+		return true;
+	return (f->bad_rights >> (value & 7) & 1) || (leaf && (f->bad_types >> (value >> 3 & 7) & 1));
+}
+
+/* Reads entries from `table` down to the one that maps a page. Checks no rights and changes nothing. */
+static enum walk_end walk_tables(struct walk *w, gpa_t table)
+{
+	const struct walk_format *f = w->format;
+	w->rights = ~0ULL;
+	w->used = 0;
+	for (unsigned level = f->levels;; level--) {
+		unsigned shift = PAGE_SHIFT + (level - 1) * f->index_bits;
+		u64 index = w->address >> shift & (BIT(f->index_bits) - 1);
+		struct used_entry *e = &w->entry[w->used];
+		if (!entry_find(w, table + index * f->entry_bytes, e))
+			return WALK_STAGE2;
+		e->value = entry_load(e->host, f->entry_bytes);
+		w->used++;
+		w->rights &= e->value ^ f->inverted;
+		if (!(e->value & f->present))
+			return WALK_NOT_PRESENT;
+		bool leaf = level == 1 || ((e->value & PTE_PS) && (f->large >> level & 1));
+		if (entry_is_bad(f, e->value, level, leaf))
+			return WALK_RESERVED;
+		if (leaf) {
+			w->shift = shift;
+			w->page = (e->value & f->address) >> shift << shift;
+			if (f->high_shift && level > 1)
+				w->page |= (e->value & BITS(20, 13)) << f->high_shift;
+			return WALK_LEAF;
+		}
+		table = e->value & f->address;
+	}
+}
+
+/* Sets `bits` in an entry that still holds the value seen; false: somebody changed it, and the walk is void. */
+static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
+{
+	if ((e->value & bits) == bits)
+		return true;
+	u64 value = e->value | bits;
+	if (!e->host) {
+		e->value = value;
+		return true;
+	}
+	mem_about_to_write(w->mmu->mem, (u64)(e->host - w->mmu->mem->host), w->format->entry_bytes);
+	bool done;
+	if (w->format->entry_bytes == 4) {
+		u32 seen = (u32)e->value;
+		done = __atomic_compare_exchange_n((u32 *)e->host, &seen, (u32)value, false, __ATOMIC_SEQ_CST,
+						   __ATOMIC_RELAXED);
+	} else {
+		u64 seen = e->value;
+		done = __atomic_compare_exchange_n((u64 *)e->host, &seen, value, false, __ATOMIC_SEQ_CST,
+						   __ATOMIC_RELAXED);
+	}
+	if (done)
+		e->value = value;
+	return done;
+}
+
+static void report_violation(struct mmu_result *fault, gpa_t l2_gpa, u64 access, u64 rights)
+{
+	*fault = (struct mmu_result){ .kind = MMU_EPT_VIOLATION,
+				      .l2_gpa = l2_gpa,
+				      .gpa = l2_gpa,
+				      .qualification = access | (rights & 7) << 3 };
+}
+
+enum walk_mark { MARKED, MARK_AGAIN, MARK_STAGE2 };
+
+/*
+ * Sets accessed bits, and the dirty bit of the leaf for a write. Where stage 2 keeps no dirty flags, that this is a
+ * write to the table's page is found out only now.
+ */
+static enum walk_mark walk_mark(struct walk *w, bool write)
+{
+	if (!w->accessed)
+		return MARKED;
+	for (unsigned i = 0; i < w->used; i++) {
+		struct used_entry *e = &w->entry[i];
+		u64 bits = w->format->accessed | (write && i + 1 == w->used ? w->format->dirty : 0);
+		if ((e->value & bits) == bits)
+			continue;
+		if (!(e->stage2_rights & EPT_W)) {
+			report_violation(w->fault, e->gpa, EPT_R | EPT_W, e->stage2_rights);
+			return MARK_STAGE2;
+		}
+		if (!entry_set(w, e, bits))
+			return MARK_AGAIN;
+	}
+	return MARKED;
+}
+
+/*
+ * Stage 2: L2's guest-physical address to L1's, for `access` (EPT_R, EPT_W, EPT_X). false: *fault is filled, but for
+ * the qualification's bits about the linear address, which the caller knows.
+ */
+static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access, bool quiet, struct stage2_page *page,
+			     struct mmu_result *fault)
+{
+	if (!eptp) {
+		*page = (struct stage2_page){ .gpa = l2_gpa, .rights = EPT_R | EPT_W | EPT_X, .dirty = true, .shift = 63 };
+		return true;
+	}
+	struct walk w = { .mmu = mmu,
+			  .format = &mmu->formats->stage2,
+			  .address = l2_gpa,
+			  .accessed = eptp & EPTP_AD,
+			  .quiet = quiet,
+			  .fault = fault };
+	do {
+		/* Four levels reach 48 bits; what lies beyond is mapped by nothing. */
+		enum walk_end end = l2_gpa >> 48 ? WALK_NOT_PRESENT : walk_tables(&w, eptp & EPTP_ADDRESS);
+		if (end == WALK_RESERVED) {
+			*fault = (struct mmu_result){ .kind = MMU_EPT_MISCONFIG, .l2_gpa = l2_gpa, .gpa = l2_gpa };
+			return false;
+		}
+		if (end == WALK_NOT_PRESENT) {
+			report_violation(fault, l2_gpa, access, 0);
+			return false;
+		}
+		if (quiet)
+			break;
+		if (access & ~w.rights) {
+			report_violation(fault, l2_gpa, access, w.rights);
+			return false;
+		}
+	} while (walk_mark(&w, access & EPT_W) != MARKED);
+	*page = (struct stage2_page){ .gpa = w.page | (l2_gpa & (BIT(w.shift) - 1)),
+				      .rights = w.rights,
+				      .dirty = !w.accessed || (w.entry[w.used - 1].value & EPT_D),
+				      .shift = w.shift };
+	return true;
+}
+
+static u64 stage2_access(enum mmu_access access)
+{
+	return access == MMU_READ ? EPT_R : access == MMU_WRITE ? EPT_W : EPT_X;
+}
+
+/* Root table of stage 1; false: a PDPTE register is not present (SDM vol. 3, 4.4.2). */
+static bool stage1_root(const struct mmu *mmu, u64 va, gpa_t *table)
+{
+	const struct walk_format *f = &mmu->formats->stage1;
+	if (mmu->formats->stage1_id == FORMAT_PAE) {
+		u64 pdpte = mmu->paging.pdpte[va >> 30 & 3];
+		*table = pdpte & f->address;
+		return pdpte & PTE_P;
+	}
+	/* Bits of CR3 beyond MAXPHYADDR cannot be set; bit 63 and PCID are none of the address. */
+	*table = mmu->paging.cr3 & (f->va_bits == 32 ? BITS(31, 12) : BITS(51, 12));
+	return true;
+}
+
+/* What the class may do with a page whose entries grant `rights` (SDM vol. 3, 4.6.1). */
+static void stage1_rights(const struct mmu *mmu, u64 rights, enum mmu_class cls, struct translation *t)
+{
+	const struct mmu_paging *p = &mmu->paging;
+	bool user_page = rights & PTE_U;
+	bool nx = mmu->formats->stage1.inverted && !(rights & PTE_NX);
+	if (cls == MMU_USER) {
+		t->read = user_page;
+		t->write = user_page && (rights & PTE_W);
+		t->exec = user_page && !nx;
+		return;
+	}
+	t->read = !(user_page && cls == MMU_SUPERVISOR && (p->cr4 & CR4_SMAP));
+	t->write = t->read && ((rights & PTE_W) || !(p->cr0 & CR0_WP));
+	t->exec = !nx && !(user_page && (p->cr4 & CR4_SMEP));
+}
+
+static bool permitted(const struct translation *t, enum mmu_access access)
+{
+	return access == MMU_READ ? t->read : access == MMU_WRITE ? t->write : t->exec;
+}
+
+static void report_page_fault(const struct mmu *mmu, enum walk_end end, enum mmu_access access, enum mmu_class cls,
+			      struct mmu_result *result)
+{
+	const struct mmu_paging *p = &mmu->paging;
+	u32 error = (end == WALK_NOT_PRESENT ? 0 : PF_PRESENT) | (access == MMU_WRITE ? PF_WRITE : 0) |
+		    (cls == MMU_USER ? PF_USER : 0) | (end == WALK_RESERVED ? PF_RSVD : 0);
+	/* The fetch bit exists only where a fetch can be refused for being one. */
+	if (access == MMU_EXEC && ((p->cr4 & CR4_SMEP) || ((p->cr4 & CR4_PAE) && (p->efer & EFER_NXE))))
+		error |= PF_FETCH;
+	*result = (struct mmu_result){ .kind = MMU_PAGE_FAULT, .error_code = error };
+}
+
+/* Bits 7 and 8 of an EPT violation's qualification: the linear address is valid; the access was to its translation. */
+#define QUAL_LINEAR_VALID BIT(7)
+#define QUAL_TRANSLATED   BIT(8)
+
+/* A misconfiguration has no qualification. */
+static void add_linear_address(struct mmu_result *fault, u64 bits)
+{
+	if (fault->kind == MMU_EPT_VIOLATION)
+		fault->qualification |= bits;
+}
+
+/* Stage 1 with rights and A/D bits; w->page and w->shift are the answer. MARK_AGAIN: the tables changed meanwhile. */
+static enum walk_mark stage1_translate(struct walk *w, enum mmu_access access, enum mmu_class cls,
+				       struct translation *out)
+{
+	const struct mmu *mmu = w->mmu;
+	gpa_t table;
+	enum walk_end end = stage1_root(mmu, w->address, &table) ? walk_tables(w, table) : WALK_NOT_PRESENT;
+	if (end == WALK_STAGE2)
+		return MARK_STAGE2;
+	if (end != WALK_LEAF) {
+		report_page_fault(mmu, end, access, cls, &out->result);
+		return MARKED;
+	}
+	stage1_rights(mmu, w->rights, cls, out);
+	if (w->quiet)
+		return MARKED;
+	if (!permitted(out, access)) {
+		report_page_fault(mmu, end, access, cls, &out->result);
+		return MARKED;
+	}
+	enum walk_mark mark = walk_mark(w, access == MMU_WRITE);
+	out->dirty = w->entry[w->used - 1].value & PTE_D;
+	return mark;
+}
+
+/* Stage 2 of the final address, and the answer. */
+static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access, struct translation *out)
+{
+	struct mmu_result *r = &out->result;
+	struct stage2_page page;
+	gpa_t l2_gpa = w->page | (w->address & (BIT(w->shift) - 1));
+	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, stage2_access(access), w->quiet, &page, r)) {
+		add_linear_address(r, QUAL_LINEAR_VALID | QUAL_TRANSLATED);
+		return;
+	}
+	out->read = out->read && (page.rights & EPT_R);
+	out->write = out->write && (page.rights & EPT_W);
+	out->exec = out->exec && (page.rights & EPT_X);
+	out->dirty = out->dirty && page.dirty;
+	out->stage1_shift = w->shift;
+	*r = (struct mmu_result){ .kind = MMU_OK,
+				  .l2_gpa = l2_gpa,
+				  .gpa = page.gpa,
+				  .ram_offset = mem_ram_offset(mmu->mem, page.gpa),
+				  .page_bytes = BIT(w->shift < page.shift ? w->shift : page.shift) };
+}
+
+void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_class cls, bool quiet,
+		    struct translation *out)
+{
+	const struct walk_format *f = &mmu->formats->stage1;
+	struct walk w = { .mmu = mmu,
+			  .format = f,
+			  .address = f->va_bits == 32 ? (u32)va : va,
+			  .accessed = true,
+			  .under_stage2 = mmu->paging.eptp != 0,
+			  .quiet = quiet,
+			  .fault = &out->result };
+	out->result.kind = MMU_OK;
+	if (!f->levels) {
+		out->read = out->write = out->exec = out->dirty = true;
+		w.shift = 30; /* no page of stage 1 bounds it; INVLPG of anything may drop it */
+		w.page = w.address >> w.shift << w.shift;
+		finish(mmu, &w, access, out);
+		return;
+	}
+	if (f->va_bits != 32 && sign_extend(va, f->va_bits) != va) {
+		out->result = (struct mmu_result){ .kind = MMU_NOT_CANONICAL };
+		return;
+	}
+	enum walk_mark mark;
+	do
+		mark = stage1_translate(&w, access, cls, out);
+	while (mark == MARK_AGAIN);
+	if (mark == MARK_STAGE2)
+		add_linear_address(&out->result, QUAL_LINEAR_VALID);
+	else if (out->result.kind == MMU_OK)
+		finish(mmu, &w, access, out);
+}
+
+struct mmu_result mmu_peek(struct mmu *mmu, u64 va)
+{
+	struct translation t;
+	walk_translate(mmu, va, MMU_READ, MMU_SUPERVISOR, true, &t);
+	return t.result;
+}
+
+struct mmu_result mmu_translate_gpa(struct mmu *mmu, gpa_t l2_gpa, enum mmu_access access)
+{
+	struct mmu_result result = { .kind = MMU_OK };
+	struct stage2_page page;
+	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, stage2_access(access), false, &page, &result))
+		return result;
+	result.l2_gpa = l2_gpa;
+	result.gpa = page.gpa;
+	result.ram_offset = mem_ram_offset(mmu->mem, page.gpa);
+	result.page_bytes = BIT(page.shift);
+	return result;
+}
+
+/* Bits 2:1, 8:5 and those from MAXPHYADDR up are reserved in a PDPTE that is present (SDM vol. 3, table 4-8). */
+static bool pdpte_is_bad(const struct mmu *mmu, u64 pdpte)
+{
+	return (pdpte & PTE_P) && (pdpte & (BITS(2, 1) | BITS(8, 5) | BITS(63, mmu->phys_bits)));
+}
+
+struct mmu_result mmu_load_pdptes(struct mmu *mmu, const struct mmu_paging *paging, u64 pdpte[4])
+{
+	struct mmu_result result = { .kind = MMU_OK };
+	u64 loaded[4];
+	gpa_t l2_gpa = paging->cr3 & BITS(31, 5);
+	struct stage2_page page;
+	/* The load counts as a read even with dirty flags for EPT (SDM vol. 3, 29.3.3.2). All four share a page. */
+	if (!stage2_translate(mmu, paging->eptp, l2_gpa, EPT_R, false, &page, &result))
+		return result;
+	for (unsigned i = 0; i < 4; i++) {
+		loaded[i] = entry_load(entry_host(mmu, page.gpa + 8 * i), 8);
+		if (pdpte_is_bad(mmu, loaded[i])) {
+			TRACE(mmu, "PDPTE %u at %#llx = %#llx: reserved bits", i, (unsigned long long)page.gpa,
+			      (unsigned long long)loaded[i]);
+			result.kind = MMU_PAGE_FAULT;
+			return result;
+		}
+	}
+	for (unsigned i = 0; i < 4; i++)
+		pdpte[i] = loaded[i];
+	return result;
+}
