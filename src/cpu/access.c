@@ -4,9 +4,9 @@
 #include "cpu/hv_ops.h"
 
 /*
- * Non-canonical address: does the access go through the stack segment? 64-bit mode keeps no SS base to tell by, so it is
- * the base register of the operand, or for implicit stack accesses (PUSH, CALL, LEAVE, …) that the address is where the
- * stack or frame pointer points.
+ * Non-canonical address: does the access go through the stack segment? 64-bit mode keeps no SS base to tell by, so it
+ * is the base register of the operand, or for implicit stack accesses (PUSH, CALL, LEAVE, …) that the address is where
+ * the stack or frame pointer points.
  */
 static bool uses_stack_segment(const struct cpu *cpu, u64 linear)
 {
@@ -71,7 +71,8 @@ static void check_alignment(struct cpu *cpu, u64 linear, unsigned size, enum mmu
 		cpu_raise_error(cpu, VEC_AC, 0);
 }
 
-/* Data breakpoints (SDM vol. 3, 17.2.5): R/W 01b stops writes, 11b reads and writes; the trap follows the instruction. */
+/* Data breakpoints (SDM vol. 3, 17.2.5): R/W 01b stops writes, 11b reads and writes; the trap follows the instruction.
+ */
 static void note_breakpoints(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access access)
 {
 	static const u8 lengths[] = { 1, 2, 8, 4 };

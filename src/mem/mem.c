@@ -21,7 +21,8 @@ int mem_init(struct mem *mem, u64 size)
 		return -ENOMEM;
 	/* One guard more than needed, so that RAM can begin at a multiple of the huge-page size. */
 	mem->reservation_size = size + 3 * GUARD_BYTES;
-	mem->reservation = mmap(NULL, mem->reservation_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	mem->reservation =
+		mmap(NULL, mem->reservation_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mem->reservation == MAP_FAILED) {
 		int error = errno;
 		free(mem->flags);

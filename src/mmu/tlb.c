@@ -9,8 +9,8 @@
 
 enum {
 	CONTEXTS = 32,
-	REVISION_MAX = 4095,  /* bits 11:0 of a tag */
-	WRITE_FILTER = 4096,  /* bits; at most TLB_ENTRIES of them are set by live entries */
+	REVISION_MAX = 4095, /* bits 11:0 of a tag */
+	WRITE_FILTER = 4096, /* bits; at most TLB_ENTRIES of them are set by live entries */
 	LARGE_FILTER = 256,
 };
 
@@ -39,10 +39,10 @@ struct mmu_context {
 	u64 eptp;
 	u16 vpid, pcid;
 	bool used;
-	bool filled;        /* something entered since the last flush */
-	u64 registers;      /* what of CR0, CR4, EFER its entries depend on, packed */
+	bool filled;   /* something entered since the last flush */
+	u64 registers; /* what of CR0, CR4, EFER its entries depend on, packed */
 	u64 revision;
-	u64 last_used;      /* mmu->clock */
+	u64 last_used; /* mmu->clock */
 	/* RAM pages with write tags, per class: tells mmu_protect_code which tables to search. */
 	u64 writes[MMU_CLASSES][FILTER_WORDS(WRITE_FILTER)];
 	/*

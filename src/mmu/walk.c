@@ -19,9 +19,9 @@ struct walk {
 	bool under_stage2; /* table addresses go through stage 2 */
 	bool quiet;
 	/* Result. */
-	u64 rights;        /* what all used entries grant */
-	gpa_t page;        /* start of the page */
-	unsigned shift;    /* log2 of its size */
+	u64 rights;     /* what all used entries grant */
+	gpa_t page;     /* start of the page */
+	unsigned shift; /* log2 of its size */
 	unsigned used;
 	struct used_entry entry[WALK_LEVELS];
 	struct mmu_result *fault; /* where stage 2 reports */
@@ -147,10 +147,9 @@ static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 
 static void report_violation(struct mmu_result *fault, gpa_t l2_gpa, u64 access, u64 rights)
 {
-	*fault = (struct mmu_result){ .kind = MMU_EPT_VIOLATION,
-				      .l2_gpa = l2_gpa,
-				      .gpa = l2_gpa,
-				      .qualification = access | (rights & 7) << 3 };
+	*fault = (struct mmu_result){
+		.kind = MMU_EPT_VIOLATION, .l2_gpa = l2_gpa, .gpa = l2_gpa, .qualification = access | (rights & 7) << 3
+	};
 }
 
 enum walk_mark { MARKED, MARK_AGAIN, MARK_STAGE2 };
@@ -186,7 +185,9 @@ static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access
 			     struct mmu_result *fault)
 {
 	if (!eptp) {
-		*page = (struct stage2_page){ .gpa = l2_gpa, .rights = EPT_R | EPT_W | EPT_X, .dirty = true, .shift = 63 };
+		*page = (struct stage2_page){
+			.gpa = l2_gpa, .rights = EPT_R | EPT_W | EPT_X, .dirty = true, .shift = 63
+		};
 		return true;
 	}
 	struct walk w = { .mmu = mmu,

@@ -27,11 +27,11 @@ enum { WALK_LEVELS = 6 }; /* array size: levels 1..5, 0 unused */
 #define PTE_NX BIT(63)
 
 /* EPT entry bits (SDM vol. 3, 29.3.2). */
-#define EPT_R  BIT(0)
-#define EPT_W  BIT(1)
-#define EPT_X  BIT(2)
-#define EPT_A  BIT(8)
-#define EPT_D  BIT(9)
+#define EPT_R BIT(0)
+#define EPT_W BIT(1)
+#define EPT_X BIT(2)
+#define EPT_A BIT(8)
+#define EPT_D BIT(9)
 
 /* EPTP bits. */
 #define EPTP_AD      BIT(6)
@@ -51,7 +51,7 @@ struct walk_format {
 	u64 reserved[2][WALK_LEVELS]; /* must be 0 in [maps a page][level] */
 	/* EPT: values of bits 2:0 that are misconfigured, and of bits 5:3 (memory type) in entries that map a page. */
 	u8 bad_rights, bad_types;
-	u8 high_shift;  /* PSE-36: bits 20:13 of a 4 MiB entry, shifted left by this, are address bits 39:32 */
+	u8 high_shift; /* PSE-36: bits 20:13 of a 4 MiB entry, shifted left by this, are address bits 39:32 */
 };
 
 enum format_id {
@@ -65,8 +65,8 @@ enum format_id {
 };
 
 /* Everything in CR0, CR4 and EFER that means another format or other rights. */
-#define PAGING_CR0 (CR0_PG | CR0_WP)
-#define PAGING_CR4 (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
+#define PAGING_CR0  (CR0_PG | CR0_WP)
+#define PAGING_CR4  (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
 #define PAGING_EFER (EFER_NXE | EFER_LMA)
 
 enum format_id format_of(const struct mmu_paging *paging);
@@ -84,9 +84,9 @@ struct mmu_formats {
 /* A full translation with what the TLB needs beyond the answer. */
 struct translation {
 	struct mmu_result result;
-	bool read, write, exec;  /* rights of the page for the class, of both stages */
-	bool dirty;              /* no dirty bit is left to set before writing */
-	unsigned stage1_shift;   /* log2 of the stage-1 page size */
+	bool read, write, exec; /* rights of the page for the class, of both stages */
+	bool dirty;             /* no dirty bit is left to set before writing */
+	unsigned stage1_shift;  /* log2 of the stage-1 page size */
 };
 
 /* Translates one byte; `quiet` ignores rights and changes nothing in the tables. */
