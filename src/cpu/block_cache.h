@@ -1,0 +1,93 @@
+/*
+ * Inside of the block cache, for decode.c, block.c and run.c.
+ *
+ * Blocks live in an arena that is only ever emptied whole, between blocks; a dropped block is unlinked and its memory
+ * stays valid until then, so the running block may drop itself. Three ways lead to a block, fastest first:
+ *   jump cache  by linear address, stamped with the MMU's generation, the mode and the cache's epoch
+ *   hash        by RAM offset and mode
+ *   decoding
+ * Dropping a block starts a new epoch, which empties the jump cache at once.
+ */
+#ifndef STRATA_CPU_BLOCK_CACHE_H
+#define STRATA_CPU_BLOCK_CACHE_H
+
+#include "cpu/block.h"
+
+enum decoder_mode { DECODER_16, DECODER_32, DECODER_64, DECODER_COUNT };
+
+struct decoders {
+	ZydisDecoder mode[DECODER_COUNT];
+};
+
+struct block {
+	u64 ram_offset;          /* of the first byte */
+	u32 mode_key;
+	u16 bytes;               /* all in one page */
+	u16 count;               /* of insns, at least 1 */
+	struct block *hash_next;
+	struct block *page_next;
+	struct insn insn[];
+};
+
+/* What is known of a page of RAM that holds blocks. */
+struct code_page {
+	struct block *blocks;
+	u64 lines;       /* bit n: some block covers bytes of [64 n, 64 n + 64) */
+	u32 drops;       /* blocks dropped lately: see page_is_hot() */
+	u32 drops_since; /* counters.instructions >> HOT_WINDOW_SHIFT when drops was 0 */
+};
+
+struct jump_entry {
+	u64 linear;
+	u64 stamp;
+	struct block *block;
+};
+
+/* An instruction that crosses pages, or comes from no RAM: kept with its bytes, and compared before each use. */
+struct scratch_entry {
+	u64 linear;
+	u32 mode_key;
+	u8 length; /* of bytes known; 0: empty */
+	u8 bytes[15];
+	struct insn insn;
+};
+
+enum {
+	JUMP_ENTRIES = 4096,
+	HASH_BUCKETS = 65536,
+	SCRATCH_ENTRIES = 256,
+	ARENA_BYTES = 96 << 20,
+	HOT_DROPS = 256,        /* so many drops of one page in one window, and its code is not kept any more */
+	HOT_WINDOW_SHIFT = 22   /* a window is 4 M instructions */
+};
+
+struct block_cache {
+	struct jump_entry jump[JUMP_ENTRIES];
+	u64 epoch;               /* grows with each drop or flush */
+	struct block *running;   /* whose instruction runs now, NULL for none: what block_code_written() looks after */
+	struct block **hash;     /* HASH_BUCKETS */
+	struct code_page *pages; /* one for each page of RAM */
+	u64 page_count;
+	u8 *arena;
+	size_t arena_used;
+	bool flush_wanted;       /* arena is full: flush before the next block runs */
+	struct decoders decoders;
+	struct scratch_entry scratch[SCRATCH_ENTRIES];
+	struct insn fetching;    /* cpu->insn while a fetch faults: length 0 */
+};
+
+int decoders_init(struct cpu *cpu, struct decoders *decoders);
+
+/*
+ * The block at a RAM offset, decoded if need be; NULL if the first instruction crosses the page or the page changes too
+ * often: then the caller runs one instruction from scratch.
+ */
+struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key);
+
+/* Bits of mode_key that decoding depends on. */
+static inline u32 block_key(u32 mode_key)
+{
+	return mode_key & ~MODE_STEP;
+}
+
+#endif

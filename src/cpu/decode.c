@@ -1,0 +1,257 @@
+/*
+ * From bytes to struct insn: Zydis decodes, the generic operand fields are filled, the row's `select` chooses the
+ * handler, and rows that need it get the privilege and intercept wrapper.
+ */
+#include "cpu/block_cache.h"
+#include "cpu/operand.h"
+#include "x86/feature.h"
+
+#include "base/trace.h"
+
+void insn_exec_undefined(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise(cpu, VEC_UD);
+}
+
+/* Decodes, but has no row: the guest uses something that no CPUID bit of ours promised, or that we forgot. */
+static void exec_unimplemented(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_unimplemented(cpu);
+}
+
+static void exec_too_long(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_gp(cpu);
+}
+
+void insn_exec_checked(struct cpu *cpu, const struct insn *insn)
+{
+	if (insn->row->privilege == PRIV_CPL0 && cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+	if (insn->row->vmx_exit >= 0 && cpu->non_root)
+		cpu->hv->instruction(cpu, insn);
+	insn->inner(cpu, insn);
+}
+
+unsigned gpr_slot(ZydisRegister reg, bool *high)
+{
+	*high = false;
+	if (reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15)
+		return reg - ZYDIS_REGISTER_RAX;
+	if (reg >= ZYDIS_REGISTER_EAX && reg <= ZYDIS_REGISTER_R15D)
+		return reg - ZYDIS_REGISTER_EAX;
+	if (reg >= ZYDIS_REGISTER_AX && reg <= ZYDIS_REGISTER_R15W)
+		return reg - ZYDIS_REGISTER_AX;
+	/* AL CL DL BL, AH CH DH BH, SPL BPL SIL DIL, R8B to R15B. */
+	unsigned n = reg - ZYDIS_REGISTER_AL;
+	if (n < 4)
+		return n;
+	*high = n < 8;
+	return n - 4;
+}
+
+static bool is_gpr(ZydisRegister reg)
+{
+	return reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_R15;
+}
+
+/* Register number of a register operand: GPR slot, segment, or the number in its class. */
+static u8 register_number(ZydisRegister reg, bool *high)
+{
+	*high = false;
+	if (is_gpr(reg))
+		return (u8)gpr_slot(reg, high);
+	if (reg >= ZYDIS_REGISTER_ES && reg <= ZYDIS_REGISTER_GS)
+		return (u8)(reg - ZYDIS_REGISTER_ES);
+	ZyanI8 id = ZydisRegisterGetId(reg);
+	return id < 0 ? 0 : (u8)id;
+}
+
+static u8 address_slot(ZydisRegister reg)
+{
+	bool high;
+	if (reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP)
+		return REG_RIP;
+	return is_gpr(reg) ? (u8)gpr_slot(reg, &high) : REG_ZERO;
+}
+
+/* Does an access through `seg` need segment checks in this mode? Writing through CS is never allowed, so CS always. */
+static bool segment_is_flat(u32 mode_key, enum seg seg)
+{
+	if (mode_key & MODE_CODE64)
+		return true;
+	return (mode_key & MODE_FLAT) && (seg == SEG_DS || seg == SEG_ES || seg == SEG_SS);
+}
+
+void insn_set_segment(u32 mode_key, struct insn *insn, enum seg seg)
+{
+	insn->seg = (u8)seg;
+	insn->flags &= (u8)~INSN_LEGACY;
+	if (!segment_is_flat(mode_key, seg))
+		insn->flags |= INSN_LEGACY;
+	else if (seg != SEG_FS && seg != SEG_GS)
+		insn->seg = SEG_FLAT;
+}
+
+static void fill_memory(const struct decode *d, struct insn *insn, const ZydisDecodedOperand *op)
+{
+	if (insn->flags & INSN_MEM)
+		return;
+	insn->flags |= INSN_MEM;
+	insn->base = address_slot(op->mem.base);
+	insn->index = address_slot(op->mem.index);
+	insn->scale = op->mem.scale ? (u8)__builtin_ctz(op->mem.scale) : 0;
+	insn->disp = (i32)op->mem.disp.value;
+	enum seg seg = SEG_DS;
+	if (op->mem.segment >= ZYDIS_REGISTER_ES && op->mem.segment <= ZYDIS_REGISTER_GS)
+		seg = (enum seg)(op->mem.segment - ZYDIS_REGISTER_ES);
+	insn_set_segment(d->mode_key, insn, seg);
+}
+
+static void fill_operands(const struct decode *d, struct insn *insn)
+{
+	unsigned immediates = 0;
+
+	for (unsigned i = 0; i < d->zi->operand_count; i++) {
+		const ZydisDecodedOperand *op = &d->op[i];
+		bool high;
+		switch (op->type) {
+		case ZYDIS_OPERAND_TYPE_REGISTER:
+			if (i > 1 || i >= d->zi->operand_count_visible)
+				break;
+			*(i == 0 ? &insn->dst : &insn->src) = register_number(op->reg.value, &high);
+			if (high)
+				insn->flags |= i == 0 ? INSN_HIGH_DST : INSN_HIGH_SRC;
+			break;
+		case ZYDIS_OPERAND_TYPE_MEMORY:
+			fill_memory(d, insn, op);
+			break;
+		case ZYDIS_OPERAND_TYPE_POINTER:
+			insn->imm = op->ptr.offset;
+			insn->imm2 = op->ptr.segment;
+			break;
+		case ZYDIS_OPERAND_TYPE_IMMEDIATE: {
+			/* Implicit ones (shift by 1) have no bytes; the others are sign-extended, whatever they mean. */
+			unsigned bits = immediates < 2 ? d->zi->raw.imm[immediates].size : 0;
+			u64 v = bits ? sign_extend(op->imm.value.u, bits) : op->imm.value.u;
+			*(immediates++ == 0 ? &insn->imm : &insn->imm2) = v;
+			break;
+		}
+		default:
+			break;
+		}
+	}
+}
+
+static void fill_prefixes(const struct decode *d, struct insn *insn)
+{
+	if (d->zi->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+		insn->flags |= INSN_LOCK;
+	/* The last of F2 and F3 counts. */
+	for (unsigned i = 0; i < d->zi->raw.prefix_count; i++) {
+		u8 p = d->zi->raw.prefixes[i].value;
+		if (p == 0xf3 || p == 0xf2) {
+			insn->flags &= (u8) ~(INSN_REP | INSN_REPNE);
+			insn->flags |= p == 0xf3 ? INSN_REP : INSN_REPNE;
+		}
+	}
+}
+
+static bool has_feature(const struct cpu *cpu, unsigned feature)
+{
+	return feature == FEATURE_BASE || (cpu->config->features[feature / 8] >> (feature % 8) & 1);
+}
+
+static void make_undefined(struct insn *insn, insn_fn exec)
+{
+	insn->exec = exec;
+	insn->flags |= INSN_ENDS;
+}
+
+/* Finds the row and its handler; wraps it where privilege or intercepts ask for it. */
+static void choose_handler(const struct decode *d, struct insn *insn)
+{
+	insn->row = insn_row_find(d->zi->mnemonic);
+	if (!insn->row) {
+		make_undefined(insn, exec_unimplemented);
+		return;
+	}
+	if (!has_feature(d->cpu, insn->row->feature) ||
+	    (insn->row->privilege == PRIV_PROTECTED && (d->mode_key & (MODE_REAL | MODE_V86))) ||
+	    !insn->row->select(d, insn)) {
+		make_undefined(insn, insn_exec_undefined);
+		return;
+	}
+	bool privileged = insn->row->privilege == PRIV_CPL0 && !(d->mode_key & MODE_REAL);
+	bool intercepted = insn->row->vmx_exit >= 0 && (d->mode_key & MODE_NON_ROOT);
+	if (privileged || intercepted) {
+		insn->inner = insn->exec;
+		insn->exec = insn_exec_checked;
+	}
+}
+
+int decoders_init(struct cpu *cpu, struct decoders *decoders)
+{
+	static const struct {
+		ZydisMachineMode machine;
+		ZydisStackWidth stack;
+	} modes[DECODER_COUNT] = {
+		[DECODER_16] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
+		[DECODER_32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
+		[DECODER_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+	};
+
+	for (unsigned i = 0; i < DECODER_COUNT; i++) {
+		ZydisDecoder *z = &decoders->mode[i];
+		if (!ZYAN_SUCCESS(ZydisDecoderInit(z, modes[i].machine, modes[i].stack)))
+			return -ENOTSUP;
+		/* Encodings that are NOPs, or BSF and BSR, on a CPU without the extension. */
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_LZCNT, has_feature(cpu, FEATURE_LZCNT));
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_TZCNT, has_feature(cpu, FEATURE_BMI1));
+	}
+	return 0;
+}
+
+static const ZydisDecoder *decoder_of(const struct cpu *cpu, u32 mode_key)
+{
+	const struct decoders *all = &cpu->blocks->decoders;
+	if (mode_key & MODE_CODE64)
+		return &all->mode[DECODER_64];
+	return &all->mode[mode_key & MODE_CODE32 ? DECODER_32 : DECODER_16];
+}
+
+bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t available, struct insn *insn)
+{
+	const ZydisDecoder *decoder = decoder_of(cpu, mode_key);
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoderContext context;
+
+	*insn = (struct insn){ .base = REG_ZERO, .index = REG_ZERO, .seg = SEG_FLAT };
+	if (available > 15)
+		available = 15;
+	ZyanStatus status = ZydisDecoderDecodeInstruction(decoder, &context, bytes, available, &zi);
+	if (ZYAN_SUCCESS(status))
+		status = ZydisDecoderDecodeOperands(decoder, &context, &zi, op, zi.operand_count);
+	if (!ZYAN_SUCCESS(status)) {
+		bool truncated = status == ZYDIS_STATUS_NO_MORE_DATA;
+		if (truncated && available < 15)
+			return false;
+		insn->length = 1;
+		make_undefined(insn, truncated || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? exec_too_long :
+												insn_exec_undefined);
+		return true;
+	}
+
+	struct decode d = { .zi = &zi, .op = op, .bytes = bytes, .cpu = cpu, .mode_key = mode_key };
+	insn->length = zi.length;
+	insn->opsize = (u8)(zi.operand_width / 8);
+	insn->adsize = (u8)(zi.address_width / 8);
+	fill_prefixes(&d, insn);
+	fill_operands(&d, insn);
+	choose_handler(&d, insn);
+	return true;
+}
