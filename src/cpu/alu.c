@@ -160,24 +160,26 @@
 		cpu->arith = ax;                                                                                       \
 	}
 
-#define SIZES(form, op) { op##8##form, op##16##form, op##32##form, op##64##form }
+#define SIZES(form, op)                                                                                                \
+	{                                                                                                              \
+		op##8##form, op##16##form, op##32##form, op##64##form                                                  \
+	}
 
 #define BINARY(op, host)                                                                                               \
-	host(op, 8) host(op, 16) host(op, 32) host(op, 64)                                                             \
-	FORMS_BINARY(op, 8) FORMS_BINARY(op, 16) FORMS_BINARY(op, 32) FORMS_BINARY(op, 64)                             \
-	static form_table op##_forms = {                                                                               \
-		[FORM_RR] = SIZES(_rr, op),   [FORM_RM] = SIZES(_rm, op),   [FORM_MR] = SIZES(_mr, op),                \
-		[FORM_RI] = SIZES(_ri, op),   [FORM_MI] = SIZES(_mi, op),   [FORM_LMR] = SIZES(_lmr, op),              \
-		[FORM_LMI] = SIZES(_lmi, op),                                                                          \
-	};                                                                                                             \
+	host(op, 8) host(op, 16) host(op, 32) host(op, 64) FORMS_BINARY(op, 8) FORMS_BINARY(op, 16)                    \
+		FORMS_BINARY(op, 32) FORMS_BINARY(op, 64) static form_table op##_forms = {                             \
+			[FORM_RR] = SIZES(_rr, op),   [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),          \
+			[FORM_RI] = SIZES(_ri, op),   [FORM_MI] = SIZES(_mi, op), [FORM_LMR] = SIZES(_lmr, op),        \
+			[FORM_LMI] = SIZES(_lmi, op),                                                                  \
+		};                                                                                                     \
 	bool select_##op(const struct decode *d, struct insn *insn)                                                    \
 	{                                                                                                              \
 		return select_form(d, insn, op##_forms);                                                               \
 	}
 
 #define COMPARE(op)                                                                                                    \
-	FORMS_COMPARE(op, 8) FORMS_COMPARE(op, 16) FORMS_COMPARE(op, 32) FORMS_COMPARE(op, 64)                         \
-	static form_table op##_forms = {                                                                               \
+	FORMS_COMPARE(op, 8)                                                                                           \
+	FORMS_COMPARE(op, 16) FORMS_COMPARE(op, 32) FORMS_COMPARE(op, 64) static form_table op##_forms = {             \
 		[FORM_RR] = SIZES(_rr, op), [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),                    \
 		[FORM_RI] = SIZES(_ri, op), [FORM_MI] = SIZES(_mi, op),                                                \
 	};                                                                                                             \
@@ -187,8 +189,8 @@
 	}
 
 #define UNARY(op)                                                                                                      \
-	FORMS_UNARY(op, 8, "b") FORMS_UNARY(op, 16, "w") FORMS_UNARY(op, 32, "l") FORMS_UNARY(op, 64, "q")             \
-	static form_table op##_forms = {                                                                               \
+	FORMS_UNARY(op, 8, "b")                                                                                        \
+	FORMS_UNARY(op, 16, "w") FORMS_UNARY(op, 32, "l") FORMS_UNARY(op, 64, "q") static form_table op##_forms = {    \
 		[FORM_R] = SIZES(_r, op),                                                                              \
 		[FORM_M] = SIZES(_m, op),                                                                              \
 		[FORM_LM] = SIZES(_lm, op),                                                                            \
@@ -210,4 +212,4 @@ COMPARE(test)
 UNARY(inc)
 UNARY(dec)
 UNARY(neg)
-UNARY(not)
+UNARY(not )

@@ -31,6 +31,7 @@ enum { BLOCK_MAX = 64 };
 
 int block_cache_init(struct cpu *cpu);
 void block_cache_destroy(struct cpu *cpu);
+/* Empties the cache before the next block runs; the running one goes on to its end. */
 void block_cache_flush(struct cpu *cpu);
 
 /* mem->code_written: drops blocks that overlap [ram_offset, +size). */

@@ -13,6 +13,8 @@
 
 #include "cpu/block.h"
 
+#include <pthread.h>
+
 enum decoder_mode { DECODER_16, DECODER_32, DECODER_64, DECODER_COUNT };
 
 struct decoders {
@@ -20,10 +22,10 @@ struct decoders {
 };
 
 struct block {
-	u64 ram_offset;          /* of the first byte */
+	u64 ram_offset; /* of the first byte */
 	u32 mode_key;
-	u16 bytes;               /* all in one page */
-	u16 count;               /* of insns, at least 1 */
+	u16 bytes; /* all in one page */
+	u16 count; /* of insns, at least 1 */
 	struct block *hash_next;
 	struct block *page_next;
 	struct insn insn[];
@@ -57,8 +59,8 @@ enum {
 	HASH_BUCKETS = 65536,
 	SCRATCH_ENTRIES = 256,
 	ARENA_BYTES = 96 << 20,
-	HOT_DROPS = 256,        /* so many drops of one page in one window, and its code is not kept any more */
-	HOT_WINDOW_SHIFT = 22   /* a window is 4 M instructions */
+	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
+	HOT_WINDOW_SHIFT = 22 /* a window is 4 M instructions */
 };
 
 struct block_cache {
@@ -70,13 +72,18 @@ struct block_cache {
 	u64 page_count;
 	u8 *arena;
 	size_t arena_used;
-	bool flush_wanted;       /* arena is full: flush before the next block runs */
+	bool flush_wanted; /* arena is full, or code was written by another thread: flush before the next block */
+	bool has_owner;
+	pthread_t owner; /* the thread in cpu_run() */
 	struct decoders decoders;
 	struct scratch_entry scratch[SCRATCH_ENTRIES];
-	struct insn fetching;    /* cpu->insn while a fetch faults: length 0 */
+	struct insn fetching; /* cpu->insn while a fetch faults: length 0 */
 };
 
 int decoders_init(struct cpu *cpu, struct decoders *decoders);
+
+/* Empties the cache. Only where no block runs. */
+void block_cache_flush_now(struct cpu *cpu);
 
 /*
  * The block at a RAM offset, decoded if need be; NULL if the first instruction crosses the page or the page changes too

@@ -53,6 +53,7 @@ enum { SEG_FLAT = SEG_COUNT, SEG_SLOTS };
 #define ATTEND_HV     BIT(6) /* hv->attention wants a call: windows, preemption timer, pending MTF */
 #define ATTEND_SHADOW BIT(7) /* STI or MOV SS just ran: the block loop runs one instruction, then looks again */
 #define ATTEND_SMI    BIT(8)
+#define ATTEND_CODE   BIT(9) /* another thread wrote to pages with code; cpu_run() itself sees to it */
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
 

@@ -3,10 +3,11 @@
  * handler, and rows that need it get the privilege and intercept wrapper.
  */
 #include "cpu/block_cache.h"
+#include "cpu/hv_ops.h"
 #include "cpu/operand.h"
 #include "x86/feature.h"
 
-#include "base/trace.h"
+#include <errno.h>
 
 void insn_exec_undefined(struct cpu *cpu, const struct insn *insn)
 {
@@ -131,7 +132,8 @@ static void fill_operands(const struct decode *d, struct insn *insn)
 			insn->imm2 = op->ptr.segment;
 			break;
 		case ZYDIS_OPERAND_TYPE_IMMEDIATE: {
-			/* Implicit ones (shift by 1) have no bytes; the others are sign-extended, whatever they mean. */
+			/* Implicit ones (shift by 1) have no bytes; the others are sign-extended, whatever they mean.
+			 */
 			unsigned bits = immediates < 2 ? d->zi->raw.imm[immediates].size : 0;
 			u64 v = bits ? sign_extend(op->imm.value.u, bits) : op->imm.value.u;
 			*(immediates++ == 0 ? &insn->imm : &insn->imm2) = v;
@@ -241,8 +243,8 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 		if (truncated && available < 15)
 			return false;
 		insn->length = 1;
-		make_undefined(insn, truncated || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? exec_too_long :
-												insn_exec_undefined);
+		make_undefined(insn, truncated || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? exec_too_long
+											      : insn_exec_undefined);
 		return true;
 	}
 

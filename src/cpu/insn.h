@@ -89,6 +89,9 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 /* Generic operand filling that insn_decode does before `select`: memory operand, sizes, prefixes, dst/src registers,
  * immediate. Register numbers follow the explicit operands: operand 0 register -> dst, operand 1 register -> src. */
 
+/* For selects of implicit memory operands (string instructions): sets seg and INSN_LEGACY for accesses through `seg`. */
+void insn_set_segment(u32 mode_key, struct insn *insn, enum seg seg);
+
 /* Effective address: offset within the segment, address-size masked. */
 static inline u64 insn_ea(const struct cpu *cpu, const struct insn *insn)
 {

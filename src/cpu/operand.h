@@ -193,6 +193,10 @@ static inline bool operand_is(const struct decode *d, unsigned n, ZydisOperandTy
 #define OPERAND_MEM ZYDIS_OPERAND_TYPE_MEMORY
 #define OPERAND_IMM ZYDIS_OPERAND_TYPE_IMMEDIATE
 
+#define ROW(mnemonic, select_fn, ...) bool select_fn(const struct decode *d, struct insn *insn);
+#include "cpu/insn_integer.def"
+#undef ROW
+
 /* GPR slot of a general register; *high for AH, CH, DH, BH. */
 unsigned gpr_slot(ZydisRegister reg, bool *high);
 

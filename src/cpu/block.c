@@ -1,0 +1,254 @@
+/*
+ * The cache of decoded blocks: finding, decoding, dropping.
+ */
+#include "cpu/block_cache.h"
+#include "cpu/event.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static_assert(sizeof(struct insn) <= 64, "an instruction fits a cache line");
+
+static void *map_zero(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static size_t pages_size(const struct block_cache *cache)
+{
+	return cache->page_count * sizeof(struct code_page);
+}
+
+int block_cache_init(struct cpu *cpu)
+{
+	struct block_cache *cache = map_zero(sizeof(*cache));
+
+	if (!cache)
+		return -ENOMEM;
+	cpu->blocks = cache;
+	cache->epoch = 1;
+	cache->page_count = cpu->mem->size >> PAGE_SHIFT;
+	cache->hash = map_zero(HASH_BUCKETS * sizeof(*cache->hash));
+	cache->pages = map_zero(pages_size(cache));
+	cache->arena = map_zero(ARENA_BYTES);
+	int error = cache->hash && cache->pages && cache->arena ? decoders_init(cpu, &cache->decoders) : -ENOMEM;
+	if (error) {
+		block_cache_destroy(cpu);
+		return error;
+	}
+	cpu->mem->code_opaque = cpu;
+	cpu->mem->code_written = block_code_written;
+	return 0;
+}
+
+void block_cache_destroy(struct cpu *cpu)
+{
+	struct block_cache *cache = cpu->blocks;
+
+	if (!cache)
+		return;
+	if (cpu->mem->code_opaque == cpu) {
+		cpu->mem->code_written = NULL;
+		cpu->mem->code_opaque = NULL;
+	}
+	if (cache->hash)
+		munmap(cache->hash, HASH_BUCKETS * sizeof(*cache->hash));
+	if (cache->pages)
+		munmap(cache->pages, pages_size(cache));
+	if (cache->arena)
+		munmap(cache->arena, ARENA_BYTES);
+	munmap(cache, sizeof(*cache));
+	cpu->blocks = NULL;
+}
+
+void block_cache_flush(struct cpu *cpu)
+{
+	cpu->blocks->flush_wanted = true;
+}
+
+static void clear_code_flag(struct mem *mem, u64 page)
+{
+	__atomic_fetch_and(&mem->flags[page], (u8)~PAGE_HAS_CODE, __ATOMIC_RELAXED);
+}
+
+void block_cache_flush_now(struct cpu *cpu)
+{
+	struct block_cache *cache = cpu->blocks;
+
+	for (u64 i = 0; i < cache->page_count; i++) {
+		struct code_page *page = &cache->pages[i];
+		if (!page->blocks)
+			continue;
+		page->blocks = NULL;
+		page->lines = 0;
+		clear_code_flag(cpu->mem, i);
+	}
+	memset(cache->hash, 0, HASH_BUCKETS * sizeof(*cache->hash));
+	memset(cache->scratch, 0, sizeof(cache->scratch));
+	cache->arena_used = 0;
+	cache->epoch++;
+	cache->flush_wanted = false;
+}
+
+static struct block **bucket_of(struct block_cache *cache, u64 ram_offset, u32 key)
+{
+	u64 h = (ram_offset ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ULL;
+	return &cache->hash[h >> 48 & (HASH_BUCKETS - 1)];
+}
+
+/* Bits of the lines that [start, end) of a page touches; start < end <= PAGE_SIZE. */
+static u64 lines_of(u64 start, u64 end)
+{
+	return BITS((end - 1) >> 6, start >> 6);
+}
+
+static u64 block_lines(const struct block *block)
+{
+	u64 start = block->ram_offset & (PAGE_SIZE - 1);
+	return lines_of(start, start + block->bytes);
+}
+
+/* Is the page's code written so often that keeping blocks of it costs more than it gains? */
+static bool page_is_hot(struct cpu *cpu, struct code_page *page)
+{
+	u32 window = (u32)(cpu->counters.instructions >> HOT_WINDOW_SHIFT);
+	if (page->drops_since != window) {
+		page->drops_since = window;
+		page->drops = 0;
+	}
+	return page->drops >= HOT_DROPS;
+}
+
+/* Decodes until the block ends; 0 instructions if the first one does not lie in this page alone. */
+static void decode_insns(struct cpu *cpu, struct block *block)
+{
+	u64 rest = PAGE_SIZE - (block->ram_offset & (PAGE_SIZE - 1));
+
+	while (block->count < BLOCK_MAX && block->bytes < rest) {
+		/* Copied first: other CPUs may write the bytes meanwhile, and each must be looked at once. */
+		u8 bytes[15];
+		u64 n = rest - block->bytes < sizeof(bytes) ? rest - block->bytes : sizeof(bytes);
+		memcpy(bytes, cpu->mem->host + block->ram_offset + block->bytes, n);
+		struct insn *insn = &block->insn[block->count];
+		if (!insn_decode(cpu, block->mode_key, bytes, n, insn))
+			break;
+		block->count++;
+		block->bytes = (u16)(block->bytes + insn->length);
+		if (insn->flags & INSN_ENDS)
+			break;
+	}
+}
+
+static void link_block(struct cpu *cpu, struct block *block)
+{
+	struct block_cache *cache = cpu->blocks;
+	struct block **bucket = bucket_of(cache, block->ram_offset, block->mode_key);
+	u64 number = block->ram_offset >> PAGE_SHIFT;
+	struct code_page *page = &cache->pages[number];
+
+	block->hash_next = *bucket;
+	*bucket = block;
+	if (!page->blocks) {
+		__atomic_fetch_or(&cpu->mem->flags[number], PAGE_HAS_CODE, __ATOMIC_RELAXED);
+		mmu_protect_code(&cpu->mmu, block->ram_offset & PAGE_MASK);
+	}
+	block->page_next = page->blocks;
+	page->blocks = block;
+	page->lines |= block_lines(block);
+}
+
+struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
+{
+	struct block_cache *cache = cpu->blocks;
+	const size_t largest = sizeof(struct block) + BLOCK_MAX * sizeof(struct insn);
+
+	for (struct block *b = *bucket_of(cache, ram_offset, mode_key); b; b = b->hash_next)
+		if (b->ram_offset == ram_offset && b->mode_key == mode_key)
+			return b;
+	if (page_is_hot(cpu, &cache->pages[ram_offset >> PAGE_SHIFT]))
+		return NULL;
+	if (cache->arena_used + largest > ARENA_BYTES) {
+		cache->flush_wanted = true;
+		return NULL;
+	}
+	struct block *block = (struct block *)(cache->arena + cache->arena_used);
+	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key };
+	decode_insns(cpu, block);
+	if (!block->count)
+		return NULL;
+	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
+	cpu->counters.blocks_decoded++;
+	link_block(cpu, block);
+	return block;
+}
+
+/* Stands for the rest of a running block whose bytes changed: back to the run loop, at this instruction. */
+static void exec_leave(struct cpu *cpu, const struct insn *insn)
+{
+	cpu->reg[REG_RIP] = cpu->rip_start;
+	cpu_resume(cpu);
+}
+
+static void drop_block(struct cpu *cpu, struct block *block)
+{
+	struct block_cache *cache = cpu->blocks;
+	struct block **at = bucket_of(cache, block->ram_offset, block->mode_key);
+
+	while (*at != block)
+		at = &(*at)->hash_next;
+	*at = block->hash_next;
+	cache->epoch++;
+	cpu->counters.blocks_dropped++;
+	if (cache->running == block)
+		for (const struct insn *i = cpu->insn + 1; i < block->insn + block->count; i++)
+			block->insn[i - block->insn].exec = exec_leave;
+}
+
+static void page_written(struct cpu *cpu, u64 number, u64 start, u64 end)
+{
+	struct code_page *page = &cpu->blocks->pages[number];
+
+	if (!(page->lines & lines_of(start, end)))
+		return;
+	page_is_hot(cpu, page); /* a new window forgets old drops */
+	page->lines = 0;
+	for (struct block **at = &page->blocks; *at;) {
+		struct block *block = *at;
+		u64 first = block->ram_offset & (PAGE_SIZE - 1);
+		if (first < end && start < first + block->bytes) {
+			*at = block->page_next;
+			drop_block(cpu, block);
+			page->drops++;
+		} else {
+			page->lines |= block_lines(block);
+			at = &block->page_next;
+		}
+	}
+	if (!page->blocks)
+		clear_code_flag(cpu->mem, number);
+}
+
+void block_code_written(void *opaque, u64 ram_offset, u64 size)
+{
+	struct cpu *cpu = opaque;
+	struct block_cache *cache = cpu->blocks;
+
+	if (cache->has_owner && !pthread_equal(cache->owner, pthread_self())) {
+		/* Another thread writes (a device): only the owner may touch the lists. */
+		__atomic_store_n(&cache->flush_wanted, true, __ATOMIC_SEQ_CST);
+		cpu_attend(cpu, ATTEND_CODE);
+		return;
+	}
+	u64 end = ram_offset + size;
+	for (u64 number = ram_offset >> PAGE_SHIFT; number << PAGE_SHIFT < end && number < cache->page_count;
+	     number++) {
+		u64 base = number << PAGE_SHIFT;
+		page_written(cpu, number, ram_offset > base ? ram_offset - base : 0,
+			     end - base < PAGE_SIZE ? end - base : PAGE_SIZE);
+	}
+}

@@ -1,0 +1,34 @@
+/*
+ * Slow halves of operand.h.
+ */
+#include "cpu/operand.h"
+
+u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
+{
+	u8 *p = access_rmw_pointer(cpu, linear, size);
+	if (p)
+		return p;
+	access_probe(cpu, linear, size, MMU_WRITE);
+	access_read(cpu, linear, copy, size, cpu->mmu.cls);
+	return (u8 *)copy;
+}
+
+bool select_form(const struct decode *d, struct insn *insn, form_table table)
+{
+	bool mem0 = operand_is(d, 0, OPERAND_MEM);
+	bool lock = insn->flags & INSN_LOCK;
+	enum form form;
+
+	if (!mem0 && !operand_is(d, 0, OPERAND_REG))
+		return false;
+	if (operand_is(d, 1, OPERAND_IMM))
+		form = mem0 ? (lock ? FORM_LMI : FORM_MI) : FORM_RI;
+	else if (operand_is(d, 1, OPERAND_MEM))
+		form = FORM_RM;
+	else if (operand_is(d, 1, OPERAND_REG))
+		form = mem0 ? (lock ? FORM_LMR : FORM_MR) : FORM_RR;
+	else
+		form = mem0 ? (lock ? FORM_LM : FORM_M) : FORM_R;
+	insn->exec = table[form][size_index(operand_size(d, 0))];
+	return insn->exec != NULL;
+}

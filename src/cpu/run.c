@@ -1,0 +1,261 @@
+/*
+ * cpu_run(): finds the block at CS:RIP, calls its instructions' handlers, and looks at `attention` between blocks.
+ */
+#include "cpu/access.h"
+#include "cpu/block_cache.h"
+#include "cpu/event.h"
+#include "cpu/hv_ops.h"
+
+/* --- fetching --- */
+
+static u64 code_linear(const struct cpu *cpu)
+{
+	u64 rip = cpu->reg[REG_RIP];
+	return likely(cpu->mode_key & MODE_CODE64) ? rip : (u32)(rip + cpu->seg[SEG_CS].base);
+}
+
+/* Nothing runs while an instruction is fetched: faults belong to the one at RIP. */
+static void begin_fetch(struct cpu *cpu)
+{
+	cpu->insn = &cpu->blocks->fetching;
+	cpu->rip_start = cpu->reg[REG_RIP];
+}
+
+/* Translates one byte of code; throws as the fetch would. */
+static struct mmu_result translate_code(struct cpu *cpu, u64 linear)
+{
+	begin_fetch(cpu);
+	struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
+	switch (r.kind) {
+	case MMU_OK:
+		return r;
+	case MMU_NOT_CANONICAL:
+		cpu_raise_gp(cpu);
+	case MMU_PAGE_FAULT:
+		cpu_raise_page_fault(cpu, linear, r.error_code);
+	default:
+		cpu->hv->stage2_fault(cpu, linear, &r);
+		__builtin_unreachable();
+	}
+}
+
+/* RAM offset of code at a linear address, RAM_OFFSET_NONE if a device answers. */
+static u64 code_ram_offset(struct cpu *cpu, u64 linear)
+{
+	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
+	if (likely(e->exec == ((linear & PAGE_MASK) | cpu->mmu.revision)))
+		return (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
+	return translate_code(cpu, linear).ram_offset;
+}
+
+/* Copies n bytes of code that lie in one page. */
+static void copy_code(struct cpu *cpu, u64 linear, u8 *to, unsigned n)
+{
+	u64 offset = code_ram_offset(cpu, linear);
+	if (offset != RAM_OFFSET_NONE) {
+		memcpy(to, cpu->mem->host + offset, n);
+		return;
+	}
+	gpa_t gpa = translate_code(cpu, linear).gpa;
+	for (unsigned i = 0; i < n; i++)
+		to[i] = (u8)bus_read_mmio(cpu->bus, gpa + i, 1);
+}
+
+/* SDM vol. 3, 5.3: every byte of an instruction must be within the limit of CS. 64-bit mode has none. */
+static bool within_limit(const struct cpu *cpu, unsigned bytes)
+{
+	return cpu->mode_key & MODE_CODE64 || cpu->reg[REG_RIP] + bytes - 1 <= cpu->seg[SEG_CS].limit;
+}
+
+/*
+ * The instruction at RIP, where blocks cannot be: across pages, in a page that changes all the time, or in no RAM. Its
+ * second page is looked at only if it reaches there.
+ */
+static const struct insn *scratch_get(struct cpu *cpu, u64 linear)
+{
+	u32 key = block_key(cpu->mode_key);
+	struct scratch_entry *e = &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
+	unsigned first = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
+	u8 bytes[15];
+
+	if (first > sizeof(bytes))
+		first = sizeof(bytes);
+	copy_code(cpu, linear, bytes, first);
+	if (e->length == first && e->linear == linear && e->mode_key == key && !memcmp(e->bytes, bytes, first))
+		return &e->insn;
+	bool known = e->length == sizeof(bytes) && e->linear == linear && e->mode_key == key;
+	if (!known || memcmp(e->bytes, bytes, first)) {
+		e->length = 0;
+		if (insn_decode(cpu, key, bytes, first, &e->insn)) {
+			e->length = (u8)first;
+			goto fill;
+		}
+		known = false;
+	}
+	u64 next = linear + first;
+	copy_code(cpu, cpu->mode_key & MODE_CODE64 ? next : (u32)next, bytes + first, sizeof(bytes) - first);
+	if (known && !memcmp(e->bytes, bytes, sizeof(bytes)))
+		return &e->insn;
+	insn_decode(cpu, key, bytes, sizeof(bytes), &e->insn);
+	e->length = sizeof(bytes);
+fill:
+	e->linear = linear;
+	e->mode_key = key;
+	memcpy(e->bytes, bytes, sizeof(bytes));
+	return &e->insn;
+}
+
+/*
+ * Validity of a jump-cache entry. Generation and epoch only ever grow, so their sum is equal only if both are; the
+ * class counts because a page may be executable for the supervisor and not for the user, or the other way round.
+ */
+static u64 jump_stamp(const struct cpu *cpu)
+{
+	return (cpu->mmu.generation + cpu->blocks->epoch) << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 |
+	       block_key(cpu->mode_key);
+}
+
+static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
+{
+	u64 ram_offset = code_ram_offset(cpu, linear);
+	if (ram_offset == RAM_OFFSET_NONE)
+		return NULL;
+	struct block *block = block_get(cpu, ram_offset, block_key(cpu->mode_key));
+	if (block) {
+		struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+		*e = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block };
+	}
+	return block;
+}
+
+/* NULL: run one instruction from scratch. Throws if the code cannot be fetched. */
+static inline struct block *find_block(struct cpu *cpu, u64 linear)
+{
+	const struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu)))
+		return e->block;
+	return find_block_slow(cpu, linear);
+}
+
+/* --- running --- */
+
+static inline void note_block(struct cpu *cpu, u64 linear)
+{
+	cpu->last_rip[cpu->last_rip_at++ % ARRAY_SIZE(cpu->last_rip)] = linear;
+	cpu->counters.blocks_run++;
+}
+
+/* One instruction: under a shadow, in single-step, near the limit of CS, or from scratch. */
+static __attribute__((noinline)) void run_one(struct cpu *cpu)
+{
+	struct block_cache *cache = cpu->blocks;
+	u64 linear = code_linear(cpu);
+
+	begin_fetch(cpu);
+	if (unlikely(!within_limit(cpu, 1)))
+		cpu_raise_gp(cpu);
+	struct block *block = find_block(cpu, linear);
+	const struct insn *insn = block ? block->insn : scratch_get(cpu, linear);
+	begin_fetch(cpu);
+	if (unlikely(!within_limit(cpu, insn->length)))
+		cpu_raise_gp(cpu);
+	note_block(cpu, linear);
+	cache->running = block;
+	cpu->insn = insn;
+	cpu->reg[REG_RIP] += insn->length;
+	if (!(cpu->mode_key & MODE_CODE64))
+		cpu->reg[REG_RIP] = (u32)cpu->reg[REG_RIP];
+	insn->exec(cpu, insn);
+	cpu->counters.instructions++;
+	cache->running = NULL;
+}
+
+static inline void run_block(struct cpu *cpu, struct block *block)
+{
+	const struct insn *insn = block->insn, *end = insn + block->count;
+	u64 rip = cpu->reg[REG_RIP];
+
+	cpu->blocks->running = block;
+	do {
+		cpu->insn = insn;
+		cpu->rip_start = rip;
+		rip += insn->length;
+		cpu->reg[REG_RIP] = rip;
+		insn->exec(cpu, insn);
+	} while (++insn != end);
+	cpu->blocks->running = NULL;
+	cpu->counters.instructions += block->count;
+}
+
+/* Whatever keeps the loop from going straight on. Returns like cpu_attend_events(). */
+static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
+{
+	if (cpu->attention & ATTEND_CODE)
+		cpu_attended(cpu, ATTEND_CODE);
+	if (cpu->blocks->flush_wanted)
+		block_cache_flush_now(cpu);
+	if (cpu->attention) {
+		int stop = cpu_attend_events(cpu);
+		if (stop)
+			return stop;
+	}
+	/* Single-step, a shadow, or something new: one instruction, and then another look. */
+	if ((cpu->mode_key & MODE_STEP) || cpu->attention)
+		run_one(cpu);
+	return 0;
+}
+
+static int run_blocks(struct cpu *cpu)
+{
+	for (;;) {
+		u32 attention = __atomic_load_n(&cpu->attention, __ATOMIC_RELAXED);
+		if (unlikely(attention | (cpu->mode_key & MODE_STEP) | cpu->blocks->flush_wanted)) {
+			int stop = run_attentive(cpu);
+			if (stop)
+				return stop;
+			continue;
+		}
+		u64 linear = code_linear(cpu);
+		struct block *block = find_block(cpu, linear);
+		if (unlikely(!block || !within_limit(cpu, block->bytes))) {
+			run_one(cpu);
+			continue;
+		}
+		note_block(cpu, linear);
+		run_block(cpu, block);
+	}
+}
+
+/* After a throw: counts what the interrupted block had done. The instruction that resumes is done, one that faults not.
+ */
+static void account_thrown(struct cpu *cpu)
+{
+	struct block *block = cpu->blocks->running;
+	if (block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count)
+		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + !cpu->pending.valid;
+	cpu->blocks->running = NULL;
+}
+
+/* Enters the loop after cpu_run()'s setjmp returned: `thrown` if by a throw. Nothing of cpu_run() lives across it. */
+static int enter_loop(struct cpu *cpu, bool thrown)
+{
+	int stop = 0;
+
+	if (!thrown) {
+		cpu->blocks->running = NULL;
+		stop = cpu_attend_events(cpu);
+	} else {
+		account_thrown(cpu);
+		if (cpu->pending.valid)
+			stop = cpu_take_pending(cpu);
+	}
+	return stop ? stop : run_blocks(cpu);
+}
+
+enum cpu_stop cpu_run(struct cpu *cpu)
+{
+	cpu->blocks->owner = pthread_self();
+	cpu->blocks->has_owner = true;
+	bool thrown = _setjmp(cpu->restart) != 0;
+	return (enum cpu_stop)(enter_loop(cpu, thrown) - 1);
+}
