@@ -59,6 +59,9 @@ struct engine_ops {
 	void (*kick)(struct engine_vcpu *vcpu); /* run() returns soon */
 	void (*reset)(struct engine_vcpu *vcpu);
 
+	/* ioctl(2) requests the engine makes while the guest runs, ended by 0, for the sandbox; NULL: none. */
+	const unsigned long *ioctls;
+
 	/* has_irqchip only: level of global system interrupt gsi. */
 	void (*irq)(struct engine *engine, unsigned gsi, bool level);
 

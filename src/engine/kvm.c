@@ -446,6 +446,10 @@ static void kvm_dump(struct engine_vcpu *vcpu, void (*emit)(void *opaque, const 
 	x86_state_print(&state, emit, opaque);
 }
 
+static const unsigned long run_time_ioctls[] = {
+	KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_SET_MP_STATE, 0,
+};
+
 const struct engine_ops engine_kvm = {
 	.name = "kvm",
 	.has_irqchip = true,
@@ -459,6 +463,7 @@ const struct engine_ops engine_kvm = {
 	.kick = kvm_kick,
 	.reset = kvm_reset,
 	.irq = kvm_irq,
+	.ioctls = run_time_ioctls,
 	.counters = kvm_counters,
 	.dump = kvm_dump,
 };

@@ -1,0 +1,218 @@
+/*
+ * `strata run`: opens everything, picks the engine, makes the VM, closes the sandbox, runs, and tells how it ended.
+ */
+#include "cli/cli.h"
+#include "cli/console.h"
+#include "cli/engines.h"
+#include "cli/image.h"
+#include "cli/option.h"
+#include "cli/run_options.h"
+#include "cli/sandbox.h"
+#include "cli/stats.h"
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What one run has open. */
+struct run {
+	struct run_options options;
+	struct vm_config config;
+	FILE *stats_file; /* NULL unless --stats */
+	int status;
+};
+
+/* --- Opening --- */
+
+/* A file to write, made empty; but never one that was read for the guest. */
+static int open_output(const char *option, const char *path, const struct run_options *options, int *fd)
+{
+	const char *const inputs[] = { options->kernel, options->initrd };
+	struct stat input, output;
+	for (size_t i = 0; i < ARRAY_SIZE(inputs); i++) {
+		if (inputs[i] && stat(path, &output) == 0 && S_ISREG(output.st_mode) && stat(inputs[i], &input) == 0 &&
+		    input.st_dev == output.st_dev && input.st_ino == output.st_ino)
+			return cli_fail(CLI_USAGE, "run: %s: %s is what the guest boots; it would be overwritten",
+					option, path);
+	}
+	*fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
+	if (*fd >= 0)
+		return 0;
+	int err = errno;
+	return cli_fail(err == ENOENT || err == ENOTDIR ? CLI_NOT_FOUND : CLI_USAGE, "run: %s: %s: %s", option, path,
+			strerror(err));
+}
+
+static int open_serial(struct run *run)
+{
+	const struct run_options *options = &run->options;
+	run->config.serial_out = run->config.serial_in = -1;
+	switch (options->serial) {
+	case SERIAL_STDIO:
+		run->config.serial_out = STDOUT_FILENO;
+		run->config.serial_in = STDIN_FILENO;
+		/* From a pipe or a file, 0x1d is a byte like any other. */
+		run->config.escape = isatty(STDIN_FILENO);
+		return 0;
+	case SERIAL_FILE:
+		return open_output("--serial", options->serial_path, options, &run->config.serial_out);
+	case SERIAL_NONE:
+		return 0;
+	}
+	return 0;
+}
+
+static int open_stats(struct run *run)
+{
+	static char buffer[BUFSIZ];
+	const struct run_options *options = &run->options;
+	int fd = STDERR_FILENO;
+	if (options->stats == STATS_NONE)
+		return 0;
+	if (options->stats_path) {
+		if (options->serial_path && !strcmp(options->serial_path, options->stats_path))
+			return cli_fail(CLI_USAGE, "run: --serial and --stats name the same file: %s",
+					options->stats_path);
+		int status = open_output("--stats", options->stats_path, options, &fd);
+		if (status)
+			return status;
+	}
+	run->stats_file = fdopen(fd, "w");
+	if (!run->stats_file)
+		return cli_fail(CLI_FAILED, "run: --stats: %s", strerror(errno));
+	/* Otherwise stdio asks the kernel what kind of file it is, which the sandbox does not allow. */
+	setvbuf(run->stats_file, buffer, _IOFBF, sizeof buffer);
+	return 0;
+}
+
+/* Inputs before outputs, so that a mistake in the former leaves no empty file behind. */
+static int open_all(struct run *run)
+{
+	const struct run_options *options = &run->options;
+	int status = image_read("kernel", options->kernel, options->memory, &run->config.kernel);
+	if (!status && options->initrd)
+		status = image_read("initrd", options->initrd, options->memory, &run->config.initrd);
+	if (!status)
+		status = open_serial(run);
+	if (!status)
+		status = open_stats(run);
+	return status;
+}
+
+/* --- The end --- */
+
+static void print_stats(const struct run *run, const struct vm *vm, const struct vm_result *result)
+{
+	struct stats stats = {
+		.engine = run->config.engine->name,
+		.status = run->status,
+		.run_ns = result->run_ns,
+		.resets = result->resets,
+		.counters = vm_counters(vm, 0),
+	};
+	if (run->options.stats == STATS_TABLE)
+		stats_print_table(run->stats_file, &stats);
+	else
+		stats_print_json(run->stats_file, &stats);
+	if (fflush(run->stats_file))
+		cli_say("run: --stats: %s", strerror(errno));
+}
+
+/* Says how it ended, where that is not plain, and gives the exit status. */
+static int conclude(const struct vm_result *result, u64 timeout, int *signal)
+{
+	enum console_stop stop = console_stopped(signal);
+	if (result->end != VM_STOPPED || stop != CONSOLE_SIGNAL)
+		*signal = 0;
+	switch (result->end) {
+	case VM_STOPPED:
+		if (stop == CONSOLE_TIMEOUT)
+			return cli_fail(CLI_TIMEOUT, "run: the time limit of %llu s is over; ended",
+					(unsigned long long)timeout);
+		return CLI_OK;
+	case VM_TRIPLE_FAULT:
+		return cli_fail(CLI_GUEST_DIED, "run: the guest died (triple fault)");
+	case VM_FAILED:
+		return result->status ? result->status : CLI_FAILED;
+	default:
+		return result->status;
+	}
+}
+
+static int run_vm(struct run *run, struct vm *vm)
+{
+	struct vm_result result;
+	int signal;
+	int err = console_open(vm, run->config.escape, run->options.timeout);
+	if (!err && !run->options.no_sandbox) {
+		err = sandbox_close(run->config.engine->ioctls);
+		if (err)
+			cli_say("run: this host does not let Strata confine itself (seccomp); --no-sandbox runs "
+				"without");
+	}
+	if (err) {
+		console_close();
+		return cli_fail(CLI_NO_CAPABILITY, "run: %s", strerror(-err));
+	}
+	vm_run(vm, &result);
+	console_close();
+	run->status = conclude(&result, run->options.timeout, &signal);
+	if (run->stats_file)
+		print_stats(run, vm, &result);
+	if (signal)
+		console_die(signal);
+	return run->status;
+}
+
+static int start(struct run *run)
+{
+	const struct run_options *options = &run->options;
+	char reason[ENGINE_REASON_MAX];
+	struct vm_error error;
+	int status = open_all(run);
+	if (status)
+		return status;
+	run->config.engine = engines_choose(options, reason, &status);
+	if (!run->config.engine)
+		return cli_fail(status, "run: %s", reason);
+	if (options->engine == ENGINE_AUTO)
+		cli_say("%s", reason);
+	if (!options->no_sandbox)
+		sandbox_enter(run->config.engine == &engine_kvm);
+	struct vm *vm = vm_create(&run->config, &error);
+	if (!vm)
+		return cli_fail(error.status, "run: %s", error.text);
+	status = run_vm(run, vm);
+	vm_destroy(vm);
+	return status;
+}
+
+int run_main(int argc, char **argv)
+{
+	struct run run = { 0 };
+	int status = run_options_parse(argc, argv, &run.options);
+	if (status == OPTION_HELP) {
+		run_options_help();
+		return cli_close_stdout(CLI_OK);
+	}
+	if (status)
+		return status;
+	/* What a careless parent left open is none of the guest's business. */
+	close_range(STDERR_FILENO + 1, UINT_MAX, 0);
+	run.config = (struct vm_config){
+		.memory = run.options.memory,
+		.cpus = run.options.cpus,
+		.nested = run.options.nested,
+		.interpret = run.options.interpret,
+		.append = run.options.append,
+		.debug_exit_port = run.options.debug_exit,
+		.test_devices = run.options.test_devices,
+	};
+	return start(&run);
+}

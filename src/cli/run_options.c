@@ -1,0 +1,283 @@
+#include "cli/run_options.h"
+
+#include "base/trace.h"
+#include "cli/cli.h"
+#include "cli/option.h"
+#include "vm/vm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_MEMORY (512ULL << 20)
+
+/* --- One function an option --- */
+
+static int take_engine(void *target, const char *value)
+{
+	static const char *const names[] = { [ENGINE_AUTO] = "auto", [ENGINE_SOFT] = "soft", [ENGINE_KVM] = "kvm" };
+	struct run_options *options = target;
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!strcmp(value, names[i])) {
+			options->engine = i;
+			return 0;
+		}
+	}
+	return cli_fail(CLI_USAGE, "run: --engine %s: there are auto, soft and kvm", value);
+}
+
+static const char *const nested_names[] = { [NESTING_NONE] = "none", [NESTING_VTX] = "vt-x", [NESTING_SVM] = "amd-v" };
+
+const char *nested_name(enum nested_choice nested)
+{
+	return nested_names[nested];
+}
+
+static int take_nested(void *target, const char *value)
+{
+	struct run_options *options = target;
+	for (unsigned i = 0; i < ARRAY_SIZE(nested_names); i++) {
+		if (!strcmp(value, nested_names[i])) {
+			options->nested = i;
+			return 0;
+		}
+	}
+	return cli_fail(CLI_USAGE, "run: --nested %s: there are none, vt-x and amd-v", value);
+}
+
+static int take_interpret(void *target, const char *value)
+{
+	((struct run_options *)target)->interpret = true;
+	return 0;
+}
+
+static int take_cpus(void *target, const char *value)
+{
+	u64 cpus;
+	if (!option_number(value, UINT32_MAX, &cpus) || cpus == 0)
+		return cli_fail(CLI_USAGE, "run: --cpus %s: that is no number of CPUs", value);
+	if (cpus > VM_MAX_CPUS)
+		return cli_fail(CLI_USAGE, "run: --cpus %s: more than one CPU is not supported yet", value);
+	((struct run_options *)target)->cpus = (unsigned)cpus;
+	return 0;
+}
+
+static int take_memory(void *target, const char *value)
+{
+	struct run_options *options = target;
+	char least[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX];
+	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+	if (!option_size(value, &options->memory))
+		return cli_fail(CLI_USAGE, "run: --memory %s: that is no size; 512M, 2G and 512 (MiB) are", value);
+	if (options->memory < VM_MIN_MEMORY)
+		return cli_fail(CLI_USAGE, "run: --memory %s: too small; a guest has at least %s", value,
+				option_size_text(VM_MIN_MEMORY, least));
+	if (options->memory % PAGE_SIZE)
+		return cli_fail(CLI_USAGE, "run: --memory %s: that is no multiple of 4K", value);
+	if (options->memory > host)
+		return cli_fail(CLI_USAGE, "run: --memory %s: this host has %s", value, option_size_text(host, most));
+	return 0;
+}
+
+static int take_path(const char **path, const char *option, const char *value)
+{
+	if (!*value)
+		return cli_fail(CLI_USAGE, "run: --%s wants the name of a file", option);
+	*path = value;
+	return 0;
+}
+
+static int take_kernel(void *target, const char *value)
+{
+	return take_path(&((struct run_options *)target)->kernel, "kernel", value);
+}
+
+static int take_initrd(void *target, const char *value)
+{
+	return take_path(&((struct run_options *)target)->initrd, "initrd", value);
+}
+
+static int take_append(void *target, const char *value)
+{
+	if (strlen(value) >= VM_CMDLINE_MAX)
+		return cli_fail(CLI_USAGE, "run: --append: the kernel command line may have %d characters, not %zu",
+				VM_CMDLINE_MAX - 1, strlen(value));
+	((struct run_options *)target)->append = value;
+	return 0;
+}
+
+static int take_serial(void *target, const char *value)
+{
+	struct run_options *options = target;
+	if (!strcmp(value, "stdio")) {
+		options->serial = SERIAL_STDIO;
+	} else if (!strcmp(value, "none")) {
+		options->serial = SERIAL_NONE;
+	} else if (!strncmp(value, "file:", 5) && value[5]) {
+		options->serial = SERIAL_FILE;
+		options->serial_path = value + 5;
+	} else {
+		return cli_fail(CLI_USAGE, "run: --serial %s: there are stdio, file:PATH and none", value);
+	}
+	return 0;
+}
+
+static int take_debug_exit(void *target, const char *value)
+{
+	char *end;
+	bool numeric = *value >= '0' && *value <= '9';
+	unsigned long port = strtoul(value, &end, 0);
+	if (!numeric || *end || port > 0xffff)
+		return cli_fail(CLI_USAGE, "run: --debug-exit %s: that is no I/O port; 0xf4 is", value);
+	((struct run_options *)target)->debug_exit = (int)port;
+	return 0;
+}
+
+static int take_timeout(void *target, const char *value)
+{
+	struct run_options *options = target;
+	if (!option_number(value, RUN_TIMEOUT_MAX, &options->timeout) || options->timeout == 0)
+		return cli_fail(CLI_USAGE, "run: --timeout %s: that is no number of seconds from 1 to %d", value,
+				RUN_TIMEOUT_MAX);
+	return 0;
+}
+
+static int take_trace(void *target, const char *value)
+{
+	const char *unknown = trace_enable(value);
+	if (!unknown)
+		return 0;
+	char names[256] = "all";
+	for (unsigned c = 0; c < TRACE_COUNT; c++) {
+		size_t n = strlen(names);
+		snprintf(names + n, sizeof names - n, ", %s", trace_name(c));
+	}
+	return cli_fail(CLI_USAGE, "run: --trace: unknown channel '%.*s'; there are %s", (int)strcspn(unknown, ","),
+			unknown, names);
+}
+
+static int take_stats(void *target, const char *value)
+{
+	struct run_options *options = target;
+	if (!value) {
+		options->stats = STATS_TABLE;
+	} else if (!strcmp(value, "json")) {
+		options->stats = STATS_JSON;
+	} else if (!strncmp(value, "json:", 5) && value[5]) {
+		options->stats = STATS_JSON;
+		options->stats_path = value + 5;
+	} else {
+		return cli_fail(CLI_USAGE, "run: --stats=%s: there are --stats, --stats=json and --stats=json:PATH",
+				value);
+	}
+	return 0;
+}
+
+static int take_test_devices(void *target, const char *value)
+{
+	((struct run_options *)target)->test_devices = true;
+	return 0;
+}
+
+static int take_no_sandbox(void *target, const char *value)
+{
+	((struct run_options *)target)->no_sandbox = true;
+	return 0;
+}
+
+static int refuse_firmware(void *target, const char *value)
+{
+	return cli_fail(CLI_USAGE, "run: --firmware is not there yet; boot a kernel with --kernel FILE");
+}
+
+static int refuse_disk(void *target, const char *value)
+{
+	return cli_fail(CLI_USAGE, "run: --disk is not there yet; give the guest its files with --initrd FILE");
+}
+
+static int refuse_nic(void *target, const char *value)
+{
+	return cli_fail(CLI_USAGE, "run: --nic is not there yet");
+}
+
+/* --- The table --- */
+
+static const struct option_row rows[] = {
+	{ "engine", OPTION_VALUE, "auto|soft|kvm",
+	  "what executes the guest: Strata's own CPU, or the host's KVM;\nauto: kvm where it can, else soft",
+	  take_engine },
+	{ "interpret", OPTION_FLAG, NULL, "engine soft without translation", take_interpret },
+	{ "cpus", OPTION_VALUE, "N", "virtual CPUs; 1 for now", take_cpus },
+	{ "memory", OPTION_VALUE, "SIZE", "guest RAM: MiB, or with K, M, G, T; 512M unless given", take_memory },
+	{ "nested", OPTION_VALUE, "none|vt-x|amd-v", "virtualization extensions the guest gets; none unless given",
+	  take_nested },
+	{ "kernel", OPTION_VALUE, "FILE", "what to boot: bzImage, PVH ELF or Multiboot 1", take_kernel },
+	{ "initrd", OPTION_VALUE, "FILE", "the kernel's initial RAM disk, or Multiboot's module", take_initrd },
+	{ "append", OPTION_VALUE, "TEXT", "the kernel's command line", take_append },
+	{ "firmware", OPTION_VALUE, "seabios|ovmf|FILE", "not there yet", refuse_firmware },
+	{ "disk", OPTION_VALUE, "FILE[,k=v...]", "not there yet", refuse_disk },
+	{ "nic", OPTION_VALUE, "user|...", "not there yet", refuse_nic },
+	{ "serial", OPTION_VALUE, "stdio|file:PATH|none",
+	  "where the first serial port goes; stdio unless given.\nOn a terminal, Ctrl-] leaves", take_serial },
+	{ "debug-exit", OPTION_VALUE, "PORT",
+	  "a guest's write of V to this I/O port ends the run with\nstatus (V << 1) | 1", take_debug_exit },
+	{ "test-devices", OPTION_FLAG, NULL, "the ports kvm-unit-tests expect", take_test_devices },
+	{ "timeout", OPTION_VALUE, "SECONDS", "end the run after this time, with status 7", take_timeout },
+	{ "trace", OPTION_VALUE, "CHANNEL[,...]", "lines on standard error; the channels are listed below",
+	  take_trace },
+	{ "stats", OPTION_OPTIONAL, "json[:PATH]",
+	  "counters at the end: a table, or JSON, on standard error;\nJSON into a file with a path", take_stats },
+	{ "no-sandbox", OPTION_FLAG, NULL, "for debugging: do not confine the process", take_no_sandbox },
+};
+
+/* --- Options that do not go together --- */
+
+static int check(const struct run_options *options)
+{
+	if (!options->kernel && options->initrd)
+		return cli_fail(CLI_USAGE, "run: --initrd without --kernel: nothing would read it");
+	if (!options->kernel && options->append)
+		return cli_fail(CLI_USAGE, "run: --append without --kernel: nothing would read it");
+	if (!options->kernel)
+		return cli_fail(CLI_USAGE, "run: nothing to boot; give --kernel FILE");
+	if (options->interpret && options->engine == ENGINE_KVM)
+		return cli_fail(CLI_USAGE, "run: --interpret is for engine soft, --engine says kvm");
+	return 0;
+}
+
+int run_options_parse(int argc, char **argv, struct run_options *options)
+{
+	*options = (struct run_options){ .memory = DEFAULT_MEMORY, .cpus = 1, .debug_exit = -1 };
+	int status = option_parse("run", rows, ARRAY_SIZE(rows), argc, argv, options);
+	return status ? status : check(options);
+}
+
+void run_options_help(void)
+{
+	puts("usage: strata run --kernel FILE [OPTION]...\n"
+	     "\n"
+	     "Runs a virtual machine until it ends. Its serial port is standard input and output.\n");
+	option_print_help(rows, ARRAY_SIZE(rows));
+	puts("\nTrace channels (all: every one):\n");
+	for (unsigned c = 0; c < TRACE_COUNT; c++)
+		printf("  %-8s %s\n", trace_name(c), trace_help(c));
+	puts("\n"
+	     "Examples:\n"
+	     "\n"
+	     "  A Linux kernel with a file system in memory, its console on this terminal:\n"
+	     "    strata run --kernel vmlinuz --initrd root.cpio --append console=ttyS0\n"
+	     "\n"
+	     "  A guest that runs guests of its own:\n"
+	     "    strata run --nested vt-x --memory 1G --kernel vmlinuz --initrd l1.cpio --append console=ttyS0\n"
+	     "\n"
+	     "  A test image that reports through a port, with a time limit:\n"
+	     "    strata run --kernel test.elf --test-devices --debug-exit 0xf4 --timeout 60\n"
+	     "\n"
+	     "  What the guest hypervisor does, and how often:\n"
+	     "    strata run --nested vt-x --kernel vmlinuz --initrd l1.cpio --trace exits,vmx --stats 2>log\n"
+	     "\n"
+	     "Exit status: 0 the guest powered off; 1 Strata failed; 2 usage or bad input; 3 not found; 6 the host "
+	     "lacks\n"
+	     "a capability; 7 timeout; 9 the guest died (triple fault).");
+}

@@ -1,0 +1,40 @@
+/*
+ * What `strata run` was asked for: its options, parsed and checked against each other, before anything is opened.
+ */
+#ifndef STRATA_CLI_RUN_OPTIONS_H
+#define STRATA_CLI_RUN_OPTIONS_H
+
+#include "engine/engine.h"
+
+enum engine_choice { ENGINE_AUTO, ENGINE_SOFT, ENGINE_KVM };
+enum serial_choice { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
+enum stats_choice { STATS_NONE, STATS_TABLE, STATS_JSON };
+
+enum { RUN_TIMEOUT_MAX = 1000000 }; /* seconds */
+
+struct run_options {
+	enum engine_choice engine;
+	bool interpret;
+	u64 memory; /* bytes */
+	unsigned cpus;
+	enum nested_choice nested;
+	const char *kernel, *initrd, *append; /* NULL: not given */
+	enum serial_choice serial;
+	const char *serial_path; /* SERIAL_FILE */
+	int debug_exit;          /* port; -1: none */
+	bool test_devices;
+	bool no_sandbox;
+	u64 timeout; /* seconds; 0: none */
+	enum stats_choice stats;
+	const char *stats_path; /* STATS_JSON; NULL: standard error */
+};
+
+/* 0; an exit status after a message; or OPTION_HELP (cli/option.h). The strings are argv's. */
+int run_options_parse(int argc, char **argv, struct run_options *options);
+
+/* `strata run --help`, on standard output. */
+void run_options_help(void);
+
+const char *nested_name(enum nested_choice nested);
+
+#endif
