@@ -35,7 +35,7 @@ int host_main(int argc, char **argv);
 void cli_say(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* The same, and returns `status`, for `return cli_fail(CLI_USAGE, ...)`. */
-int cli_fail(enum cli_status status, const char *fmt, ...) PRINTF_LIKE(2, 3);
+int cli_fail(int status, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Flushes standard output; CLI_FAILED with a message if what was asked for could not be written, `status` otherwise. */
 int cli_close_stdout(int status);

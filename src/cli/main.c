@@ -45,13 +45,13 @@ void cli_say(const char *fmt, ...)
 	va_end(ap);
 }
 
-int cli_fail(enum cli_status status, const char *fmt, ...)
+int cli_fail(int status, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
 	say(fmt, ap);
 	va_end(ap);
-	return (int)status;
+	return status;
 }
 
 int cli_close_stdout(int status)
