@@ -146,6 +146,27 @@ static inline void rmw_end(struct cpu *cpu, u64 linear, unsigned size, const u8 
 		access_write(cpu, linear, copy, size, cpu->mmu.cls);
 }
 
+/* Linear address of an offset that the handler computed itself, in the segment of its operand. */
+static inline u64 access_offset_linear(struct cpu *cpu, const struct insn *insn, u64 offset, unsigned size,
+				       enum mmu_access access)
+{
+	if (unlikely(insn->flags & INSN_LEGACY))
+		return access_check_segment(cpu, insn->seg, offset, size, access);
+	u64 linear = offset + cpu->seg_base[insn->seg];
+	return cpu->mode == CPU_LONG ? linear : (u32)linear;
+}
+
+/* --- the near stack (push.c) --- */
+
+/* RSP + change and its setting, in the width of the stack segment. Reads and writes at SS:sp, size 2, 4 or 8. */
+u64 near_sp(const struct cpu *cpu, i64 change);
+void near_set_sp(struct cpu *cpu, u64 sp);
+u64 near_stack_read(struct cpu *cpu, u64 sp, unsigned size);
+void near_stack_write(struct cpu *cpu, u64 sp, unsigned size, u64 value);
+void near_push(struct cpu *cpu, unsigned size, u64 value);
+/* Operand size of instructions that have 64 bits by default in 64-bit mode. */
+u8 near_operand_size(const struct decode *d);
+
 /* --- flags --- */
 
 /*
