@@ -22,8 +22,17 @@
 #define PROBE_LONG      3 /* 64-bit mode with its own page tables */
 #define PROBE_SYSTEM    4 /* CPUID, RDMSR and WRMSR */
 #define PROBE_FAULTS    5 /* its own IDT: invalid opcode and page fault, and the way back */
-#define PROBE_NESTING   6 /* VMXON or VMSAVE; passed over unless asked for in EBX */
-#define PROBE_HALTED    7 /* HLT came out; never written to the port */
+#define PROBE_VECTOR    6 /* an SSE2 instruction */
+#define PROBE_NESTING   7 /* VMXON or VMSAVE; passed over unless asked for in EBX */
+#define PROBE_SPEED     8 /* PROBE_SPEED_ROUNDS times, each after PROBE_SPEED_LOOPS turns of a loop */
+#define PROBE_HALTED    9 /* HLT came out; never written to the port */
+
+/*
+ * Some kernels run a guest's supervisor code by emulating each instruction in software. Such a guest gets anywhere, but
+ * an operating system would take hours.
+ */
+#define PROBE_SPEED_ROUNDS 3
+#define PROBE_SPEED_LOOPS  50000 /* of two instructions */
 
 /* EBX at the start. */
 #define PROBE_ASK_NONE 0

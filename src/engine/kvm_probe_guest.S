@@ -12,6 +12,7 @@
 #define CR0_PE		0x00000001
 #define CR0_PG		0x80000000
 #define CR4_PAE		0x00000020
+#define CR4_OSFXSR	0x00000200
 #define CR4_VMXE	0x00002000
 #define MSR_EFER	0xc0000080
 #define MSR_LSTAR	0xc0000082
@@ -98,12 +99,31 @@ long_mode:
 	jne	fail
 	PASSED(PROBE_FAULTS)
 
+	movl	$CR4_PAE | CR4_OSFXSR, %eax
+	movq	%rax, %cr4
+	movl	$21, %eax
+	movd	%eax, %xmm0
+	paddd	%xmm0, %xmm0
+	movd	%xmm0, %eax
+	cmpl	$42, %eax
+	jne	fail
+	PASSED(PROBE_VECTOR)
+
 	cmpl	$PROBE_ASK_VTX, %esi
 	je	vtx
 	cmpl	$PROBE_ASK_SVM, %esi
 	je	svm
 nesting_passed:
 	PASSED(PROBE_NESTING)
+
+	movl	$PROBE_SPEED_ROUNDS, %edx
+round:
+	movl	$PROBE_SPEED_LOOPS, %ecx
+1:	decl	%ecx
+	jnz	1b
+	PASSED(PROBE_SPEED)
+	decl	%edx
+	jnz	round
 halt:
 	hlt
 	jmp	halt
