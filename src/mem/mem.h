@@ -19,6 +19,7 @@
 /* RAM below the PCI hole ends here at the latest; the PCIe ECAM window starts at MEM_ECAM_BASE. */
 #define MEM_LOW_LIMIT 0x80000000ULL
 #define MEM_ECAM_BASE 0xb0000000ULL
+#define MEM_ECAM_SIZE 0x10000000ULL /* 256 buses */
 #define MEM_HIGH_BASE 0x100000000ULL
 
 /* Guest-physical address of L1's machine. What L2 calls physical goes through the MMU's stage 2 first. */
