@@ -25,6 +25,7 @@ struct engine_board {
 	struct bus *bus;
 	struct clock *clock;
 	unsigned cpus;
+	u32 tsc_khz; /* soft: rate of the guest's TSC, counted from `clock`; the local APICs know the same */
 	enum nested_choice nested;
 	bool interpret;
 	/* soft: local APIC of CPU n (chip/lapic.h) and the PIC's INTR pin behind it. NULL with an in-kernel irqchip. */

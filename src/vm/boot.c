@@ -281,7 +281,9 @@ static bool fail_unknown(struct boot *boot)
 	} known[] = {
 		{ "\177ELF", 4, "is an ELF file with neither a PVH entry note nor a Multiboot header" },
 		{ "\x1f\x8b", 2, "is a gzip file: unpack it first" },
-		{ "\xfd" "7zXZ", 5, "is an xz file: unpack it first" },
+		{ "\xfd"
+		  "7zXZ",
+		  5, "is an xz file: unpack it first" },
 		{ "\x28\xb5\x2f\xfd", 4, "is a zstd file: unpack it first" },
 		{ "070701", 6, "is a cpio archive, as initrds are: not a kernel" },
 		{ "QFI\xfb", 4, "is a qcow2 disk image, not a kernel" },
@@ -289,8 +291,10 @@ static bool fail_unknown(struct boot *boot)
 	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
 		if (starts_with(boot->kernel, known[i].magic, known[i].size))
 			return boot_fail(boot, "kernel %s %s", boot->kernel->name, known[i].what);
-	return boot_fail(boot, "kernel %s is no kernel Strata can boot: it must be a Linux bzImage, a PVH ELF or a "
-			       "Multiboot image", boot->kernel->name);
+	return boot_fail(boot,
+			 "kernel %s is no kernel Strata can boot: it must be a Linux bzImage, a PVH ELF or a "
+			 "Multiboot image",
+			 boot->kernel->name);
 }
 
 bool boot_load(struct boot *boot)

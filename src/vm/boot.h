@@ -100,7 +100,8 @@ bool boot_place_low(struct boot *boot, u64 size, u64 align, u64 first, u64 end, 
 /* Places the loader's own small structures in conventional memory; fails with a message. `data` may be NULL: zeroes. */
 bool boot_put_low(struct boot *boot, const void *data, u64 size, u64 align, gpa_t *gpa);
 
-/* Copies the initrd to RAM below `end` (exclusive); *gpa and the file's size say where. No initrd: size 0, nothing done. */
+/* Copies the initrd to RAM below `end` (exclusive); *gpa and the file's size say where. No initrd: size 0, nothing
+ * done. */
 bool boot_put_initrd(struct boot *boot, u64 end, gpa_t *gpa);
 
 /*

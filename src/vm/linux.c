@@ -89,8 +89,8 @@ static bool check_sizes(struct boot *boot, struct bzimage *image)
 				 file->name, (unsigned long long)image->setup_size, file->size);
 	/* The size is rounded up to 16 in the header, not in the file. */
 	if (image->kernel_size > file->size - image->setup_size + 15)
-		return boot_fail(boot, "kernel %s is truncated: it should have %llu bytes, the file has %zu", file->name,
-				 (unsigned long long)(image->setup_size + image->kernel_size), file->size);
+		return boot_fail(boot, "kernel %s is truncated: it should have %llu bytes, the file has %zu",
+				 file->name, (unsigned long long)(image->setup_size + image->kernel_size), file->size);
 	if (image->kernel_size > file->size - image->setup_size)
 		image->kernel_size = file->size - image->setup_size;
 	return true;
@@ -113,8 +113,9 @@ static bool check_placement(struct boot *boot, struct bzimage *image)
 				 (unsigned long long)image->init_size);
 	u64 low = boot->mem->low_size;
 	if (image->address > low || image->init_size > low - image->address)
-		return boot_fail(boot, "kernel %s needs at least %llu MiB of memory (it unpacks to 0x%llx-0x%llx), "
-				       "the guest has %llu MiB",
+		return boot_fail(boot,
+				 "kernel %s needs at least %llu MiB of memory (it unpacks to 0x%llx-0x%llx), "
+				 "the guest has %llu MiB",
 				 file->name, (unsigned long long)((image->address + image->init_size) >> 20) + 1,
 				 (unsigned long long)image->address,
 				 (unsigned long long)(image->address + image->init_size),

@@ -74,7 +74,8 @@ static bool load_by_addresses(struct boot *boot, u64 header, u64 *entry, u64 *en
 	u64 offset = header - (header_addr - load_addr);
 	u64 size = load_end ? (u64)load_end - load_addr : file->size - offset; /* 0: up to the file's end */
 	if ((load_end && load_end < load_addr) || (bss_end && bss_end < load_addr + size))
-		return boot_fail(boot, "kernel %s is damaged: the addresses in its Multiboot header contradict each other",
+		return boot_fail(boot,
+				 "kernel %s is damaged: the addresses in its Multiboot header contradict each other",
 				 file->name);
 	*end = bss_end ? bss_end : load_addr + size;
 	return boot_load_part(boot, offset, size, load_addr, *end - load_addr, "its Multiboot image");
@@ -88,8 +89,8 @@ static bool load_image(struct boot *boot, u64 *entry, u64 *end)
 	find_header(file, &header);
 	u32 flags = file_u32(file, header + 4);
 	if (flags & HEADER_MANDATORY & ~HEADER_UNDERSTOOD)
-		return boot_fail(boot, "kernel %s demands Multiboot features that do not exist (flags 0x%x)", file->name,
-				 flags);
+		return boot_fail(boot, "kernel %s demands Multiboot features that do not exist (flags 0x%x)",
+				 file->name, flags);
 	if (flags & HEADER_ADDRESSES)
 		return load_by_addresses(boot, header, entry, end);
 	if (!elf_magic(file))
@@ -128,8 +129,8 @@ static bool put_modules(struct boot *boot, u64 kernel_end, struct info *info)
 		return true;
 	u64 first = kernel_end > BOOT_HIGH_BASE ? kernel_end : BOOT_HIGH_BASE;
 	if (!boot_place_low(boot, initrd->size, PAGE_SIZE, first, MEM_LOW_LIMIT, &base))
-		return boot_fail(boot, "initrd %s (%zu bytes) does not fit in guest memory behind kernel %s", initrd->name,
-				 initrd->size, boot->kernel->name);
+		return boot_fail(boot, "initrd %s (%zu bytes) does not fit in guest memory behind kernel %s",
+				 initrd->name, initrd->size, boot->kernel->name);
 	mem_write(boot->mem, base, initrd->data, initrd->size);
 	module.start = (u32)base;
 	module.end = (u32)(base + initrd->size);
@@ -174,7 +175,7 @@ static bool put_command_line(struct boot *boot, struct info *info)
 static bool multiboot_load(struct boot *boot)
 {
 	struct info info = { 0 };
-	u64 entry, end;
+	u64 entry = 0, end = 0;
 	gpa_t at;
 	if (!load_image(boot, &entry, &end))
 		return false;
