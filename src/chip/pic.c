@@ -44,10 +44,9 @@ static int requesting(const struct i8259 *chip)
 
 	if (asks == 8)
 		return -1;
-	if (chip->special_mask) {
-		/* Special mask mode: a masked input in service holds up nobody; otherwise only itself. */
+	/* Special mask mode: an input in service that is masked holds up nobody. */
+	if (chip->special_mask)
 		in_service &= (u8)~chip->imr;
-	}
 	unsigned served = priority(chip, in_service);
 	/* Special fully nested: the slave may ask again while the master serves it (for a higher one of its own). */
 	bool nested_slave = chip->master && (chip->icw4 & ICW4_SFNM) && input_of(chip, asks) == MASTER_CASCADE;
@@ -62,22 +61,26 @@ static void chip_set_input(struct i8259 *chip, unsigned input, bool level)
 {
 	u8 bit = (u8)(1 << input);
 
-	if (level_inputs(chip) & bit) {
+	/*
+	 * An edge stays in IRR even if the input falls again before it is acknowledged. The real chip would forget it
+	 * and answer with a spurious vector, but a virtual CPU may be late, and no guest wants to lose the tick.
+	 */
+	if (level_inputs(chip) & bit)
 		chip->irr = level ? chip->irr | bit : chip->irr & (u8)~bit;
-	} else if (level && !(chip->line & bit)) {
+	else if (level && !(chip->line & bit))
 		chip->irr |= bit;
-	} else if (!level) {
-		/* An edge request must stay high until it is acknowledged, or it is lost (spurious). */
-		chip->irr &= (u8)~bit;
-	}
 	chip->line = level ? chip->line | bit : chip->line & (u8)~bit;
 }
 
 static void update(struct pic *pic)
 {
 	bool slave_int = requesting(&pic->chip[1]) >= 0 && !pic->chip[1].init_step;
-	chip_set_input(&pic->chip[0], MASTER_CASCADE, slave_int);
-	bool level = requesting(&pic->chip[0]) >= 0 && !pic->chip[0].init_step;
+	struct i8259 *master = &pic->chip[0];
+	/* The slave's INT pin stays up as long as it has a request: the cascade follows it like a level. */
+	u8 cascade = 1 << MASTER_CASCADE;
+	master->irr = slave_int ? master->irr | cascade : master->irr & (u8)~cascade;
+	master->line = slave_int ? master->line | cascade : master->line & (u8)~cascade;
+	bool level = requesting(master) >= 0 && !master->init_step;
 	if (level == pic->intr_level)
 		return;
 	pic->intr_level = level;

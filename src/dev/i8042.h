@@ -27,12 +27,12 @@ struct i8042 {
 	bool scanning;
 	u8 scan_set, leds;
 	u8 last_sent; /* for the keyboard's RESEND */
+	u8 last_read; /* what an empty output buffer reads */
 	struct {
 		u8 byte;
-		u8 flags; /* status bits that go with it: AUX, time-out; I8042_FROM_KEYBOARD */
+		u8 flags; /* status bits that go with it (AUX, time-out), and whether the keyboard sent it */
 	} queue[I8042_QUEUE];
 	unsigned head, count;
-	bool timeout; /* status bit 6 */
 	struct irq_line irq1;
 	void (*reset)(void *opaque);
 	void *opaque;
