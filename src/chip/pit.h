@@ -1,6 +1,5 @@
 /*
- * The 8254 interval timer with port 0x61 (speaker and gate of channel 2). It counts 1,193,182 Hz of the clock it is
- * given.
+ * The 8254 interval timer with port 0x61 (speaker and gate of channel 2). It counts PIT_HZ of the clock it is given.
  *
  * Life: pit_init(), pit_reset() at RESET. The board maps pit_ops at 0x40 (4 ports) and pit_port61_ops at 0x61 (1 port).
  * Line out: irq, the OUT pin of channel 0. Where an HPET exists, wire it through hpet_legacy_input().
@@ -17,35 +16,35 @@
 #define PIT_HZ 1193182ULL
 
 struct pit_channel {
-	u8 mode;   /* 0..5 */
-	u8 access; /* control word's RW: 1 low byte, 2 high byte, 3 low then high */
+	u8 control; /* access, mode and BCD bits of the control word */
+	u8 mode;    /* 0..5 */
+	u8 access;  /* 1: low byte, 2: high byte, 3: low then high */
 	bool bcd;
 	bool gate;
-	bool write_high; /* access 3: the next write is the high byte */
+	/* bytes to and from the CPU */
+	bool write_high; /* access 3: the next byte written is the high one */
 	bool read_high;
-	u8 low_written; /* access 3: the low byte already written */
-	bool latched;   /* `latch` holds a count */
-	u8 latch_left;  /* bytes of the latch still to read */
+	u8 low_written;
+	u8 latch_left; /* bytes of the latched count still to read; 0: not latched */
 	u16 latch;
 	bool status_latched;
 	u8 status;
-	bool null_count; /* a count was written and not loaded yet */
-	u32 count;       /* count register's value as binary: 1..65536 (10000 with BCD) */
-	u32 next_count;  /* a periodic mode's new count, from the next reload on */
-	bool loaded;     /* counting: start is valid */
-	bool triggered;  /* modes 1, 5: a gate edge came after the count */
-	bool paused;     /* gate low in modes 0, 2, 3, 4 */
-	u64 start;       /* PIT ticks of the clock when the current period's count was loaded */
-	u64 held;        /* ticks already counted while paused */
+	/* counting; counts are 1..65536, or 1..10000 in BCD */
+	bool loaded;    /* has a count (modes 1 and 5: and a trigger came) */
+	u32 count;      /* what the counting element started from */
+	u32 next_count; /* what it will start from next; 0: none written yet */
+	u64 reload_at;  /* tick at which a running periodic mode takes next_count; UINT64_MAX: it has */
+	u64 start;      /* tick of loading */
+	bool paused;    /* gate low in modes 0, 2, 3, 4 */
+	u64 held;       /* ticks counted before the pause */
 };
 
 struct pit {
 	struct pit_channel channel[3];
-	struct timer timer; /* next change of channel 0's OUT */
+	struct timer timer; /* channel 0's next edge */
 	struct clock *clock;
 	struct irq_line irq;
-	bool irq_level;
-	u8 port61; /* bits 0 (gate 2) and 1 (speaker data), and the parity/channel check enables */
+	u8 port61;
 };
 
 void pit_init(struct pit *pit, struct clock *clock, struct irq_line irq);
