@@ -172,6 +172,9 @@ static const int allowed[] = {
 	SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(restart_syscall),
+	/* a thread that was made but has not run yet */
+	SCMP_SYS(rseq),
+	SCMP_SYS(set_robust_list),
 	/* memory; see also add_conditional() */
 	SCMP_SYS(munmap),
 	SCMP_SYS(mremap),
@@ -223,6 +226,8 @@ int sandbox_close(const unsigned long *ioctls)
 	if (!filter)
 		return -ENOMEM;
 	int err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
+	if (!err)
+		err = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	for (size_t i = 0; !err && i < ARRAY_SIZE(allowed); i++)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!err)
