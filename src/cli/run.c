@@ -151,7 +151,7 @@ static int run_vm(struct run *run, struct vm *vm)
 	int signal;
 	int err = console_open(vm, run->config.escape, run->options.timeout);
 	if (!err && !run->options.no_sandbox) {
-		err = sandbox_close(run->config.engine->ioctls);
+		err = sandbox_close(run->config.engine->ioctls, console_restore);
 		if (err)
 			cli_say("run: this host does not let Strata confine itself (seccomp); --no-sandbox runs "
 				"without");

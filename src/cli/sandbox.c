@@ -1,7 +1,5 @@
 #include "cli/sandbox.h"
 
-#include "cli/console.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -204,11 +202,15 @@ static int add_conditional(scmp_filter_ctx filter, const unsigned long *ioctls)
 	return err;
 }
 
+/* The process's, as signal handlers are. */
+static void (*before_end)(void);
+
 /* The filter's default: the call was not made. This says so and ends the process. */
 static void on_denied(int signal, siginfo_t *info, void *context)
 {
 	char line[96];
-	console_restore();
+	if (before_end)
+		before_end();
 	int length =
 		snprintf(line, sizeof line, "strata: the sandbox denied system call %d; ended\n", info->si_syscall);
 	ssize_t done = write(STDERR_FILENO, line, (size_t)length);
@@ -216,10 +218,11 @@ static void on_denied(int signal, siginfo_t *info, void *context)
 	_exit(1);
 }
 
-int sandbox_close(const unsigned long *ioctls)
+int sandbox_close(const unsigned long *ioctls, void (*at_denial)(void))
 {
 	struct sigaction action = { .sa_sigaction = on_denied, .sa_flags = SA_SIGINFO };
 	sigemptyset(&action.sa_mask);
+	before_end = at_denial;
 	if (sigaction(SIGSYS, &action, NULL) < 0)
 		return -errno;
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);

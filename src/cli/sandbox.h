@@ -29,9 +29,9 @@ unsigned sandbox_enter(bool needs_kvm);
 
 /*
  * `ioctls` are the engine's requests, ended by 0; NULL: none. 0 or -errno. A system call that is not allowed does not
- * happen, and ends the process with status 1 and one line.
+ * happen: at_denial (async-signal-safe, may be NULL) is called, then the process ends with status 1 and one line.
  */
-int sandbox_close(const unsigned long *ioctls);
+int sandbox_close(const unsigned long *ioctls, void (*at_denial)(void));
 
 /* Highest version of Landlock's interface that the kernel has; 0: none. */
 int sandbox_landlock_version(void);
