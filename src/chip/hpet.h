@@ -26,8 +26,7 @@
 struct hpet_timer {
 	u64 config;
 	u64 comparator;
-	u64 period;     /* periodic mode: what is added at each match */
-	u64 last_match; /* counter value up to which matches were seen */
+	u64 period; /* periodic mode: what is added at each match */
 	struct timer timer;
 	struct hpet *hpet;
 };

@@ -2,7 +2,8 @@
  * The MC146818 real-time clock with 128 bytes of CMOS memory, and the ICH9's second bank of 128.
  *
  * Time of day comes from the caller's wall clock (ns since 1970, UTC); what the guest sets is kept as a difference to
- * it. Timers (update, alarm, periodic) follow the VM's clock.
+ * it. Update, alarm and periodic interrupts follow the VM's clock; without an interrupt enabled, flags are found when
+ * read.
  *
  * Life: rtc_init(), rtc_set_memory(), rtc_reset() at RESET (memory and time stay). The board maps rtc_ops at 0x70
  * (RTC_PORTS ports). Line out: irq (IRQ 8); where an HPET exists, wire it through hpet_legacy_input().
@@ -19,22 +20,19 @@
 enum { RTC_PORTS = 4, RTC_CMOS_SIZE = 256 };
 
 struct rtc {
-	u8 index, index_high; /* ports 0x70 (without the NMI bit) and 0x72 */
-	u8 cmos[RTC_CMOS_SIZE];
-	i64 offset_ns;       /* guest's time of day minus the wall clock, while it runs */
-	i64 halted_ns;       /* guest's time of day while SET or the divider stops it */
-	struct timer update; /* next second, if an update or alarm interrupt could come of it */
-	struct timer periodic;
-	u64 periodic_next;
-	u64 periodic_seen; /* last periodic tick already in register C */
-	i64 update_seen;   /* last second already in register C */
+	u8 index, index_high;   /* ports 0x70 (without the NMI bit) and 0x72 */
+	u8 cmos[RTC_CMOS_SIZE]; /* registers too; the time of day as it was when last looked at */
+	i64 offset;             /* ns: guest's time of day minus the wall clock */
+	i64 update_seen;        /* second up to which updates are in register C */
+	u64 periodic_seen;      /* tick up to which periodic events are in register C */
+	struct timer update, periodic;
 	struct clock *clock;
 	u64 (*wall)(void *opaque);
-	void *wall_opaque;
+	void *opaque;
 	struct irq_line irq;
 };
 
-void rtc_init(struct rtc *rtc, struct clock *clock, u64 (*wall)(void *opaque), void *wall_opaque, struct irq_line irq);
+void rtc_init(struct rtc *rtc, struct clock *clock, u64 (*wall)(void *opaque), void *opaque, struct irq_line irq);
 void rtc_reset(struct rtc *rtc);
 
 /* Fills the bytes by which PC firmware learns of RAM (0x15 to 0x18, 0x30, 0x31, 0x34, 0x35, 0x5b to 0x5d) and CPUs
