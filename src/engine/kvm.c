@@ -15,6 +15,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* EDX after RESET; what it says of the processor is CPUID's business. */
+#define KVM_CPU_SIGNATURE 0x600
+
 enum { PIC_PINS = 8, IOAPIC_PINS = 24 };
 
 /* The engine's own failures; unlike REPORT(), said every time, because the run ends here. */
@@ -126,6 +129,10 @@ static int create_vm(struct engine *engine)
 		err = kvm_ioctl(engine->vm_fd, KVM_CREATE_PIT2, &pit);
 	if (err >= 0)
 		err = set_routes(engine);
+	if (err >= 0) {
+		engine->after_reset = kvm_vm_snapshot(engine->vm_fd);
+		err = engine->after_reset ? 0 : -errno;
+	}
 	if (err >= 0)
 		err = add_slot(engine, 0, 0, mem->low_size, mem->host);
 	if (err >= 0)
@@ -144,7 +151,11 @@ static int create_vcpu(struct engine *engine, unsigned index, const struct kvm_c
 		vcpu->run = NULL;
 		return -errno;
 	}
-	return kvm_cpuid_setup(vcpu, cpuid);
+	int err = kvm_cpuid_setup(vcpu, cpuid);
+	if (err < 0)
+		return err;
+	vcpu->after_reset = kvm_vcpu_snapshot(engine->kvm_fd, vcpu->fd);
+	return vcpu->after_reset ? 0 : -errno;
 }
 
 static int create_vcpus(struct engine *engine)
@@ -192,10 +203,12 @@ static void kvm_destroy(struct engine *engine)
 		struct engine_vcpu *vcpu = &engine->vcpus[i];
 		if (vcpu->run)
 			munmap(vcpu->run, engine->run_size);
+		kvm_vcpu_snapshot_free(vcpu->after_reset);
 		if (vcpu->fd >= 0)
 			close(vcpu->fd);
 	}
 	free(engine->vcpus);
+	free(engine->after_reset);
 	if (engine->vm_fd >= 0)
 		close(engine->vm_fd);
 	if (engine->kvm_fd >= 0)
@@ -423,15 +436,18 @@ static void kvm_set_state(struct engine_vcpu *vcpu, const struct x86_state *stat
 		FAILED("CPU %u: setting registers: %s", vcpu->index, strerror(-err));
 }
 
+/* The chips are reset with the first CPU. */
 static void kvm_reset(struct engine_vcpu *vcpu)
 {
+	struct engine *engine = vcpu->engine;
 	struct x86_state state;
-	struct kvm_mp_state mp = { .mp_state = vcpu->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
-	x86_state_reset(&state, 0x600);
-	kvm_set_state(vcpu, &state);
-	int err = kvm_ioctl(vcpu->fd, KVM_SET_MP_STATE, &mp);
+	int err = vcpu->index == 0 ? kvm_vm_restore(engine->vm_fd, engine->after_reset) : 0;
+	if (err >= 0)
+		err = kvm_vcpu_restore(vcpu->fd, vcpu->after_reset);
 	if (err < 0)
 		FAILED("CPU %u: resetting: %s", vcpu->index, strerror(-err));
+	x86_state_reset(&state, KVM_CPU_SIGNATURE);
+	kvm_set_state(vcpu, &state);
 }
 
 static const struct counters *kvm_counters(struct engine_vcpu *vcpu)
@@ -446,8 +462,12 @@ static void kvm_dump(struct engine_vcpu *vcpu, void (*emit)(void *opaque, const 
 	x86_state_print(&state, emit, opaque);
 }
 
+/* Running, and a reset on the way. */
 static const unsigned long run_time_ioctls[] = {
-	KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_SET_MP_STATE, 0,
+	KVM_RUN,           KVM_IRQ_LINE,        KVM_GET_REGS,     KVM_SET_REGS,
+	KVM_GET_SREGS,     KVM_SET_SREGS,       KVM_SET_PIT2,     KVM_SET_IRQCHIP,
+	KVM_SET_MSRS,      KVM_SET_LAPIC,       KVM_SET_XCRS,     KVM_SET_FPU,
+	KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, 0,
 };
 
 const struct engine_ops engine_kvm = {

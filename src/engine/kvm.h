@@ -4,6 +4,7 @@
  *   kvm.c        one VM: create, run, exits, interrupts
  *   kvm_state.c  struct x86_state to and from KVM's registers
  *   kvm_cpuid.c  what the guest sees in CPUID, and the few MSRs that firmware would set
+ *   kvm_reset.c  the state after RESET
  *   kvm_probe.c  does /dev/kvm run a guest at all? (kvm_probe_guest.S is that guest)
  *
  * Errors are -errno. Nothing here is global but the no-op handler of the kick signal.
@@ -31,6 +32,7 @@ struct engine_vcpu {
 	struct engine *engine;
 	unsigned index;
 	int fd;
+	struct kvm_vcpu_snapshot *after_reset;
 	struct kvm_run *run; /* shared with the kernel, engine->run_size bytes */
 	bool kicked;         /* atomic: kick() was called and run() has not yet returned for it */
 	bool running;        /* atomic: `thread` is inside run() */
@@ -41,6 +43,7 @@ struct engine_vcpu {
 struct engine {
 	const struct engine_board *board;
 	int kvm_fd, vm_fd;
+	struct kvm_vm_snapshot *after_reset;
 	size_t run_size;
 	struct engine_vcpu *vcpus;
 	unsigned vcpu_count;
@@ -67,6 +70,16 @@ int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported
 
 int kvm_state_get(int vcpu_fd, struct x86_state *state);
 int kvm_state_set(int vcpu_fd, const struct x86_state *state);
+
+/*
+ * The state of the VM's chips and of a vCPU, as just made, and back to it. A snapshot is free()d, a vCPU's with the
+ * function below. NULL on failure (errno tells).
+ */
+struct kvm_vm_snapshot *kvm_vm_snapshot(int vm_fd);
+int kvm_vm_restore(int vm_fd, struct kvm_vm_snapshot *snapshot);
+struct kvm_vcpu_snapshot *kvm_vcpu_snapshot(int kvm_fd, int vcpu_fd);
+int kvm_vcpu_restore(int vcpu_fd, struct kvm_vcpu_snapshot *snapshot);
+void kvm_vcpu_snapshot_free(struct kvm_vcpu_snapshot *snapshot);
 
 int kvm_probe(enum nested_choice nested, char *reason, size_t reason_size);
 
