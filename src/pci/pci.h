@@ -83,9 +83,9 @@ struct pci_msix {
 struct pci_function {
 	u8 config[PCI_CONFIG_SIZE], writable[PCI_CONFIG_SIZE], clear[PCI_CONFIG_SIZE];
 	u8 devfn;
-	u8 capabilities_end; /* first free byte for a capability */
-	u8 last_capability;  /* the one whose next pointer is 0; 0 if none */
-	bool pcie;           /* has an extended configuration space (empty: reads 0) */
+	u16 capabilities_end; /* first free byte for a capability */
+	u8 last_capability;   /* the one whose next pointer is 0; 0 if none */
+	bool pcie;            /* has an extended configuration space (empty: reads 0) */
 	struct pci_bar bar[PCI_BARS];
 	struct pci_msix msix;
 	struct irq_line intx; /* the interrupt pin, wired by the board; level */
