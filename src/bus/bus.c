@@ -107,7 +107,9 @@ static bool sound_size(unsigned size)
 static const struct io_range *find_whole(const struct map *map, u64 address, unsigned size)
 {
 	const struct io_range *range = find(map->ranges, map->count, address);
-	return range && sound_size(size) && range->size - (address - range->base) >= size ? range : NULL;
+	if (!range || !sound_size(size) || (range->ops->byte_wide && size > 1))
+		return NULL;
+	return range->size - (address - range->base) >= size ? range : NULL;
 }
 
 /* Does no range hold any byte of the access? */

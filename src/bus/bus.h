@@ -18,6 +18,8 @@ struct io_ops {
 	/* `offset` counts from the start of the registered range; `size` is 1, 2, 4 or 8. Unused high bits are 0. */
 	u64 (*read)(void *device, u64 offset, unsigned size);
 	void (*write)(void *device, u64 offset, unsigned size, u64 value);
+	/* An 8-bit device: wider accesses reach it as bytes, lowest address first. */
+	bool byte_wide;
 };
 
 struct io_range {

@@ -290,5 +290,5 @@ void pic_init(struct pic *pic, struct irq_line intr)
 	pic_reset(pic);
 }
 
-const struct io_ops pic_ops = { .read = pic_read, .write = pic_write };
-const struct io_ops pic_elcr_ops = { .read = elcr_read, .write = elcr_write };
+const struct io_ops pic_ops = { .read = pic_read, .write = pic_write, .byte_wide = true };
+const struct io_ops pic_elcr_ops = { .read = elcr_read, .write = elcr_write, .byte_wide = true };

@@ -392,5 +392,5 @@ void pit_init(struct pit *pit, struct clock *clock, struct irq_line irq)
 	pit_reset(pit);
 }
 
-const struct io_ops pit_ops = { .read = pit_read, .write = pit_write };
-const struct io_ops pit_port61_ops = { .read = port61_read, .write = port61_write };
+const struct io_ops pit_ops = { .read = pit_read, .write = pit_write, .byte_wide = true };
+const struct io_ops pit_port61_ops = { .read = port61_read, .write = port61_write, .byte_wide = true };

@@ -237,4 +237,4 @@ void pm_init(struct pm *pm, struct clock *clock, bool timer_32bit, struct irq_li
 }
 
 const struct io_ops pm_ops = { .read = pm_read, .write = pm_write };
-const struct io_ops pm_smi_ops = { .read = smi_read, .write = smi_write };
+const struct io_ops pm_smi_ops = { .read = smi_read, .write = smi_write, .byte_wide = true };

@@ -443,4 +443,4 @@ void rtc_init(struct rtc *rtc, struct clock *clock, u64 (*wall)(void *opaque), v
 	rtc_reset(rtc);
 }
 
-const struct io_ops rtc_ops = { .read = rtc_read, .write = rtc_write };
+const struct io_ops rtc_ops = { .read = rtc_read, .write = rtc_write, .byte_wide = true };

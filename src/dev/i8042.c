@@ -314,5 +314,5 @@ void i8042_init(struct i8042 *kbc, struct irq_line irq1, void (*reset)(void *opa
 	i8042_reset(kbc);
 }
 
-const struct io_ops i8042_data_ops = { .read = data_read, .write = data_write };
-const struct io_ops i8042_command_ops = { .read = command_read, .write = command_write };
+const struct io_ops i8042_data_ops = { .read = data_read, .write = data_write, .byte_wide = true };
+const struct io_ops i8042_command_ops = { .read = command_read, .write = command_write, .byte_wide = true };

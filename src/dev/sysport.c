@@ -70,6 +70,6 @@ void sysport_init(struct sysport *ports, void (*reset)(void *opaque), void *opaq
 	sysport_reset(ports);
 }
 
-const struct io_ops sysport_92_ops = { .read = read_92, .write = write_92 };
-const struct io_ops sysport_post_ops = { .read = read_post, .write = write_post };
-const struct io_ops sysport_cf9_ops = { .read = read_cf9, .write = write_cf9 };
+const struct io_ops sysport_92_ops = { .read = read_92, .write = write_92, .byte_wide = true };
+const struct io_ops sysport_post_ops = { .read = read_post, .write = write_post, .byte_wide = true };
+const struct io_ops sysport_cf9_ops = { .read = read_cf9, .write = write_cf9, .byte_wide = true };

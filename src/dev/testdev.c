@@ -90,6 +90,6 @@ void testdev_init(struct testdev *dev, struct irq_line gsi, void (*console)(void
 
 const struct io_ops testdev_echo_ops = { .read = echo_read, .write = echo_write };
 const struct io_ops testdev_flush_ops = { .read = flush_read, .write = flush_write };
-const struct io_ops testdev_console_ops = { .read = console_read, .write = console_write };
+const struct io_ops testdev_console_ops = { .read = console_read, .write = console_write, .byte_wide = true };
 const struct io_ops testdev_irq_ops = { .read = irq_read, .write = irq_write };
 const struct io_ops testdev_iomem_ops = { .read = iomem_read, .write = iomem_write };

@@ -409,4 +409,4 @@ void uart_init(struct uart *uart, struct clock *clock, struct irq_line irq, cons
 	uart_reset(uart);
 }
 
-const struct io_ops uart_ops = { .read = uart_read, .write = uart_write };
+const struct io_ops uart_ops = { .read = uart_read, .write = uart_write, .byte_wide = true };
