@@ -34,14 +34,14 @@ static void device_write(void *opaque, u64 offset, unsigned size, u64 value)
 	d->value = value;
 }
 
-static const struct io_ops device_ops = { device_read, device_write };
+static const struct io_ops device_ops = { .read = device_read, .write = device_write };
 
 static u64 dirty_read(void *opaque, u64 offset, unsigned size)
 {
 	return 0x1122334455667788;
 }
 
-static const struct io_ops dirty_ops = { dirty_read, device_write };
+static const struct io_ops dirty_ops = { .read = dirty_read, .write = device_write };
 
 static void test_dispatch(void)
 {
