@@ -101,7 +101,7 @@ enum vmcs_activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_
 /* Exit qualifications. */
 #define EPT_QUAL_LINEAR_VALID BIT(7)
 #define EPT_QUAL_IRET         BIT(12)
-enum entry_failure { ENTRY_FAIL_DEFAULT = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_NMI = 3, ENTRY_FAIL_LINK = 4 };
+enum entry_failure { ENTRY_FAIL_OTHER = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_LINK = 4 };
 enum cr_access { CR_ACCESS_WRITE, CR_ACCESS_READ, CR_ACCESS_CLTS, CR_ACCESS_LMSW };
 
 /* Extended-page-table pointer. */

@@ -1,0 +1,55 @@
+/*
+ * Running the tables of entry checks, and what several of them share.
+ */
+#include "hv/vmx/vmx.h"
+#include "x86/feature.h"
+
+/* vmcs_selector() and its kin index these fields by enum seg. */
+_Static_assert(offsetof(struct vmcs, guest_tr_selector) - offsetof(struct vmcs, guest_es_selector) == SEG_TR * 2, "");
+_Static_assert(offsetof(struct vmcs, guest_tr_limit) - offsetof(struct vmcs, guest_es_limit) == SEG_TR * 4, "");
+_Static_assert(offsetof(struct vmcs, guest_tr_ar) - offsetof(struct vmcs, guest_es_ar) == SEG_TR * 4, "");
+_Static_assert(offsetof(struct vmcs, guest_tr_base) - offsetof(struct vmcs, guest_es_base) == SEG_TR * 8, "");
+
+const struct vmx_check *vmx_check_run(const struct vmx_check *table, const struct vmx *vmx)
+{
+	for (; table->name; table++)
+		if (unlikely(!table->holds(vmx)))
+			return table;
+	return NULL;
+}
+
+bool vmx_address_fits(const struct vmx *vmx, u64 address)
+{
+	return !(address >> vmx->cpu->config->phys_bits);
+}
+
+bool vmx_address_ok(const struct vmx *vmx, u64 address, u64 alignment)
+{
+	return !(address & (alignment - 1)) && vmx_address_fits(vmx, address);
+}
+
+bool vmx_canonical(const struct vmx *vmx, u64 va)
+{
+	bool la57 = vmx_cap(vmx, MSR_VMX_CR4_FIXED1) & CR4_LA57;
+	return sign_extend(va, la57 ? 57 : 48) == va;
+}
+
+/* Each byte one of UC, WC, WT, WP, WB, UC- (SDM vol. 3, 12.12.2). */
+bool vmx_pat_valid(u64 pat)
+{
+	for (unsigned i = 0; i < 8; i++) {
+		u8 type = (u8)(pat >> i * 8);
+		if (type > 7 || type == 2 || type == 3)
+			return false;
+	}
+	return true;
+}
+
+/* SDM vol. 3, 4.4.1: bits 2:1, 8:5 and those above the physical-address width are reserved in present PDPTEs. */
+bool vmx_pdptes_valid(const struct vmx *vmx, const u64 pdpte[4])
+{
+	for (unsigned i = 0; i < 4; i++)
+		if ((pdpte[i] & 1) && ((pdpte[i] & (BITS(2, 1) | BITS(8, 5))) || !vmx_address_fits(vmx, pdpte[i])))
+			return false;
+	return true;
+}

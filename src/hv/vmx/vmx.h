@@ -1,0 +1,238 @@
+/*
+ * VT-x of one CPU, private to this folder. The files follow the chapters of SDM vol. 3:
+ *
+ *   caps.c                 capability MSRs                              appendix A
+ *   instr.c                VMX instructions                             31
+ *   check_*.c, check.c     checks of VM entry, in the manual's order    27.2, 27.3
+ *   entry.c                loading the guest, event injection           27.3 to 27.7
+ *   exit.c                 recording, saving, loading the host          28
+ *   exit_insn.c            which instructions exit                      26.1
+ *   exit_event.c           which events exit, windows, timer, MTF       26.2, 26.5
+ *   vmx.c                  the ops table, life cycle
+ *
+ * The current VMCS lives in `vmcs`, a copy that VMPTRLD reads from guest memory and VMCLEAR, VMXOFF or the next VMPTRLD
+ * writes back. No other CPU can change it, so its fields need not be read just once; what it points to must be.
+ *
+ * Owner and thread: the CPU's own thread.
+ */
+#ifndef STRATA_HV_VMX_H
+#define STRATA_HV_VMX_H
+
+#include "cpu/cpu.h"
+#include "cpu/event.h"
+#include "cpu/hv_ops.h"
+#include "x86/exit_reason.h"
+#include "x86/vmcs.h"
+#include "x86/vmx_bits.h"
+
+#define VMX_DEBUGCTL_MASK 0ULL /* IA32_DEBUGCTL bits that this CPU has */
+
+#define VMCS_NONE UINT64_MAX /* the current-VMCS pointer when it is not valid */
+
+enum {
+	VMX_CR3_TARGETS = 4,
+	VMX_TIMER_SHIFT = 5,     /* the preemption timer counts changes of this TSC bit */
+	VMX_MSR_LIST_MAX = 512,  /* entries of an MSR list: more are not guaranteed to work (IA32_VMX_MISC 27:25 = 0) */
+};
+
+struct vmx {
+	struct cpu *cpu;
+	u64 caps[MSR_VMX_END - MSR_VMX_BASIC]; /* fixed after init */
+	u64 feature_control;
+	bool on;        /* in VMX operation, root or not */
+	gpa_t vmxon;    /* the VMXON pointer while `on` */
+	gpa_t current;  /* the current-VMCS pointer */
+	struct vmcs vmcs;
+	/* The entry under way. */
+	bool guest_pae;  /* the guest will use PAE paging */
+	u64 guest_pdpte[4];
+	/* The running guest (cpu->non_root). */
+	u64 timer_end;  /* platform TSC >> VMX_TIMER_SHIFT at which the preemption timer reads 0 */
+	u64 timer_armed;/* platform TSC for which attend_at is armed; 0: not */
+	bool virtual_nmi_blocked;
+	bool mtf_due;   /* at the next boundary */
+	u64 iret_rip, iret_count; /* the last IRET that ended NMI blocking; see exit_event.c */
+};
+
+static inline struct vmx *vmx_of(struct cpu *cpu)
+{
+	return cpu->hv_state;
+}
+
+/* Controls by name; the secondary ones read 0 unless activated (SDM vol. 3, 25.6.2). */
+static inline bool vmx_pin(const struct vmx *vmx, u64 bit)
+{
+	return vmx->vmcs.pin_controls & bit;
+}
+
+static inline bool vmx_cpu(const struct vmx *vmx, u64 bit)
+{
+	return vmx->vmcs.cpu_controls & bit;
+}
+
+static inline bool vmx_cpu2(const struct vmx *vmx, u64 bit)
+{
+	return (vmx->vmcs.cpu_controls & CPU_SECONDARY) && (vmx->vmcs.cpu_controls2 & bit);
+}
+
+static inline bool vmx_exitc(const struct vmx *vmx, u64 bit)
+{
+	return vmx->vmcs.exit_controls & bit;
+}
+
+static inline bool vmx_entryc(const struct vmx *vmx, u64 bit)
+{
+	return vmx->vmcs.entry_controls & bit;
+}
+
+/* Copies of a segment's VMCS fields, by enum seg. Guest fields of each kind lie in the same order, which check.c pins. */
+static inline u16 *vmcs_selector(struct vmcs *v, unsigned seg)
+{
+	return &v->guest_es_selector + seg;
+}
+
+static inline u32 *vmcs_limit(struct vmcs *v, unsigned seg)
+{
+	return &v->guest_es_limit + seg;
+}
+
+static inline u32 *vmcs_ar(struct vmcs *v, unsigned seg)
+{
+	return &v->guest_es_ar + seg;
+}
+
+static inline natural *vmcs_base(struct vmcs *v, unsigned seg)
+{
+	return &v->guest_es_base + seg;
+}
+
+/* --- caps.c --- */
+
+void vmx_caps_init(struct vmx *vmx);
+u64 vmx_cap(const struct vmx *vmx, enum vmx_msr msr);
+bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value);
+bool vmx_msr_write(struct cpu *cpu, u32 msr, u64 value);
+bool vmx_cr0_valid(struct cpu *cpu, u64 value);
+bool vmx_cr4_valid(struct cpu *cpu, u64 value);
+/* CR0 and CR4 against the fixed-bit MSRs; unrestricted: PE and PG may be 0. */
+bool vmx_cr0_fixed(const struct vmx *vmx, u64 value, bool unrestricted);
+bool vmx_cr4_fixed(const struct vmx *vmx, u64 value);
+/* A control word against the true capability MSR: allowed-0 in 31:0, allowed-1 in 63:32. */
+bool vmx_control_allowed(const struct vmx *vmx, enum vmx_msr msr, u32 value);
+/* May the EPTP be used by VM entry and INVEPT? (SDM vol. 3, 27.2.1.1) */
+bool vmx_eptp_valid(const struct vmx *vmx, u64 eptp);
+
+/* --- check.c and check_*.c --- */
+
+struct vmx_check {
+	const char *name;
+	bool (*holds)(const struct vmx *vmx);
+	u8 qualification; /* enum entry_failure, for guest-state checks */
+};
+
+/* Each ends with a NULL name. */
+extern const struct vmx_check vmx_checks_controls[], vmx_checks_host[], vmx_checks_guest_regs[],
+	vmx_checks_guest_segs[], vmx_checks_guest_nonreg[];
+
+/* The first check that does not hold; NULL if all do. */
+const struct vmx_check *vmx_check_run(const struct vmx_check *table, const struct vmx *vmx);
+
+/* Helpers of several tables. */
+bool vmx_address_fits(const struct vmx *vmx, u64 address);      /* no bit above the physical-address width */
+bool vmx_address_ok(const struct vmx *vmx, u64 address, u64 alignment);
+bool vmx_canonical(const struct vmx *vmx, u64 va);               /* for the widest linear address of this CPU */
+bool vmx_pat_valid(u64 pat);
+bool vmx_pdptes_valid(const struct vmx *vmx, const u64 pdpte[4]);
+
+/* --- instr.c --- */
+
+void vmx_execute(struct cpu *cpu, const struct insn *insn);
+/* Writes the current VMCS, if any, back to its region. */
+void vmx_vmcs_store(struct vmx *vmx);
+
+/* --- entry.c --- */
+
+/*
+ * VMLAUNCH and VMRESUME after the checks of the instruction itself. Returns the VM-instruction error if a control or
+ * host-state check fails; otherwise does not return: the guest runs, or the entry failed with a VM exit.
+ */
+enum vmx_error vmx_enter(struct cpu *cpu, bool launch);
+
+/* --- exit.c --- */
+
+/* What the exit-information fields get (SDM vol. 3, 28.2). */
+struct vmx_exit {
+	u32 reason;
+	u64 qualification;
+	u64 rip;          /* what goes to the guest's RIP */
+	u64 linear, physical;
+	u32 info;         /* VM-exit instruction information */
+	u8 length;        /* VM-exit instruction length */
+	u32 event, event_error; /* VM-exit interruption information */
+	bool no_vectoring;/* exits during event delivery that do not count as such */
+	bool resume_flag; /* RF of the saved RFLAGS */
+};
+
+NORETURN void vmx_exit(struct cpu *cpu, const struct vmx_exit *x);
+/* An entry that failed after its guest-state checks began: loads the host's state only (SDM vol. 3, 27.8). */
+NORETURN void vmx_entry_failed(struct cpu *cpu, enum exit_reason reason, u64 qualification);
+/* The running instruction exits. */
+NORETURN void vmx_exit_insn(struct cpu *cpu, enum exit_reason reason, u64 qualification, u32 info);
+/* Exits between instructions. */
+NORETURN void vmx_exit_boundary(struct cpu *cpu, enum exit_reason reason, u64 qualification);
+
+/* An entry of the MSR lists in guest memory. */
+struct vmx_msr_entry {
+	u32 index, reserved;
+	u64 value;
+};
+
+/* Loads an MSR list; the number (from 1) of the entry that cannot be loaded, 0 if all could (SDM vol. 3, 27.4). */
+u32 vmx_msr_list_load(struct cpu *cpu, gpa_t list, u32 count);
+
+/* --- exit_insn.c --- */
+
+/* Memory operand's part of the VM-exit instruction information (SDM vol. 3, 28.2.5). */
+u32 vmx_info_memory(const struct insn *insn);
+/* Displacement of a memory operand as exit qualification: RIP-relative ones count from the next instruction. */
+u64 vmx_displacement(const struct cpu *cpu, const struct insn *insn);
+/* A VMX instruction in non-root operation. */
+NORETURN void vmx_exit_vmx_insn(struct cpu *cpu, const struct insn *insn);
+
+void vmx_instruction(struct cpu *cpu, const struct insn *insn);
+void vmx_io(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, bool in, u64 linear);
+void vmx_msr(struct cpu *cpu, u32 msr, bool write);
+void vmx_invlpg(struct cpu *cpu, u64 va);
+void vmx_descriptor_table(struct cpu *cpu, const struct insn *insn, u64 displacement);
+void vmx_dr_access(struct cpu *cpu, unsigned dr, bool write, unsigned gpr);
+void vmx_cr_read(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
+void vmx_cr_write(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
+void vmx_clts(struct cpu *cpu, u64 *value);
+void vmx_lmsw(struct cpu *cpu, u16 source, bool memory, u64 linear, u64 *value);
+u64 vmx_cr0_shadowed(struct cpu *cpu);
+void vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source);
+u64 vmx_tsc(struct cpu *cpu, u64 root_tsc);
+
+/* --- exit_event.c --- */
+
+/* Interruption or IDT-vectoring information of an event. */
+u32 vmx_event_info(const struct event *event);
+void vmx_exception(struct cpu *cpu, const struct event *event);
+void vmx_triple_fault(struct cpu *cpu);
+void vmx_init_signal(struct cpu *cpu);
+void vmx_sipi(struct cpu *cpu, u8 vector);
+void vmx_nmi(struct cpu *cpu);
+bool vmx_interrupt(struct cpu *cpu);
+void vmx_attention(struct cpu *cpu);
+void vmx_iret(struct cpu *cpu);
+void vmx_stage2_fault(struct cpu *cpu, u64 va, const struct mmu_result *fault);
+/* Did the running instruction, an IRET, end NMI blocking before it faulted? */
+bool vmx_iret_unblocked(struct cpu *cpu);
+/* The preemption timer's value now. */
+u32 vmx_timer_value(struct vmx *vmx);
+/* VM entry: starts the timer, and asks for attention as the controls need it. */
+void vmx_events_arm(struct cpu *cpu, bool injected);
+/* VM exit: the reverse. */
+void vmx_events_disarm(struct cpu *cpu);
+
+#endif
