@@ -106,6 +106,11 @@ struct cpu_platform {
 	void (*apic_init)(void *opaque);
 	/* Guest-visible time-stamp counter before TSC_ADJUST and offsets; constant rate of tsc_khz. */
 	u64 (*tsc)(void *opaque);
+	/*
+	 * Calls cpu_attend(ATTEND_HV), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish. For the
+	 * VMX-preemption timer. May be NULL: then hv polls.
+	 */
+	void (*attend_at)(void *opaque, u64 tsc);
 	/* May be NULL: called on HLT, before the CPU reports idle. */
 	void *opaque;
 };

@@ -9,7 +9,8 @@ _Static_assert(offsetof(struct vmcs, abort) == VMCS_ABORT_OFFSET, "");
 _Static_assert(offsetof(struct vmcs, launch) == VMCS_LAUNCH_OFFSET, "");
 
 /* Width and group beside the index: dense enough for a direct table. */
-#define SLOT(encoding) ((VMCS_WIDTH(encoding) << 2 | VMCS_GROUP(encoding)) * INDEXES + (((encoding) >> 1) & (INDEXES - 1)))
+#define SLOT(encoding)                                                                                                 \
+	((VMCS_WIDTH(encoding) << 2 | VMCS_GROUP(encoding)) * INDEXES + (((encoding) >> 1) & (INDEXES - 1)))
 
 static const struct vmcs_field fields[SLOTS] = {
 #define X(type, field, encoding) [SLOT(encoding)] = { #field, offsetof(struct vmcs, field), sizeof(type) },

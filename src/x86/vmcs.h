@@ -39,7 +39,7 @@ enum vmcs_encoding {
 
 #define VMCS_WIDTH(encoding) (((encoding) >> 13) & 3)
 #define VMCS_GROUP(encoding) (((encoding) >> 10) & 3)
-#define VMCS_HIGH(encoding)  ((encoding) & 1)
+#define VMCS_HIGH(encoding)  ((encoding)&1)
 
 /* Highest index of any field: what IA32_VMX_VMCS_ENUM reports (in bits 9:1). */
 enum { VMCS_INDEX_MAX = 0x2e >> 1 };

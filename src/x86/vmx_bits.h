@@ -51,15 +51,15 @@
 #define CPU2_XSAVES             BIT(20)
 
 /* VM-exit controls. */
-#define EXITC_SAVE_DEBUG         BIT(2)
-#define EXITC_HOST_LONG          BIT(9) /* host address-space size */
-#define EXITC_ACK_INTERRUPT      BIT(15)
-#define EXITC_SAVE_PAT           BIT(18)
-#define EXITC_LOAD_PAT           BIT(19)
-#define EXITC_SAVE_EFER          BIT(20)
-#define EXITC_LOAD_EFER          BIT(21)
-#define EXITC_SAVE_PREEMPTION    BIT(22)
-#define EXITC_DEFAULT1           (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
+#define EXITC_SAVE_DEBUG      BIT(2)
+#define EXITC_HOST_LONG       BIT(9) /* host address-space size */
+#define EXITC_ACK_INTERRUPT   BIT(15)
+#define EXITC_SAVE_PAT        BIT(18)
+#define EXITC_LOAD_PAT        BIT(19)
+#define EXITC_SAVE_EFER       BIT(20)
+#define EXITC_LOAD_EFER       BIT(21)
+#define EXITC_SAVE_PREEMPTION BIT(22)
+#define EXITC_DEFAULT1        (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
 
 /* VM-entry controls. */
 #define ENTRYC_LOAD_DEBUG BIT(2)
@@ -160,10 +160,6 @@ enum vmx_error {
 };
 
 /* VMX-abort indicators (SDM vol. 3, 28.7). */
-enum vmx_abort {
-	VMX_ABORT_SAVE_MSRS = 1,
-	VMX_ABORT_HOST_PDPTES = 2,
-	VMX_ABORT_LOAD_MSRS = 4
-};
+enum vmx_abort { VMX_ABORT_SAVE_MSRS = 1, VMX_ABORT_HOST_PDPTES = 2, VMX_ABORT_LOAD_MSRS = 4 };
 
 #endif

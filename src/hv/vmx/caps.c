@@ -6,16 +6,15 @@
 #include "x86/feature.h"
 
 /* What may be 1 beyond the default-1 bits. */
-#define PIN_ALLOWED  (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS | PIN_PREEMPTION_TIMER)
+#define PIN_ALLOWED (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS | PIN_PREEMPTION_TIMER)
 #define CPU_ALLOWED                                                                                                    \
 	(CPU_INTERRUPT_WINDOW | CPU_TSC_OFFSETTING | CPU_HLT | CPU_INVLPG | CPU_MWAIT_EXITING | CPU_RDPMC |            \
 	 CPU_RDTSC | CPU_CR8_LOAD | CPU_CR8_STORE | CPU_TPR_SHADOW | CPU_NMI_WINDOW | CPU_MOV_DR |                     \
 	 CPU_UNCONDITIONAL_IO | CPU_IO_BITMAPS | CPU_MTF | CPU_MSR_BITMAPS | CPU_MONITOR | CPU_PAUSE | CPU_SECONDARY)
-#define CPU2_ALLOWED                                                                                                   \
-	(CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST)
+#define CPU2_ALLOWED (CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST)
 #define EXITC_ALLOWED                                                                                                  \
-	(EXITC_HOST_LONG | EXITC_ACK_INTERRUPT | EXITC_SAVE_PAT | EXITC_LOAD_PAT | EXITC_SAVE_EFER |                   \
-	 EXITC_LOAD_EFER | EXITC_SAVE_PREEMPTION)
+	(EXITC_HOST_LONG | EXITC_ACK_INTERRUPT | EXITC_SAVE_PAT | EXITC_LOAD_PAT | EXITC_SAVE_EFER | EXITC_LOAD_EFER | \
+	 EXITC_SAVE_PREEMPTION)
 #define ENTRYC_ALLOWED (ENTRYC_GUEST_LONG | ENTRYC_LOAD_PAT | ENTRYC_LOAD_EFER)
 
 /* Default-1 controls that the true capability MSRs let be 0 (appendix A.2). */
@@ -23,13 +22,13 @@
 #define EXITC_TRUE_FLEXIBLE  EXITC_SAVE_DEBUG
 #define ENTRYC_TRUE_FLEXIBLE ENTRYC_LOAD_DEBUG
 
-#define BASIC_TYPE_WB      (6ULL << 50)
-#define BASIC_IO_INFO      BIT(54) /* INS and OUTS fill the instruction information */
-#define BASIC_TRUE_MSRS    BIT(55)
+#define BASIC_TYPE_WB   (6ULL << 50)
+#define BASIC_IO_INFO   BIT(54) /* INS and OUTS fill the instruction information */
+#define BASIC_TRUE_MSRS BIT(55)
 
-#define MISC_STORE_LMA     BIT(5)  /* VM exits store EFER.LMA into the control "IA-32e mode guest" */
-#define MISC_ACTIVITY_ALL  BITS(8, 6)
-#define MISC_LENGTH_ZERO   BIT(30) /* software events may be injected with instruction length 0 */
+#define MISC_STORE_LMA    BIT(5) /* VM exits store EFER.LMA into the control "IA-32e mode guest" */
+#define MISC_ACTIVITY_ALL BITS(8, 6)
+#define MISC_LENGTH_ZERO  BIT(30) /* software events may be injected with instruction length 0 */
 
 #define EPT_EXECUTE_ONLY   BIT(0)
 #define EPT_WALK4          BIT(6)

@@ -139,18 +139,22 @@ static bool event_vector_fits_type(const struct vmx *vmx)
 	if (!injecting(vmx))
 		return true;
 	switch (event_type(vmx)) {
-	case EVENT_NMI: return event_vector(vmx) == VEC_NMI;
-	case EVENT_EXCEPTION: return event_vector(vmx) <= 31;
-	case EVENT_OTHER: return event_vector(vmx) == 0;
-	default: return true;
+	case EVENT_NMI:
+		return event_vector(vmx) == VEC_NMI;
+	case EVENT_EXCEPTION:
+		return event_vector(vmx) <= 31;
+	case EVENT_OTHER:
+		return event_vector(vmx) == 0;
+	default:
+		return true;
 	}
 }
 
 /* Delivered through the IDT of protected mode, and an exception that has an error code. */
 static bool event_has_error(const struct vmx *vmx)
 {
-	const u32 with_error = 1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF |
-			       1u << VEC_AC;
+	const u32 with_error =
+		1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_AC;
 	bool real = vmx_cpu2(vmx, CPU2_UNRESTRICTED_GUEST) && !(vmx->vmcs.guest_cr0 & CR0_PE);
 	return !real && event_type(vmx) == EVENT_EXCEPTION && event_vector(vmx) <= 31 &&
 	       (with_error >> event_vector(vmx) & 1);
@@ -179,8 +183,10 @@ static bool event_length(const struct vmx *vmx)
 	switch (event_type(vmx)) {
 	case EVENT_SOFT_INT:
 	case EVENT_PRIV_SOFT_EXC:
-	case EVENT_SOFT_EXC: return vmx->vmcs.entry_insn_length <= 15;
-	default: return true;
+	case EVENT_SOFT_EXC:
+		return vmx->vmcs.entry_insn_length <= 15;
+	default:
+		return true;
 	}
 }
 
@@ -190,31 +196,31 @@ static bool entry_msr_load(const struct vmx *vmx)
 }
 
 const struct vmx_check vmx_checks_controls[] = {
-	{ "pin-based controls: reserved bits", pin_reserved },
-	{ "primary processor-based controls: reserved bits", cpu_reserved },
-	{ "secondary processor-based controls: reserved bits", cpu2_reserved },
-	{ "CR3-target count", cr3_target_count },
-	{ "I/O-bitmap addresses", io_bitmaps },
-	{ "MSR-bitmap address", msr_bitmap },
-	{ "virtual-APIC address", virtual_apic_address },
-	{ "TPR threshold: reserved bits", tpr_threshold_reserved },
-	{ "TPR threshold above virtual TPR", tpr_threshold_not_above_vtpr },
-	{ "virtual NMIs without NMI exiting", virtual_nmis },
-	{ "NMI-window exiting without virtual NMIs", nmi_window },
-	{ "VPID is 0", vpid_not_zero },
-	{ "EPT pointer", eptp },
-	{ "unrestricted guest without EPT", unrestricted_guest_with_ept },
-	{ "VM-exit controls: reserved bits", exit_reserved },
-	{ "saving of an inactive preemption timer", save_timer_with_timer },
-	{ "VM-exit MSR-store list", exit_msr_store },
-	{ "VM-exit MSR-load list", exit_msr_load },
-	{ "VM-entry controls: reserved bits", entry_reserved },
-	{ "event: type", event_type_defined },
-	{ "event: vector", event_vector_fits_type },
-	{ "event: error-code delivery", event_error_delivery },
-	{ "event: reserved bits", event_reserved },
-	{ "event: error code", event_error_reserved },
-	{ "event: instruction length", event_length },
-	{ "VM-entry MSR-load list", entry_msr_load },
-	{ NULL, NULL },
+	CHECK("pin-based controls: reserved bits", pin_reserved),
+	CHECK("primary processor-based controls: reserved bits", cpu_reserved),
+	CHECK("secondary processor-based controls: reserved bits", cpu2_reserved),
+	CHECK("CR3-target count", cr3_target_count),
+	CHECK("I/O-bitmap addresses", io_bitmaps),
+	CHECK("MSR-bitmap address", msr_bitmap),
+	CHECK("virtual-APIC address", virtual_apic_address),
+	CHECK("TPR threshold: reserved bits", tpr_threshold_reserved),
+	CHECK("TPR threshold above virtual TPR", tpr_threshold_not_above_vtpr),
+	CHECK("virtual NMIs without NMI exiting", virtual_nmis),
+	CHECK("NMI-window exiting without virtual NMIs", nmi_window),
+	CHECK("VPID is 0", vpid_not_zero),
+	CHECK("EPT pointer", eptp),
+	CHECK("unrestricted guest without EPT", unrestricted_guest_with_ept),
+	CHECK("VM-exit controls: reserved bits", exit_reserved),
+	CHECK("saving of an inactive preemption timer", save_timer_with_timer),
+	CHECK("VM-exit MSR-store list", exit_msr_store),
+	CHECK("VM-exit MSR-load list", exit_msr_load),
+	CHECK("VM-entry controls: reserved bits", entry_reserved),
+	CHECK("event: type", event_type_defined),
+	CHECK("event: vector", event_vector_fits_type),
+	CHECK("event: error-code delivery", event_error_delivery),
+	CHECK("event: reserved bits", event_reserved),
+	CHECK("event: error code", event_error_reserved),
+	CHECK("event: instruction length", event_length),
+	CHECK("VM-entry MSR-load list", entry_msr_load),
+	{ .name = NULL },
 };

@@ -1,6 +1,6 @@
 /*
- * Checks of guest non-register state and of the PDPTEs (SDM vol. 3, 27.3.1.5 and 27.3.1.6). Failing one is a VM exit for
- * invalid guest state; some say in the exit qualification which.
+ * Checks of guest non-register state and of the PDPTEs (SDM vol. 3, 27.3.1.5 and 27.3.1.6). Failing one is a VM exit
+ * for invalid guest state; some say in the exit qualification which.
  */
 #include "hv/vmx/vmx.h"
 
@@ -47,12 +47,15 @@ static bool activity_allows_event(const struct vmx *vmx)
 	if (!(vmx->vmcs.entry_event & EVENT_INFO_VALID))
 		return true;
 	switch (vmx->vmcs.guest_activity) {
-	case ACTIVITY_ACTIVE: return true;
+	case ACTIVITY_ACTIVE:
+		return true;
 	case ACTIVITY_HLT:
 		return injecting(vmx, EVENT_INTERRUPT) || injecting(vmx, EVENT_NMI) || injecting(vmx, EVENT_OTHER) ||
 		       injecting_exception(vmx, VEC_DB) || injecting_exception(vmx, VEC_MC);
-	case ACTIVITY_SHUTDOWN: return injecting(vmx, EVENT_NMI) || injecting_exception(vmx, VEC_MC);
-	default: return false;
+	case ACTIVITY_SHUTDOWN:
+		return injecting(vmx, EVENT_NMI) || injecting_exception(vmx, VEC_MC);
+	default:
+		return false;
 	}
 }
 
@@ -139,22 +142,22 @@ static bool pdptes(const struct vmx *vmx)
 }
 
 const struct vmx_check vmx_checks_guest_nonreg[] = {
-	{ "guest activity state", activity_defined },
-	{ "guest in HLT above CPL 0", hlt_needs_cpl0 },
-	{ "guest inactive under STI or MOV SS", active_in_shadow },
-	{ "guest activity state does not take the event", activity_allows_event },
-	{ "guest interruptibility: reserved bits", interruptibility_reserved },
-	{ "guest blocked by STI and MOV SS", one_shadow },
-	{ "guest blocked by STI with IF clear", sti_needs_if },
-	{ "external interrupt while blocked by STI or MOV SS", interrupt_not_blocked },
-	{ "NMI while blocked by MOV SS", nmi_not_in_mov_ss },
-	{ "guest blocking by SMI", not_in_smm },
-	{ "virtual NMI while blocked by NMI", nmi_not_blocked },
-	{ "guest pending debug exceptions: reserved bits", pending_db_reserved },
-	{ "guest pending debug exceptions: BS against TF", pending_db_single_step },
-	{ "VMCS link pointer: address", link_pointer_address, ENTRY_FAIL_LINK },
-	{ "VMCS link pointer: revision", link_pointer_revision, ENTRY_FAIL_LINK },
-	{ "VMCS link pointer: the current VMCS", link_pointer_is_not_current, ENTRY_FAIL_LINK },
-	{ "guest PDPTEs", pdptes, ENTRY_FAIL_PDPTE },
-	{ NULL, NULL },
+	CHECK("guest activity state", activity_defined),
+	CHECK("guest in HLT above CPL 0", hlt_needs_cpl0),
+	CHECK("guest inactive under STI or MOV SS", active_in_shadow),
+	CHECK("guest activity state does not take the event", activity_allows_event),
+	CHECK("guest interruptibility: reserved bits", interruptibility_reserved),
+	CHECK("guest blocked by STI and MOV SS", one_shadow),
+	CHECK("guest blocked by STI with IF clear", sti_needs_if),
+	CHECK("external interrupt while blocked by STI or MOV SS", interrupt_not_blocked),
+	CHECK("NMI while blocked by MOV SS", nmi_not_in_mov_ss),
+	CHECK("guest blocking by SMI", not_in_smm),
+	CHECK("virtual NMI while blocked by NMI", nmi_not_blocked),
+	CHECK("guest pending debug exceptions: reserved bits", pending_db_reserved),
+	CHECK("guest pending debug exceptions: BS against TF", pending_db_single_step),
+	CHECK_SAYING("VMCS link pointer: address", link_pointer_address, ENTRY_FAIL_LINK),
+	CHECK_SAYING("VMCS link pointer: revision", link_pointer_revision, ENTRY_FAIL_LINK),
+	CHECK_SAYING("VMCS link pointer: the current VMCS", link_pointer_is_not_current, ENTRY_FAIL_LINK),
+	CHECK_SAYING("guest PDPTEs", pdptes, ENTRY_FAIL_PDPTE),
+	{ .name = NULL },
 };

@@ -27,31 +27,35 @@
 
 #define VMX_DEBUGCTL_MASK 0ULL /* IA32_DEBUGCTL bits that this CPU has */
 
+/* Bits of CR0 that VM entries and exits leave alone: ET, NW, CD and the reserved ones (27.3.2.1, 28.5.1). */
+#define VMX_CR0_KEPT (CR0_ET | CR0_NW | CR0_CD | BITS(63, 32) | BITS(28, 19) | BIT(17) | BITS(15, 6))
+
 #define VMCS_NONE UINT64_MAX /* the current-VMCS pointer when it is not valid */
 
 enum {
 	VMX_CR3_TARGETS = 4,
-	VMX_TIMER_SHIFT = 5,     /* the preemption timer counts changes of this TSC bit */
-	VMX_MSR_LIST_MAX = 512,  /* entries of an MSR list: more are not guaranteed to work (IA32_VMX_MISC 27:25 = 0) */
+	VMX_TIMER_SHIFT = 5,    /* the preemption timer counts changes of this TSC bit */
+	VMX_MSR_LIST_MAX = 512, /* entries of an MSR list: more are not guaranteed to work (IA32_VMX_MISC 27:25 = 0) */
 };
 
 struct vmx {
 	struct cpu *cpu;
 	u64 caps[MSR_VMX_END - MSR_VMX_BASIC]; /* fixed after init */
 	u64 feature_control;
-	bool on;        /* in VMX operation, root or not */
-	gpa_t vmxon;    /* the VMXON pointer while `on` */
-	gpa_t current;  /* the current-VMCS pointer */
+	bool on;       /* in VMX operation, root or not */
+	gpa_t vmxon;   /* the VMXON pointer while `on` */
+	gpa_t current; /* the current-VMCS pointer */
 	struct vmcs vmcs;
 	/* The entry under way. */
-	bool guest_pae;  /* the guest will use PAE paging */
+	bool guest_pae; /* the guest will use PAE paging */
 	u64 guest_pdpte[4];
 	/* The running guest (cpu->non_root). */
-	u64 timer_end;  /* platform TSC >> VMX_TIMER_SHIFT at which the preemption timer reads 0 */
-	u64 timer_armed;/* platform TSC for which attend_at is armed; 0: not */
+	u64 timer_end;   /* platform TSC >> VMX_TIMER_SHIFT at which the preemption timer reads 0 */
+	u64 timer_armed; /* the same, for what attend_at was last asked; 0: never */
 	bool virtual_nmi_blocked;
-	bool mtf_due;   /* at the next boundary */
-	u64 iret_rip, iret_count; /* the last IRET that ended NMI blocking; see exit_event.c */
+	bool mtf_due;        /* at the next boundary */
+	bool iret_unblocked; /* the last IRET, at iret_rip, ended NMI blocking */
+	u64 iret_rip;
 };
 
 static inline struct vmx *vmx_of(struct cpu *cpu)
@@ -85,7 +89,8 @@ static inline bool vmx_entryc(const struct vmx *vmx, u64 bit)
 	return vmx->vmcs.entry_controls & bit;
 }
 
-/* Copies of a segment's VMCS fields, by enum seg. Guest fields of each kind lie in the same order, which check.c pins. */
+/* Copies of a segment's VMCS fields, by enum seg. Guest fields of each kind lie in the same order, which check.c pins.
+ */
 static inline u16 *vmcs_selector(struct vmcs *v, unsigned seg)
 {
 	return &v->guest_es_selector + seg;
@@ -130,6 +135,15 @@ struct vmx_check {
 	u8 qualification; /* enum entry_failure, for guest-state checks */
 };
 
+#define CHECK(text, predicate)                                                                                         \
+	{                                                                                                              \
+		.name = text, .holds = predicate                                                                       \
+	}
+#define CHECK_SAYING(text, predicate, entry_failure)                                                                   \
+	{                                                                                                              \
+		.name = text, .holds = predicate, .qualification = entry_failure                                       \
+	}
+
 /* Each ends with a NULL name. */
 extern const struct vmx_check vmx_checks_controls[], vmx_checks_host[], vmx_checks_guest_regs[],
 	vmx_checks_guest_segs[], vmx_checks_guest_nonreg[];
@@ -138,9 +152,9 @@ extern const struct vmx_check vmx_checks_controls[], vmx_checks_host[], vmx_chec
 const struct vmx_check *vmx_check_run(const struct vmx_check *table, const struct vmx *vmx);
 
 /* Helpers of several tables. */
-bool vmx_address_fits(const struct vmx *vmx, u64 address);      /* no bit above the physical-address width */
+bool vmx_address_fits(const struct vmx *vmx, u64 address); /* no bit above the physical-address width */
 bool vmx_address_ok(const struct vmx *vmx, u64 address, u64 alignment);
-bool vmx_canonical(const struct vmx *vmx, u64 va);               /* for the widest linear address of this CPU */
+bool vmx_canonical(const struct vmx *vmx, u64 va); /* for the widest linear address of this CPU */
 bool vmx_pat_valid(u64 pat);
 bool vmx_pdptes_valid(const struct vmx *vmx, const u64 pdpte[4]);
 
@@ -164,14 +178,18 @@ enum vmx_error vmx_enter(struct cpu *cpu, bool launch);
 struct vmx_exit {
 	u32 reason;
 	u64 qualification;
-	u64 rip;          /* what goes to the guest's RIP */
+	u64 rip; /* what goes to the guest's RIP */
 	u64 linear, physical;
-	u32 info;         /* VM-exit instruction information */
-	u8 length;        /* VM-exit instruction length */
-	u32 event, event_error; /* VM-exit interruption information */
-	bool no_vectoring;/* exits during event delivery that do not count as such */
-	bool resume_flag; /* RF of the saved RFLAGS */
+	u32 info;                              /* VM-exit instruction information */
+	u8 length;                             /* VM-exit instruction length */
+	u32 event, event_error;                /* VM-exit interruption information */
+	bool no_vectoring;                     /* an exit during event delivery that does not count as such */
+	bool boundary;                         /* between instructions: debug traps of the last one may be pending */
+	enum { RF_KEEP, RF_SET, RF_CLEAR } rf; /* RF of the saved RFLAGS (28.3.3) */
 };
+
+/* cpu->step_armed: the instruction at the last boundary began with TF set. */
+enum { CPU_STEP_TF = 1 };
 
 NORETURN void vmx_exit(struct cpu *cpu, const struct vmx_exit *x);
 /* An entry that failed after its guest-state checks began: loads the host's state only (SDM vol. 3, 27.8). */
@@ -231,7 +249,7 @@ bool vmx_iret_unblocked(struct cpu *cpu);
 /* The preemption timer's value now. */
 u32 vmx_timer_value(struct vmx *vmx);
 /* VM entry: starts the timer, and asks for attention as the controls need it. */
-void vmx_events_arm(struct cpu *cpu, bool injected);
+void vmx_events_arm(struct cpu *cpu);
 /* VM exit: the reverse. */
 void vmx_events_disarm(struct cpu *cpu);
 

@@ -1,0 +1,357 @@
+/*
+ * VMX instructions (SDM vol. 3, 31.3). insn->cond is the basic exit reason of the instruction.
+ */
+#include "base/trace.h"
+#include "cpu/access.h"
+#include "hv/vmx/vmx.h"
+
+/* --- how they end (31.2) --- */
+
+static void succeed(struct cpu *cpu)
+{
+	cpu->arith = 0;
+}
+
+static void fail_invalid(struct cpu *cpu)
+{
+	cpu->arith = ARITH_CF;
+}
+
+/* VMfailValid if there is a current VMCS to note the error in, VMfailInvalid otherwise. */
+static void fail(struct cpu *cpu, enum vmx_error error)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	TRACE(vmx, "%s fails: error %d", exit_reason_name(cpu->insn->cond), error);
+	if (vmx->current == VMCS_NONE) {
+		fail_invalid(cpu);
+		return;
+	}
+	vmx->vmcs.insn_error = error;
+	cpu->arith = ARITH_ZF;
+}
+
+/* --- operands --- */
+
+/* VMREAD, VMWRITE, INVEPT and INVVPID take 64-bit registers in 64-bit mode and 32-bit ones elsewhere. */
+static unsigned register_bytes(const struct cpu *cpu)
+{
+	return cpu->mode == CPU_LONG ? 8 : 4;
+}
+
+static u64 register_operand(const struct cpu *cpu, unsigned gpr)
+{
+	return cpu->mode == CPU_LONG ? cpu->reg[gpr] : (u32)cpu->reg[gpr];
+}
+
+/* The 64-bit pointer in memory that VMXON, VMCLEAR and VMPTRLD take. */
+static u64 pointer_operand(struct cpu *cpu, const struct insn *insn)
+{
+	return mem_read64(cpu, access_linear(cpu, insn, 8, MMU_READ));
+}
+
+static bool region_address_ok(const struct vmx *vmx, gpa_t address)
+{
+	return vmx_address_ok(vmx, address, VMCS_REGION_SIZE);
+}
+
+/* --- the current VMCS and its region --- */
+
+void vmx_vmcs_store(struct vmx *vmx)
+{
+	if (vmx->current != VMCS_NONE)
+		mem_write(vmx->cpu->mem, vmx->current, &vmx->vmcs, sizeof(vmx->vmcs));
+	vmx->current = VMCS_NONE;
+}
+
+static void vmxon(struct cpu *cpu, const struct insn *insn)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (vmx->on) {
+		if (cpu->cpl)
+			cpu_raise_gp(cpu);
+		fail(cpu, VMERR_VMXON_IN_ROOT);
+		return;
+	}
+	const u64 allowed = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
+	if (cpu->cpl || !vmx_cr0_fixed(vmx, cpu->cr0, false) || !vmx_cr4_fixed(vmx, cpu->cr4) ||
+	    (vmx->feature_control & allowed) != allowed)
+		cpu_raise_gp(cpu);
+	gpa_t region = pointer_operand(cpu, insn);
+	if (!region_address_ok(vmx, region) || mem_read_u32(cpu->mem, region) != VMCS_REVISION) {
+		fail_invalid(cpu);
+		return;
+	}
+	vmx->on = true;
+	vmx->vmxon = region;
+	vmx->current = VMCS_NONE;
+	TRACE(vmx, "VMXON %llx", (unsigned long long)region);
+	succeed(cpu);
+}
+
+static void vmxoff(struct cpu *cpu)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	vmx_vmcs_store(vmx);
+	vmx->on = false;
+	TRACE(vmx, "VMXOFF");
+	succeed(cpu);
+}
+
+static void vmclear(struct cpu *cpu, const struct insn *insn)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	gpa_t region = pointer_operand(cpu, insn);
+	if (!region_address_ok(vmx, region)) {
+		fail(cpu, VMERR_VMCLEAR_ADDRESS);
+		return;
+	}
+	if (region == vmx->vmxon) {
+		fail(cpu, VMERR_VMCLEAR_VMXON_POINTER);
+		return;
+	}
+	if (region == vmx->current) {
+		vmx->vmcs.launch = VMCS_CLEAR;
+		vmx_vmcs_store(vmx);
+	} else {
+		mem_write_u32(cpu->mem, region + VMCS_LAUNCH_OFFSET, VMCS_CLEAR);
+	}
+	TRACE(vmx, "VMCLEAR %llx", (unsigned long long)region);
+	succeed(cpu);
+}
+
+static void vmptrld(struct cpu *cpu, const struct insn *insn)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	struct vmcs loaded;
+	gpa_t region = pointer_operand(cpu, insn);
+	if (!region_address_ok(vmx, region)) {
+		fail(cpu, VMERR_VMPTRLD_ADDRESS);
+		return;
+	}
+	if (region == vmx->vmxon) {
+		fail(cpu, VMERR_VMPTRLD_VMXON_POINTER);
+		return;
+	}
+	if (region == vmx->current) {
+		/* Its region in memory is stale; the revision is the only part that software may write meanwhile. */
+		if (mem_read_u32(cpu->mem, region) != VMCS_REVISION)
+			fail(cpu, VMERR_VMPTRLD_REVISION);
+		else
+			succeed(cpu);
+		return;
+	}
+	if (!mem_read(cpu->mem, region, &loaded, sizeof(loaded)) || loaded.revision != VMCS_REVISION) {
+		fail(cpu, VMERR_VMPTRLD_REVISION);
+		return;
+	}
+	vmx_vmcs_store(vmx);
+	vmx->vmcs = loaded;
+	vmx->current = region;
+	TRACE(vmx, "VMPTRLD %llx", (unsigned long long)region);
+	succeed(cpu);
+}
+
+static void vmptrst(struct cpu *cpu, const struct insn *insn)
+{
+	mem_write64(cpu, access_linear(cpu, insn, 8, MMU_WRITE), vmx_of(cpu)->current);
+	succeed(cpu);
+}
+
+/* --- fields --- */
+
+static void vmread(struct cpu *cpu, const struct insn *insn)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	u64 encoding = register_operand(cpu, insn->src);
+	if (unlikely(vmx->current == VMCS_NONE)) {
+		fail_invalid(cpu);
+		return;
+	}
+	const struct vmcs_field *field = vmcs_field_find(encoding);
+	if (unlikely(!field)) {
+		TRACE(vmx, "VMREAD of field %llx, which there is not", (unsigned long long)encoding);
+		fail(cpu, VMERR_UNSUPPORTED_FIELD);
+		return;
+	}
+	u64 value = vmcs_field_read(&vmx->vmcs, field, encoding);
+	if (!(insn->flags & INSN_MEM))
+		cpu->reg[insn->dst] = register_bytes(cpu) == 8 ? value : (u32)value;
+	else if (register_bytes(cpu) == 8)
+		mem_write64(cpu, access_linear(cpu, insn, 8, MMU_WRITE), value);
+	else
+		mem_write32(cpu, access_linear(cpu, insn, 4, MMU_WRITE), (u32)value);
+	succeed(cpu);
+}
+
+static void vmwrite(struct cpu *cpu, const struct insn *insn)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	u64 encoding = register_operand(cpu, insn->dst), value;
+	if (unlikely(vmx->current == VMCS_NONE)) {
+		fail_invalid(cpu);
+		return;
+	}
+	if (!(insn->flags & INSN_MEM))
+		value = register_operand(cpu, insn->src);
+	else if (register_bytes(cpu) == 8)
+		value = mem_read64(cpu, access_linear(cpu, insn, 8, MMU_READ));
+	else
+		value = mem_read32(cpu, access_linear(cpu, insn, 4, MMU_READ));
+	const struct vmcs_field *field = vmcs_field_find(encoding);
+	if (unlikely(!field)) {
+		TRACE(vmx, "VMWRITE of field %llx, which there is not", (unsigned long long)encoding);
+		fail(cpu, VMERR_UNSUPPORTED_FIELD);
+		return;
+	}
+	if (VMCS_GROUP(encoding) == VMCS_READ_ONLY) {
+		fail(cpu, VMERR_READ_ONLY_FIELD);
+		return;
+	}
+	vmcs_field_write(&vmx->vmcs, field, encoding, value);
+	succeed(cpu);
+}
+
+/* --- entering and calling --- */
+
+static void vmlaunch_or_resume(struct cpu *cpu, bool launch)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (vmx->current == VMCS_NONE)
+		fail_invalid(cpu);
+	else if (cpu->shadow == SHADOW_MOV_SS && cpu->shadow_rip == cpu->rip_start)
+		fail(cpu, VMERR_ENTRY_MOV_SS);
+	else if (launch && vmx->vmcs.launch != VMCS_CLEAR)
+		fail(cpu, VMERR_VMLAUNCH_NOT_CLEAR);
+	else if (!launch && vmx->vmcs.launch != VMCS_LAUNCHED)
+		fail(cpu, VMERR_VMRESUME_NOT_LAUNCHED);
+	else
+		fail(cpu, vmx_enter(cpu, launch));
+}
+
+/* --- invalidation --- */
+
+struct descriptor128 {
+	u64 low, high;
+};
+
+static struct descriptor128 descriptor_operand(struct cpu *cpu, const struct insn *insn)
+{
+	struct descriptor128 d;
+	access_read(cpu, access_linear(cpu, insn, sizeof(d), MMU_READ), &d, sizeof(d), cpu->mmu.cls);
+	return d;
+}
+
+static void invept(struct cpu *cpu, const struct insn *insn)
+{
+	enum { SINGLE_CONTEXT = 1, ALL_CONTEXTS };
+	u64 type = register_operand(cpu, insn->dst);
+	if (type != SINGLE_CONTEXT && type != ALL_CONTEXTS) {
+		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		return;
+	}
+	struct descriptor128 d = descriptor_operand(cpu, insn);
+	if (type == ALL_CONTEXTS) {
+		mmu_flush_all(&cpu->mmu);
+	} else if (vmx_eptp_valid(vmx_of(cpu), d.low)) {
+		mmu_flush_ept(&cpu->mmu, d.low);
+	} else {
+		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		return;
+	}
+	succeed(cpu);
+}
+
+static void invvpid(struct cpu *cpu, const struct insn *insn)
+{
+	enum { ADDRESS, SINGLE_CONTEXT, ALL_CONTEXTS, SINGLE_CONTEXT_BUT_GLOBALS };
+	u64 type = register_operand(cpu, insn->dst);
+	if (type > SINGLE_CONTEXT_BUT_GLOBALS) {
+		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		return;
+	}
+	struct descriptor128 d = descriptor_operand(cpu, insn);
+	u16 vpid = (u16)d.low;
+	if (d.low >> 16 || (type != ALL_CONTEXTS && !vpid) ||
+	    (type == ADDRESS && !vmx_canonical(vmx_of(cpu), d.high))) {
+		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		return;
+	}
+	switch (type) {
+	case ADDRESS:
+		mmu_flush_vpid_page(&cpu->mmu, vpid, d.high);
+		break;
+	case SINGLE_CONTEXT:
+		mmu_flush_vpid(&cpu->mmu, vpid, true);
+		break;
+	case ALL_CONTEXTS:
+		mmu_flush_all(&cpu->mmu);
+		break;
+	default:
+		mmu_flush_vpid(&cpu->mmu, vpid, false);
+		break;
+	}
+	succeed(cpu);
+}
+
+/* --- dispatch --- */
+
+/* VMX instructions other than VMXON need VMX operation; all need protected mode, and 64-bit code in IA-32e mode. */
+static bool undefined(const struct cpu *cpu, u8 which)
+{
+	const struct vmx *vmx = vmx_of((struct cpu *)cpu);
+	if (cpu->mode != CPU_LONG && cpu->mode != CPU_PROT)
+		return true;
+	if (which == EXIT_VMXON)
+		return !(cpu->cr4 & CR4_VMXE);
+	return !vmx->on;
+}
+
+void vmx_execute(struct cpu *cpu, const struct insn *insn)
+{
+	u8 which = insn->cond;
+	/* VMFUNC is undefined wherever "enable VM functions" is 0: always. */
+	if (unlikely(undefined(cpu, which) || which == EXIT_VMFUNC))
+		cpu_raise(cpu, VEC_UD);
+	if (cpu->non_root)
+		vmx_exit_vmx_insn(cpu, insn);
+	if (cpu->cpl && which != EXIT_VMXON)
+		cpu_raise_gp(cpu);
+	switch (which) {
+	case EXIT_VMREAD:
+		vmread(cpu, insn);
+		break;
+	case EXIT_VMWRITE:
+		vmwrite(cpu, insn);
+		break;
+	case EXIT_VMRESUME:
+		vmlaunch_or_resume(cpu, false);
+		break;
+	case EXIT_VMLAUNCH:
+		vmlaunch_or_resume(cpu, true);
+		break;
+	case EXIT_VMPTRLD:
+		vmptrld(cpu, insn);
+		break;
+	case EXIT_VMPTRST:
+		vmptrst(cpu, insn);
+		break;
+	case EXIT_VMCLEAR:
+		vmclear(cpu, insn);
+		break;
+	case EXIT_VMXON:
+		vmxon(cpu, insn);
+		break;
+	case EXIT_VMXOFF:
+		vmxoff(cpu);
+		break;
+	case EXIT_INVEPT:
+		invept(cpu, insn);
+		break;
+	case EXIT_INVVPID:
+		invvpid(cpu, insn);
+		break;
+	default:
+		fail(cpu, VMERR_VMCALL_IN_ROOT);
+		break;
+	}
+}
