@@ -1,18 +1,19 @@
 /* The boot loaders, on images made here: what a good one becomes in memory, and the line each bad one gets. */
 #include "vm/boot.h"
+#include "boot_images.h"
 
 #include <glib.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MEMORY = 64 << 20, IMAGE_MAX = 1 << 20 };
+enum { MEMORY = 64 << 20 };
 
 struct fixture {
 	struct mem mem;
 	struct vm_file kernel, initrd;
 	struct vm_error error;
 	struct boot boot;
-	u8 image[IMAGE_MAX];
+	u8 image[IMAGE_BYTES];
 };
 
 static void set_up(struct fixture *f, gconstpointer unused)
@@ -28,11 +29,6 @@ static void set_up(struct fixture *f, gconstpointer unused)
 static void tear_down(struct fixture *f, gconstpointer unused)
 {
 	mem_destroy(&f->mem);
-}
-
-static void put(struct fixture *f, unsigned offset, u64 value, unsigned size)
-{
-	memcpy(f->image + offset, &value, size);
 }
 
 static u64 guest(struct fixture *f, gpa_t gpa, unsigned size)
@@ -66,34 +62,10 @@ static void assert_fails(struct fixture *f, const char *part)
 
 /* --- bzImage --- */
 
-enum { SETUP_SECTORS = 4, SETUP_BYTES = (SETUP_SECTORS + 1) * 512, CODE_BYTES = 0x3000 };
-
-/* A kernel of three pages that runs at 16 MiB and wants 4 MiB there. */
-static void make_bzimage(struct fixture *f)
-{
-	put(f, 0x1f1, SETUP_SECTORS, 1);
-	put(f, 0x1f4, CODE_BYTES / 16, 4);
-	put(f, 0x1fe, 0xaa55, 2);
-	put(f, 0x200, 0x66eb, 2); /* the header ends at 0x202 + 0x66 */
-	put(f, 0x202, 0x53726448, 4);
-	put(f, 0x206, 0x20f, 2);
-	put(f, 0x211, 1, 1);
-	put(f, 0x22c, 0x7fffffff, 4);
-	put(f, 0x230, 0x200000, 4);
-	put(f, 0x234, 1, 1);
-	put(f, 0x236, 1, 2);
-	put(f, 0x238, 2047, 4);
-	put(f, 0x258, 16 << 20, 8);
-	put(f, 0x260, 4 << 20, 4);
-	for (unsigned i = 0; i < CODE_BYTES; i++)
-		f->image[SETUP_BYTES + i] = (u8)(i * 7 + 1);
-	f->kernel.size = SETUP_BYTES + CODE_BYTES;
-}
-
 static void bzimage_is_entered_in_64_bit_mode(struct fixture *f, gconstpointer unused)
 {
 	const struct x86_state *s = &f->boot.state;
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	assert_loads(f);
 	g_assert_cmphex(s->rip, ==, (16 << 20) + 0x200);
 	g_assert_cmphex(s->efer & (EFER_LME | EFER_LMA), ==, EFER_LME | EFER_LMA);
@@ -112,7 +84,7 @@ static void bzimage_is_entered_in_64_bit_mode(struct fixture *f, gconstpointer u
 
 static void bzimage_tables_map_4_gib_to_themselves(struct fixture *f, gconstpointer unused)
 {
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	assert_loads(f);
 	u64 pdpt = guest(f, f->boot.state.cr3, 8) & PAGE_MASK;
 	for (u64 gpa = 0; gpa < 1ULL << 32; gpa += 2 << 20) {
@@ -125,7 +97,7 @@ static void bzimage_tables_map_4_gib_to_themselves(struct fixture *f, gconstpoin
 static void bzimage_gets_its_boot_parameters(struct fixture *f, gconstpointer unused)
 {
 	char text[32];
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	f->boot.cmdline = "console=ttyS0 quiet";
 	assert_loads(f);
 	gpa_t p = f->boot.state.gpr[RSI];
@@ -144,7 +116,7 @@ static void bzimage_gets_its_boot_parameters(struct fixture *f, gconstpointer un
 
 static void bzimage_sees_the_memory_map(struct fixture *f, gconstpointer unused)
 {
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	assert_loads(f);
 	gpa_t p = f->boot.state.gpr[RSI];
 	u64 ram = 0, end = 0;
@@ -161,8 +133,8 @@ static void bzimage_sees_the_memory_map(struct fixture *f, gconstpointer unused)
 static void initrd_lies_page_aligned_below_its_limit(struct fixture *f, gconstpointer unused)
 {
 	static const u8 bytes[5000] = { 'i', 'n', 'i', 't' };
-	make_bzimage(f);
-	put(f, 0x22c, 0x2ffffff, 4); /* initrd_addr_max */
+	f->kernel.size = image_bzimage(f->image);
+	image_put(f->image, 0x22c, 0x2ffffff, 4); /* initrd_addr_max */
 	f->initrd = (struct vm_file){ "initrd", bytes, sizeof bytes };
 	assert_loads(f);
 	gpa_t p = f->boot.state.gpr[RSI], at = guest(f, p + 0x218, 4);
@@ -174,8 +146,8 @@ static void initrd_lies_page_aligned_below_its_limit(struct fixture *f, gconstpo
 static void initrd_keeps_out_of_the_kernels_way(struct fixture *f, gconstpointer unused)
 {
 	static u8 bytes[14 << 20];
-	make_bzimage(f);
-	put(f, 0x260, 44 << 20, 4); /* the kernel takes 16 to 60 MiB */
+	f->kernel.size = image_bzimage(f->image);
+	image_put(f->image, 0x260, 44 << 20, 4); /* the kernel takes 16 to 60 MiB */
 	f->initrd = (struct vm_file){ "initrd", bytes, sizeof bytes };
 	assert_loads(f);
 	u64 at = guest(f, f->boot.state.gpr[RSI] + 0x218, 4);
@@ -183,7 +155,7 @@ static void initrd_keeps_out_of_the_kernels_way(struct fixture *f, gconstpointer
 	g_assert_cmphex(at, >=, 1 << 20);
 	f->initrd.size = (14 << 20) - 1;
 	f->kernel.name = "k";
-	put(f, 0x258, 4 << 20, 8); /* 4 to 48 MiB: the 14 MiB fit above only */
+	image_put(f->image, 0x258, 4 << 20, 8); /* 4 to 48 MiB: the 14 MiB fit above only */
 	assert_loads(f);
 	g_assert_cmphex(guest(f, f->boot.state.gpr[RSI] + 0x218, 4), >=, 48 << 20);
 }
@@ -211,14 +183,14 @@ static void bad_bzimages_are_refused(struct fixture *f, gconstpointer unused)
 		{ 0x260, 4, 0xfffff000, "needs at least" },
 	};
 	for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-		make_bzimage(f);
-		put(f, cases[i].offset, cases[i].value, cases[i].size);
+		f->kernel.size = image_bzimage(f->image);
+		image_put(f->image, cases[i].offset, cases[i].value, cases[i].size);
 		assert_fails(f, cases[i].message);
 	}
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	f->kernel.size = 0x240;
 	assert_fails(f, "truncated");
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	f->kernel.size -= 100;
 	assert_fails(f, "truncated");
 }
@@ -226,21 +198,21 @@ static void bad_bzimages_are_refused(struct fixture *f, gconstpointer unused)
 static void too_long_command_lines_are_refused(struct fixture *f, gconstpointer unused)
 {
 	char text[VM_CMDLINE_MAX + 1];
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	memset(text, 'x', sizeof text);
 	f->boot.cmdline = text;
 	text[VM_CMDLINE_MAX] = 0;
 	assert_fails(f, "at most 2047");
 	text[VM_CMDLINE_MAX - 1] = 0;
 	assert_loads(f);
-	put(f, 0x238, 100, 4);
+	image_put(f->image, 0x238, 100, 4);
 	assert_fails(f, "takes at most 100");
 }
 
 static void an_initrd_without_room_is_refused(struct fixture *f, gconstpointer unused)
 {
 	static u8 bytes[60 << 20];
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	f->initrd = (struct vm_file){ "big.img", bytes, sizeof bytes };
 	assert_fails(f, "initrd big.img (61 MiB) does not fit");
 	f->initrd.size = 0;
@@ -251,67 +223,13 @@ static void an_initrd_without_room_is_refused(struct fixture *f, gconstpointer u
 
 static void a_kernel_larger_than_memory_is_refused(struct fixture *f, gconstpointer unused)
 {
-	make_bzimage(f);
+	f->kernel.size = image_bzimage(f->image);
 	mem_destroy(&f->mem);
 	g_assert_cmpint(mem_init(&f->mem, 18 << 20), ==, 0);
 	assert_fails(f, "needs at least 21 MiB of memory");
 }
 
 /* --- ELF --- */
-
-enum { TEXT_AT = 0x100, TEXT_BYTES = 0x80, NOTE_AT = 0x300 };
-
-/* 32 bits: a PT_LOAD of 0x80 bytes (0x180 in memory) at 2 MiB; a PT_NOTE. */
-static void make_elf32(struct fixture *f)
-{
-	memset(f->image, 0, 0x1000);
-	memcpy(f->image, "\177ELF\1\1\1", 7);
-	put(f, 16, 2, 2);
-	put(f, 18, 3, 2);
-	put(f, 24, 0x200000, 4);
-	put(f, 28, 52, 4);
-	put(f, 42, 32, 2);
-	put(f, 44, 2, 2);
-	const u32 load[] = { 1, TEXT_AT, 0xc0200000, 0x200000, TEXT_BYTES, 0x180, 5, 16 };
-	const u32 note[] = { 4, NOTE_AT, 0, 0, 0x40, 0x40, 4, 4 };
-	memcpy(f->image + 52, load, sizeof load);
-	memcpy(f->image + 84, note, sizeof note);
-	memset(f->image + TEXT_AT, 0x90, TEXT_BYTES);
-	f->kernel.size = 0x400;
-}
-
-static void make_elf64(struct fixture *f)
-{
-	make_elf32(f);
-	memset(f->image + 4, 0, TEXT_AT - 4);
-	memcpy(f->image + 4, "\2\1\1", 3);
-	put(f, 16, 2, 2);
-	put(f, 18, 62, 2);
-	put(f, 24, 0x200000, 8);
-	put(f, 32, 64, 8);
-	put(f, 54, 56, 2);
-	put(f, 56, 2, 2);
-	const u64 load[] = { 1, TEXT_AT, 0xffffffff80200000, 0x200000, TEXT_BYTES, 0x180, 16 };
-	const u64 note[] = { 4, NOTE_AT, 0, 0, 0x40, 0x40, 4 };
-	memcpy(f->image + 64, load, sizeof load);
-	memcpy(f->image + 64 + 56, note, sizeof note);
-}
-
-/* A foreign note, then the one that matters. */
-static void add_pvh_note(struct fixture *f, u32 entry)
-{
-	const u32 other[] = { 4, 3, 1, 0x00554e47 /* "GNU" */, 0x11223344 };
-	const u32 pvh[] = { 4, 4, 18, 0x006e6558 /* "Xen" */, entry };
-	memcpy(f->image + NOTE_AT, other, sizeof other);
-	memcpy(f->image + NOTE_AT + sizeof other, pvh, sizeof pvh);
-}
-
-static void add_multiboot_header(struct fixture *f, unsigned at, u32 flags)
-{
-	put(f, at, 0x1badb002, 4);
-	put(f, at + 4, flags, 4);
-	put(f, at + 8, (u32) - (0x1badb002 + flags), 4);
-}
 
 static void assert_flat_32_bit_entry(struct fixture *f, u32 entry)
 {
@@ -338,7 +256,7 @@ static void check_pvh(struct fixture *f)
 {
 	char text[16];
 	static const u8 module[100] = { 1, 2, 3 };
-	add_pvh_note(f, 0x200010);
+	image_add_pvh_note(f->image, 0x200010);
 	f->initrd = (struct vm_file){ "initrd", module, sizeof module };
 	f->boot.cmdline = "a=b";
 	memset(mem_host(&f->mem, 0x200000, 0x1000), 0xee, 0x1000);
@@ -363,15 +281,15 @@ static void check_pvh(struct fixture *f)
 
 static void pvh_is_entered_at_its_note_with_start_info(struct fixture *f, gconstpointer unused)
 {
-	make_elf32(f);
+	f->kernel.size = image_elf32(f->image);
 	check_pvh(f);
-	make_elf64(f);
+	f->kernel.size = image_elf64(f->image);
 	check_pvh(f);
 }
 
 static void an_elf_without_any_entry_is_refused(struct fixture *f, gconstpointer unused)
 {
-	make_elf64(f);
+	f->kernel.size = image_elf64(f->image);
 	assert_fails(f, "neither a PVH entry note nor a Multiboot header");
 }
 
@@ -402,9 +320,9 @@ static void bad_elf_files_are_refused(struct fixture *f, gconstpointer unused)
 		{ 52 + 12, 4, 0x9fb80, "firmware's area" },
 	};
 	for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-		make_elf32(f);
-		add_multiboot_header(f, TEXT_AT, 0);
-		put(f, cases[i].offset, cases[i].value, cases[i].size);
+		f->kernel.size = image_elf32(f->image);
+		image_add_multiboot_header(f->image, TEXT_AT, 0);
+		image_put(f->image, cases[i].offset, cases[i].value, cases[i].size);
 		assert_fails(f, cases[i].message);
 	}
 }
@@ -414,9 +332,9 @@ static void a_64_bit_segment_may_not_wrap(struct fixture *f, gconstpointer unuse
 	static const unsigned fields[] = { 64 + 8, 64 + 24, 64 + 32, 64 + 40 };
 	for (unsigned i = 0; i < G_N_ELEMENTS(fields); i++)
 		for (u64 v = ~0ULL - 0x200; v >= ~0ULL - 0x200; v += 0x40) {
-			make_elf64(f);
-			add_pvh_note(f, 0x200010);
-			put(f, fields[i], v, 8);
+			f->kernel.size = image_elf64(f->image);
+			image_add_pvh_note(f->image, 0x200010);
+			image_put(f->image, fields[i], v, 8);
 			assert_fails(f, "kernel dir/kernel");
 		}
 }
@@ -427,8 +345,8 @@ static void multiboot_elf_gets_its_information(struct fixture *f, gconstpointer 
 {
 	static const u8 module[5000] = { 9, 8, 7 };
 	char text[32];
-	make_elf32(f);
-	add_multiboot_header(f, TEXT_AT, 3);
+	f->kernel.size = image_elf32(f->image);
+	image_add_multiboot_header(f->image, TEXT_AT, 3);
 	f->initrd = (struct vm_file){ "some/where/env", module, sizeof module };
 	f->boot.cmdline = "one two";
 	assert_loads(f);
@@ -459,26 +377,16 @@ static void multiboot_elf_gets_its_information(struct fixture *f, gconstpointer 
 static void multiboot_without_arguments_is_named_only(struct fixture *f, gconstpointer unused)
 {
 	char text[32];
-	make_elf64(f);
-	add_multiboot_header(f, TEXT_AT, 0);
+	f->kernel.size = image_elf64(f->image);
+	image_add_multiboot_header(f->image, TEXT_AT, 0);
 	assert_loads(f);
 	guest_string(f, guest(f, f->boot.state.gpr[RBX] + 16, 4), text, sizeof text);
 	g_assert_cmpstr(text, ==, "kernel");
 }
 
-static void make_kludge(struct fixture *f)
-{
-	memset(f->image, 0, 0x1000);
-	add_multiboot_header(f, 0x40, 0x10000);
-	const u32 addresses[] = { 0x300040, 0x300000, 0x300800, 0x301000, 0x300100 };
-	memcpy(f->image + 0x4c, addresses, sizeof addresses);
-	f->image[0x100] = 0xf4;
-	f->kernel.size = 0x1000;
-}
-
 static void multiboot_addresses_in_the_header_are_followed(struct fixture *f, gconstpointer unused)
 {
-	make_kludge(f);
+	f->kernel.size = image_kludge(f->image);
 	memset(mem_host(&f->mem, 0x300000, 0x2000), 0xee, 0x2000);
 	assert_loads(f);
 	assert_flat_32_bit_entry(f, 0x300100);
@@ -486,8 +394,8 @@ static void multiboot_addresses_in_the_header_are_followed(struct fixture *f, gc
 	g_assert_cmphex(guest(f, 0x300100, 1), ==, 0xf4);
 	g_assert_cmphex(guest(f, 0x300ff8, 8), ==, 0);
 	g_assert_cmphex(guest(f, 0x301000, 1), ==, 0xee);
-	put(f, 0x54, 0, 4); /* no load_end, no bss_end: the whole file */
-	put(f, 0x58, 0, 4);
+	image_put(f->image, 0x54, 0, 4); /* no load_end, no bss_end: the whole file */
+	image_put(f->image, 0x58, 0, 4);
 	assert_loads(f);
 	g_assert_cmphex(guest(f, 0x300ff8, 8), ==, 0);
 	g_assert_cmphex(guest(f, 0x301000, 1), ==, 0xee);
@@ -509,21 +417,21 @@ static void bad_multiboot_headers_are_refused(struct fixture *f, gconstpointer u
 		{ 0x5c, 0xf0000000, "outside of memory" },
 	};
 	for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-		make_kludge(f);
-		put(f, cases[i].offset, cases[i].value, 4);
+		f->kernel.size = image_kludge(f->image);
+		image_put(f->image, cases[i].offset, cases[i].value, 4);
 		/* load_end below bss_end's case: keep bss_end out of the way */
 		if (cases[i].offset == 0x54)
-			put(f, 0x58, 0, 4);
+			image_put(f->image, 0x58, 0, 4);
 		assert_fails(f, cases[i].message);
 	}
-	make_kludge(f);
+	f->kernel.size = image_kludge(f->image);
 	f->kernel.size = 0x50;
 	assert_fails(f, "truncated inside its Multiboot header");
-	make_elf32(f);
-	add_multiboot_header(f, TEXT_AT, 0x8000);
+	f->kernel.size = image_elf32(f->image);
+	image_add_multiboot_header(f->image, TEXT_AT, 0x8000);
 	assert_fails(f, "features that do not exist");
 	memset(f->image, 0, 0x1000);
-	add_multiboot_header(f, 0, 0);
+	image_add_multiboot_header(f->image, 0, 0);
 	assert_fails(f, "no ELF file");
 }
 
