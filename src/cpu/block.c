@@ -31,7 +31,6 @@ int block_cache_init(struct cpu *cpu)
 	if (!cache)
 		return -ENOMEM;
 	cpu->blocks = cache;
-	cache->epoch = 1;
 	cache->page_count = cpu->mem->size >> PAGE_SHIFT;
 	cache->hash = map_zero(HASH_BUCKETS * sizeof(*cache->hash));
 	cache->pages = map_zero(pages_size(cache));
@@ -88,10 +87,10 @@ void block_cache_flush_now(struct cpu *cpu)
 		page->lines = 0;
 		clear_code_flag(cpu->mem, i);
 	}
+	memset(cache->jump, 0, sizeof(cache->jump));
 	memset(cache->hash, 0, HASH_BUCKETS * sizeof(*cache->hash));
 	memset(cache->scratch, 0, sizeof(cache->scratch));
 	cache->arena_used = 0;
-	cache->epoch++;
 	cache->flush_wanted = false;
 }
 
@@ -202,7 +201,7 @@ static void drop_block(struct cpu *cpu, struct block *block)
 	while (*at != block)
 		at = &(*at)->hash_next;
 	*at = block->hash_next;
-	cache->epoch++;
+	block->mode_key = MODE_DROPPED;
 	cpu->counters.blocks_dropped++;
 	if (cache->running == block)
 		for (const struct insn *i = cpu->insn + 1; i < block->insn + block->count; i++)

@@ -3,10 +3,11 @@
  *
  * Blocks live in an arena that is only ever emptied whole, between blocks; a dropped block is unlinked and its memory
  * stays valid until then, so the running block may drop itself. Three ways lead to a block, fastest first:
- *   jump cache  by linear address, stamped with the MMU's generation, the mode and the cache's epoch
+ *   jump cache  by linear address, stamped with the MMU's generation and the mode
  *   hash        by RAM offset and mode
  *   decoding
- * Dropping a block starts a new epoch, which empties the jump cache at once.
+ * The jump cache may still point at a dropped block: such a block has no mode any more (MODE_DROPPED), and never
+ * matches.
  */
 #ifndef STRATA_CPU_BLOCK_CACHE_H
 #define STRATA_CPU_BLOCK_CACHE_H
@@ -14,6 +15,9 @@
 #include "cpu/block.h"
 
 #include <pthread.h>
+
+/* No mode of the CPU has this key. */
+#define MODE_DROPPED 0xffffffffu
 
 enum decoder_mode { DECODER_16, DECODER_32, DECODER_64, DECODER_COUNT };
 
@@ -23,9 +27,9 @@ struct decoders {
 
 struct block {
 	u64 ram_offset; /* of the first byte */
-	u32 mode_key;
-	u16 bytes; /* all in one page */
-	u16 count; /* of insns, at least 1 */
+	u32 mode_key;   /* MODE_DROPPED once dropped */
+	u16 bytes;      /* all in one page */
+	u16 count;      /* of insns, at least 1 */
 	struct block *hash_next;
 	struct block *page_next;
 	struct insn insn[];
@@ -65,7 +69,6 @@ enum {
 
 struct block_cache {
 	struct jump_entry jump[JUMP_ENTRIES];
-	u64 epoch;               /* grows with each drop or flush */
 	struct block *running;   /* whose instruction runs now, NULL for none: what block_code_written() looks after */
 	struct block **hash;     /* HASH_BUCKETS */
 	struct code_page *pages; /* one for each page of RAM */

@@ -106,13 +106,12 @@ fill:
 }
 
 /*
- * Validity of a jump-cache entry. Generation and epoch only ever grow, so their sum is equal only if both are; the
- * class counts because a page may be executable for the supervisor and not for the user, or the other way round.
+ * Validity of a jump-cache entry. The class counts because a page may be executable for the supervisor and not for the
+ * user, or the other way round.
  */
 static u64 jump_stamp(const struct cpu *cpu)
 {
-	return (cpu->mmu.generation + cpu->blocks->epoch) << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 |
-	       block_key(cpu->mode_key);
+	return cpu->mmu.generation << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 | block_key(cpu->mode_key);
 }
 
 static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
@@ -132,7 +131,7 @@ static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, 
 static inline struct block *find_block(struct cpu *cpu, u64 linear)
 {
 	const struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
-	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu)))
+	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu) && e->block->mode_key != MODE_DROPPED))
 		return e->block;
 	return find_block_slow(cpu, linear);
 }

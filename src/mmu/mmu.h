@@ -80,7 +80,11 @@ struct mmu {
 	struct mmu_paging paging;
 	struct mmu_context *context;
 	struct mmu_context *contexts; /* all of them, recycled least recently used */
-	u64 generation;     /* grows with every flush or context switch: whoever caches a translation compares it */
+	/*
+	 * Names the current context as last flushed: no two ever share it, and switching back to a context brings its
+	 * own back. Whoever caches a translation stores it and compares it.
+	 */
+	u64 generation, last_generation;
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
 	bool checked;       /* see mmu_set_checked */
 	u64 clock;          /* counts context switches, for least recently used */

@@ -42,7 +42,8 @@ struct mmu_context {
 	bool filled;   /* something entered since the last flush */
 	u64 registers; /* what of CR0, CR4, EFER its entries depend on, packed */
 	u64 revision;
-	u64 last_used; /* mmu->clock */
+	u64 generation; /* see struct mmu */
+	u64 last_used;  /* mmu->clock */
 	/* RAM pages with write tags, per class: tells mmu_protect_code which tables to search. */
 	u64 writes[MMU_CLASSES][FILTER_WORDS(WRITE_FILTER)];
 	/*
@@ -74,13 +75,22 @@ static void select_tables(struct mmu *mmu)
 {
 	const struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
+	mmu->generation = c->generation;
 	mmu->tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, mmu->cls));
 	mmu->system = mmu->checked ? empty_table(mmu) : class_table(c, MMU_SUPERVISOR);
 }
 
+/* What others cached of this context's translations is no longer good. */
+static void renew_generation(struct mmu *mmu, struct mmu_context *c)
+{
+	c->generation = ++mmu->last_generation;
+	if (c == mmu->context)
+		mmu->generation = c->generation;
+}
+
 static void flush_context(struct mmu *mmu, struct mmu_context *c)
 {
-	mmu->generation++;
+	renew_generation(mmu, c);
 	if (!c->filled)
 		return;
 	mmu->counters->tlb_flushes++;
@@ -98,7 +108,7 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 
 int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsigned phys_bits)
 {
-	*mmu = (struct mmu){ .mem = mem, .counters = counters, .phys_bits = phys_bits, .generation = 1 };
+	*mmu = (struct mmu){ .mem = mem, .counters = counters, .phys_bits = phys_bits };
 	size_t table_bytes = sizeof(struct tlb_entry) * TLB_ENTRIES;
 	mmu->contexts = calloc(CONTEXTS, sizeof *mmu->contexts);
 	mmu->formats = calloc(1, sizeof *mmu->formats);
@@ -111,6 +121,7 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 	for (unsigned i = 0; i < CONTEXTS; i++) {
 		mmu->contexts[i].tables = mmu->tables + (size_t)i * MMU_CLASSES * TLB_ENTRIES;
 		mmu->contexts[i].revision = 1;
+		mmu->contexts[i].generation = ++mmu->last_generation;
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
@@ -158,7 +169,6 @@ static void switch_context(struct mmu *mmu, u16 vpid, u64 eptp, u16 pcid)
 		return;
 	mmu->context->last_used = ++mmu->clock;
 	mmu->context = find_context(mmu, vpid, eptp, pcid);
-	mmu->generation++;
 	mmu->counters->context_switches++;
 }
 
@@ -236,6 +246,7 @@ static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 	static const u8 large_shifts[] = { 21, 22, 30 };
 	if (!c->filled)
 		return;
+	renew_generation(mmu, c);
 	for (unsigned i = 0; i < ARRAY_SIZE(large_shifts); i++) {
 		unsigned shift = large_shifts[i];
 		if (filter_has(c->large, LARGE_FILTER, (va >> shift) * 64 + shift)) {
@@ -262,7 +273,6 @@ void mmu_flush_page(struct mmu *mmu, u64 va)
 
 void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		if (c->used && c->vpid == vpid)
 			flush_context_page(mmu, c, va);
@@ -270,7 +280,6 @@ void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va)
 
 void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		if (c->used && c->vpid == mmu->paging.vpid && c->pcid == pcid)
 			flush_context_page(mmu, c, va);
@@ -278,7 +287,6 @@ void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va)
 
 void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		if (c->used && c->vpid == mmu->paging.vpid && (globals || c->pcid == pcid))
 			flush_context(mmu, c);
@@ -286,7 +294,6 @@ void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals)
 
 void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		if (c->used && c->vpid == vpid)
 			flush_context(mmu, c);
@@ -299,7 +306,6 @@ void mmu_flush_vpid_all(struct mmu *mmu, bool globals)
 
 void mmu_flush_ept(struct mmu *mmu, u64 eptp)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		if (c->used && c->eptp && !((c->eptp ^ eptp) & EPTP_ADDRESS))
 			flush_context(mmu, c);
@@ -307,7 +313,6 @@ void mmu_flush_ept(struct mmu *mmu, u64 eptp)
 
 void mmu_flush_all(struct mmu *mmu)
 {
-	mmu->generation++;
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		flush_context(mmu, c);
 }
