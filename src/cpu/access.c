@@ -230,7 +230,9 @@ u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
 
 u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk)
 {
-	*chunk = PAGE_SIZE - (linear & (PAGE_SIZE - 1));
+	u64 rest = PAGE_SIZE - (linear & (PAGE_SIZE - 1));
+	if (*chunk > rest)
+		*chunk = rest;
 	u8 *hit = access_hit(cpu, cpu->mmu.tlb, linear, 1, access == MMU_WRITE);
 	if (likely(hit))
 		return hit;

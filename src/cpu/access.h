@@ -22,6 +22,10 @@ u64 access_check_segment(struct cpu *cpu, unsigned seg, u64 offset, unsigned siz
 
 static inline u64 access_linear(struct cpu *cpu, const struct insn *insn, unsigned size, enum mmu_access access)
 {
+	/* Only 64-bit mode has 64-bit addresses, and no checks. */
+	if (likely(insn->adsize == 8))
+		return cpu->reg[insn->base] + (cpu->reg[insn->index] << insn->scale) + (u64)(i64)insn->disp +
+		       cpu->seg_base[insn->seg];
 	u64 ea = insn_ea(cpu, insn);
 	if (unlikely(insn->flags & INSN_LEGACY))
 		return access_check_segment(cpu, insn->seg, ea, size, access);
@@ -42,7 +46,10 @@ void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access ac
  */
 u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size);
 
-/* Host pointer to at most the page's rest for REP string chunks: bytes usable in *chunk; NULL if not RAM. Throws on faults. */
+/*
+ * Host pointer for REP string chunks. *chunk: bytes wanted, then how many of them may be used, at most the page's rest;
+ * NULL if they must be accessed one by one. Throws on faults of the first byte.
+ */
 u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk);
 
 static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64 linear, unsigned size, bool write)

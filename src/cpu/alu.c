@@ -179,7 +179,8 @@
 
 #define COMPARE(op)                                                                                                    \
 	FORMS_COMPARE(op, 8)                                                                                           \
-	FORMS_COMPARE(op, 16) FORMS_COMPARE(op, 32) FORMS_COMPARE(op, 64) static form_table op##_forms = {             \
+	FORMS_COMPARE(op, 16)                                                                                          \
+	FORMS_COMPARE(op, 32) FORMS_COMPARE(op, 64) static form_table op##_forms = {                                   \
 		[FORM_RR] = SIZES(_rr, op), [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),                    \
 		[FORM_RI] = SIZES(_ri, op), [FORM_MI] = SIZES(_mi, op),                                                \
 	};                                                                                                             \
@@ -190,7 +191,8 @@
 
 #define UNARY(op)                                                                                                      \
 	FORMS_UNARY(op, 8, "b")                                                                                        \
-	FORMS_UNARY(op, 16, "w") FORMS_UNARY(op, 32, "l") FORMS_UNARY(op, 64, "q") static form_table op##_forms = {    \
+	FORMS_UNARY(op, 16, "w")                                                                                       \
+	FORMS_UNARY(op, 32, "l") FORMS_UNARY(op, 64, "q") static form_table op##_forms = {                             \
 		[FORM_R] = SIZES(_r, op),                                                                              \
 		[FORM_M] = SIZES(_m, op),                                                                              \
 		[FORM_LM] = SIZES(_lm, op),                                                                            \

@@ -177,6 +177,9 @@ u8 near_operand_size(const struct decode *d);
 #define HOST_FLAGS_OUT "\n\tlahf\n\tseto %%al"
 #define HOST_FLAGS_IN  "addb $0x7f, %%al\n\tsahf\n\t"
 
+/* Bit 1 of RFLAGS, as LAHF shows it: handlers that make `arith` from nothing start with this. */
+#define ARITH_FIXED 0x0200u
+
 static inline void set_flag(struct cpu *cpu, u16 flag, bool on)
 {
 	cpu->arith = (u16)(on ? cpu->arith | flag : cpu->arith & ~flag);

@@ -1,0 +1,157 @@
+/*
+ * Integer instructions that belong to no family: NOP and hints, fences, cache lines, UDn, BOUND, CRC32, RDRAND, RDSEED.
+ */
+#include "cpu/operand.h"
+
+#include <cpuid.h>
+
+#define ONE_FORM(name)                                                                                                 \
+	bool select_##name(const struct decode *d, struct insn *insn)                                                  \
+	{                                                                                                              \
+		insn->exec = exec_##name;                                                                              \
+		return true;                                                                                           \
+	}
+
+/* NOP with an operand, prefetches and ENDBR access no memory and never fault. */
+static void exec_nop(struct cpu *cpu, const struct insn *insn)
+{
+}
+ONE_FORM(nop)
+
+/* The guest's loads and stores are the host's, in order; only what the compiler and the host may defer is fenced. */
+static void exec_fence(struct cpu *cpu, const struct insn *insn)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+ONE_FORM(fence)
+
+/* CLFLUSH, CLFLUSHOPT, CLWB: caches are not modelled, but the address is checked as for a load. */
+static void exec_clflush(struct cpu *cpu, const struct insn *insn)
+{
+	access_probe(cpu, access_linear(cpu, insn, 1, MMU_READ), 1, MMU_READ);
+}
+ONE_FORM(clflush)
+
+bool select_undefined(const struct decode *d, struct insn *insn)
+{
+	insn->exec = insn_exec_undefined;
+	insn->flags |= INSN_ENDS;
+	return true;
+}
+
+/* BOUND: a signed index against a pair in memory. The array begins at the pair's first, ends with its second. */
+static void exec_bound(struct cpu *cpu, const struct insn *insn)
+{
+	unsigned size = insn->opsize;
+	u64 linear = access_linear(cpu, insn, size * 2, MMU_READ);
+	i64 index, low, high;
+
+	if (size == 2) {
+		u32 pair = mem_read32(cpu, linear);
+		index = (i16)cpu->reg[insn->dst];
+		low = (i16)pair;
+		high = (i16)(pair >> 16);
+	} else {
+		u64 pair = mem_read64(cpu, linear);
+		index = (i32)cpu->reg[insn->dst];
+		low = (i32)pair;
+		high = (i32)(pair >> 32);
+	}
+	if (index < low || index > high)
+		cpu_raise(cpu, VEC_BR);
+}
+
+bool select_bound(const struct decode *d, struct insn *insn)
+{
+	insn->opsize = (u8)operand_size(d, 0);
+	insn->exec = exec_bound;
+	return true;
+}
+
+/* --- CRC32: the host has it (x86-64-v2) --- */
+
+#define CRC32_SIZE(bits, suffix)                                                                                       \
+	static void run_crc##bits(struct cpu *cpu, const struct insn *insn, u##bits s)                                 \
+	{                                                                                                              \
+		u64 crc = (u32)cpu->reg[insn->dst];                                                                    \
+		asm("crc32" suffix : [crc] "+r"(crc) : [s] "r"(s));                                                    \
+		cpu->reg[insn->dst] = (u32)crc;                                                                        \
+	}                                                                                                              \
+	static void crc##bits##_r(struct cpu *cpu, const struct insn *insn)                                            \
+	{                                                                                                              \
+		run_crc##bits(cpu, insn, get_src##bits(cpu, insn));                                                    \
+	}                                                                                                              \
+	static void crc##bits##_m(struct cpu *cpu, const struct insn *insn)                                            \
+	{                                                                                                              \
+		run_crc##bits(cpu, insn, get_mem##bits(cpu, insn));                                                    \
+	}
+CRC32_SIZE(8, "b %[s], %k[crc]")
+CRC32_SIZE(16, "w %[s], %k[crc]")
+CRC32_SIZE(32, "l %[s], %k[crc]")
+CRC32_SIZE(64, "q %[s], %[crc]")
+
+bool select_crc32(const struct decode *d, struct insn *insn)
+{
+	static const insn_fn table[4][2] = {
+		{ crc8_r, crc8_m }, { crc16_r, crc16_m }, { crc32_r, crc32_m }, { crc64_r, crc64_m }
+	};
+	insn->exec = table[size_index(operand_size(d, 1))][operand_is(d, 1, OPERAND_MEM)];
+	return true;
+}
+
+/* --- RDRAND, RDSEED --- */
+
+static bool host_has_rdrand(void)
+{
+	unsigned a, b, c, d;
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_RDRND);
+}
+
+/* Without the host's own generator: xorshift64* over a seed that time and place make. */
+static u64 random_pseudo(struct cpu *cpu)
+{
+	u64 x = cpu->random_state;
+	if (!x)
+		x = __builtin_ia32_rdtsc() ^ (u64)(uintptr_t)cpu ^ 0x9e3779b97f4a7c15ULL;
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	cpu->random_state = x;
+	return x * 0x2545f4914f6cdd1dULL;
+}
+
+static u64 random_host(struct cpu *cpu)
+{
+	u64 v;
+	bool ok;
+	/* It may run dry for a moment (SDM vol. 1, 7.3.17). */
+	for (unsigned i = 0; i < 10; i++) {
+		asm volatile("rdrand %0" : "=r"(v), "=@ccc"(ok));
+		if (ok)
+			return v;
+	}
+	return random_pseudo(cpu);
+}
+
+static void store_random(struct cpu *cpu, const struct insn *insn, u64 v)
+{
+	reg_set(cpu, insn->dst, insn->opsize, v);
+	cpu->arith = ARITH_FIXED | ARITH_CF;
+}
+
+static void exec_rdrand_host(struct cpu *cpu, const struct insn *insn)
+{
+	store_random(cpu, insn, random_host(cpu));
+}
+
+static void exec_rdrand_pseudo(struct cpu *cpu, const struct insn *insn)
+{
+	store_random(cpu, insn, random_pseudo(cpu));
+}
+
+bool select_rdrand(const struct decode *d, struct insn *insn)
+{
+	insn->opsize = (u8)operand_size(d, 0);
+	insn->exec = host_has_rdrand() ? exec_rdrand_host : exec_rdrand_pseudo;
+	return true;
+}
