@@ -118,9 +118,11 @@ struct cpu_platform {
 /* MSRs that are plain storage; the table is msr.def. */
 struct cpu_msrs {
 #define MSR_STORED(field, ...) u64 field;
+#define MSR_CHECKED(field, ...) u64 field;
 #define MSR_COMPUTED(...)
 #include "cpu/msr.def"
 #undef MSR_STORED
+#undef MSR_CHECKED
 #undef MSR_COMPUTED
 };
 

@@ -25,10 +25,32 @@ static void exec_too_long(struct cpu *cpu, const struct insn *insn)
 	cpu_raise_gp(cpu);
 }
 
+/* Above ring 0; virtual-8086 mode included. */
+static void check_privilege(struct cpu *cpu, unsigned privilege)
+{
+	switch (privilege) {
+	case PRIV_CPL0_UD:
+		cpu_raise(cpu, VEC_UD);
+	case PRIV_TSC:
+		if (!(cpu->cr4 & CR4_TSD))
+			return;
+		break;
+	case PRIV_PMC:
+		if (cpu->cr4 & CR4_PCE)
+			return;
+		break;
+	case PRIV_CPL0:
+		break;
+	default:
+		return;
+	}
+	cpu_raise_gp(cpu);
+}
+
 void insn_exec_checked(struct cpu *cpu, const struct insn *insn)
 {
-	if (insn->row->privilege == PRIV_CPL0 && cpu->cpl != 0)
-		cpu_raise_gp(cpu);
+	if (cpu->cpl != 0)
+		check_privilege(cpu, insn->row->privilege);
 	if (insn->row->vmx_exit >= 0 && cpu->non_root)
 		cpu->hv->instruction(cpu, insn);
 	insn->inner(cpu, insn);
@@ -103,11 +125,6 @@ static void fill_memory(const struct decode *d, struct insn *insn, const ZydisDe
 	insn->index = address_slot(op->mem.index);
 	insn->scale = op->mem.scale ? (u8)__builtin_ctz(op->mem.scale) : 0;
 	insn->disp = (i32)op->mem.disp.value;
-	/* Zydis 4.0 names a base for [disp32] through a SIB byte if REX.B and a 67h prefix are there. */
-	if (d->zi->raw.sib.offset && d->zi->raw.sib.base == 5 && d->zi->raw.modrm.mod == 0) {
-		insn->base = REG_ZERO;
-		insn->disp = (i32)d->zi->raw.disp.value;
-	}
 	enum seg seg = SEG_DS;
 	if (op->mem.segment >= ZYDIS_REGISTER_ES && op->mem.segment <= ZYDIS_REGISTER_GS)
 		seg = (enum seg)(op->mem.segment - ZYDIS_REGISTER_ES);
@@ -189,7 +206,8 @@ static void choose_handler(const struct decode *d, struct insn *insn)
 		make_undefined(insn, insn_exec_undefined);
 		return;
 	}
-	bool privileged = insn->row->privilege == PRIV_CPL0 && !(d->mode_key & MODE_REAL);
+	bool privileged = insn->row->privilege != PRIV_ANY && insn->row->privilege != PRIV_PROTECTED &&
+			  !(d->mode_key & MODE_REAL);
 	bool intercepted = insn->row->vmx_exit >= 0 && (d->mode_key & MODE_NON_ROOT);
 	if (privileged || intercepted) {
 		insn->inner = insn->exec;

@@ -31,7 +31,11 @@ NORETURN void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type
  */
 NORETURN void cpu_resume(struct cpu *cpu);
 
-/* Delivers one event now, on the current state. Throws if the delivery itself faults. Called by cpu_run() and by VM entry. */
+/*
+ * Delivers one event now, on the current state: RIP is that of the interrupted instruction (software events return
+ * `length` behind it). Throws if the delivery itself faults. VM entry injects with it, since cpu_take_pending() would ask
+ * the exception bitmap; CR2, DR6 and DR7 stay as they are.
+ */
 void cpu_deliver(struct cpu *cpu, const struct event *event);
 
 /*

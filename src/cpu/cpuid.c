@@ -1,0 +1,336 @@
+/*
+ * CPUID: features come from x86/feature.def, the rest is written out leaf by leaf (SDM vol. 2, "CPUID"). The CPU calls
+ * itself Intel's, since it has Intel's virtualization and system instructions.
+ */
+#include "cpu/internal.h"
+#include "x86/feature.h"
+#include "x86/msr.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <string.h>
+
+/* Family 6; a model number that Intel gave to no processor, so that no guest looks for that one's errata. */
+enum { SIGNATURE = 0x000e06a0 };
+enum { MAX_BASIC = 0x16, MAX_HYPERVISOR = 0x40000010, MAX_EXTENDED = 0x80000008 };
+enum { EAX, EBX, ECX, EDX };
+/* The "crystal" of leaf 15h: guests take it for the APIC timer's rate, so it must be chip/lapic.h's. */
+enum { CRYSTAL_KHZ = 1000000 };
+enum { DEFAULT_PHYS_BITS = 40 };
+/* XSAVE area: legacy and header, then the AVX state. */
+enum { XSAVE_BASE_SIZE = 576, XSAVE_AVX_SIZE = 256 };
+
+enum source { OURS, HOST };
+
+static const struct feature_row {
+	u32 leaf;
+	u8 subleaf, reg, bit, source;
+} rows[FEATURE_COUNT] = {
+#define A                                        EAX
+#define B                                        EBX
+#define C                                        ECX
+#define D                                        EDX
+#define X(name, leaf, subleaf, reg, bit, source) [FEATURE_##name] = { leaf, subleaf, reg, bit, source },
+#include "x86/feature.def"
+#undef X
+#undef A
+#undef B
+#undef C
+#undef D
+};
+
+/* --- what the features are --- */
+
+static bool host_has(const struct feature_row *row)
+{
+	u32 r[4] = { 0 };
+	if (!__get_cpuid_count(row->leaf, row->subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]))
+		return false;
+	return r[row->reg] >> row->bit & 1;
+}
+
+/* Does the host's kernel save the upper halves of the YMM registers? */
+static bool host_saves_avx(void)
+{
+	u32 a, b, c, d;
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	return (a & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
+}
+
+static bool needs_avx(unsigned feature)
+{
+	return feature == FEATURE_AVX || feature == FEATURE_AVX2 || feature == FEATURE_FMA || feature == FEATURE_F16C;
+}
+
+static bool needs_xsave(unsigned feature)
+{
+	return needs_avx(feature) || feature == FEATURE_XSAVEOPT || feature == FEATURE_XSAVEC ||
+	       feature == FEATURE_XGETBV1 || feature == FEATURE_XSAVES;
+}
+
+static bool is_offered(const struct cpu_config *config, unsigned feature)
+{
+	if (feature == FEATURE_VMX)
+		return config->nested == NESTED_VTX;
+	/* Nobody watches the monitored line; see MONITOR. */
+	if (feature == FEATURE_MONITOR)
+		return config->cpu_count <= 1;
+	return true;
+}
+
+static void set_feature(struct cpu_config *config, unsigned feature)
+{
+	config->features[feature / 8] |= (u8)(1 << (feature % 8));
+}
+
+static bool has(const struct cpu_config *config, unsigned feature)
+{
+	return config->features[feature / 8] >> (feature % 8) & 1;
+}
+
+int cpu_cpuid_init(struct cpu_config *config)
+{
+	static const u8 required[] = { FEATURE_SSE2, FEATURE_SSE3, FEATURE_SSSE3, FEATURE_SSE41, FEATURE_SSE42 };
+	const bool avx = host_saves_avx(), xsave = host_has(&rows[FEATURE_XSAVE]);
+
+	_Static_assert(FEATURE_COUNT <= 8 * sizeof(config->features), "features[] is too short");
+	memset(config->features, 0, sizeof(config->features));
+	if (config->phys_bits == 0)
+		config->phys_bits = DEFAULT_PHYS_BITS;
+	set_feature(config, FEATURE_BASE);
+	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++) {
+		if (rows[f].source == HOST && !host_has(&rows[f]))
+			continue;
+		if ((needs_avx(f) && !avx) || (needs_xsave(f) && !xsave) || !is_offered(config, f))
+			continue;
+		set_feature(config, f);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(required); i++)
+		if (!has(config, required[i]))
+			return -ENOTSUP;
+	return 0;
+}
+
+/* --- leaves --- */
+
+/* All feature bits of a leaf. */
+static void add_features(const struct cpu_config *config, u32 leaf, u32 subleaf, u32 out[4])
+{
+	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++)
+		if (rows[f].leaf == leaf && rows[f].subleaf == subleaf && has(config, f))
+			out[rows[f].reg] |= 1u << rows[f].bit;
+}
+
+static void set_text(u32 *out, const char *text, unsigned bytes)
+{
+	memcpy(out, text, bytes);
+}
+
+static void leaf_vendor(u32 out[4])
+{
+	out[EAX] = MAX_BASIC;
+	set_text(&out[EBX], "Genu", 4);
+	set_text(&out[EDX], "ineI", 4);
+	set_text(&out[ECX], "ntel", 4);
+}
+
+static void leaf_version(struct cpu *cpu, u32 out[4])
+{
+	const struct cpu_config *config = cpu->config;
+	u64 apic_base = 0;
+
+	add_features(config, 1, 0, out);
+	out[EAX] = SIGNATURE;
+	/* APIC id, logical CPUs, CLFLUSH line in units of 8 bytes. */
+	out[EBX] = config->cpu_index << 24 | config->cpu_count << 16 | 8 << 8;
+	out[ECX] |= 1u << 31; /* a hypervisor is present */
+	if (cpu->cr4 & CR4_OSXSAVE)
+		out[ECX] |= 1u << 27;
+	if (config->cpu_count > 1)
+		out[EDX] |= 1u << 28; /* HTT: the count in EBX is valid */
+	if (cpu->platform->apic_msr_read &&
+	    cpu->platform->apic_msr_read(cpu->platform->opaque, MSR_APIC_BASE, &apic_base) && !(apic_base & BIT(11)))
+		out[EDX] &= ~(1u << 9);
+}
+
+/* Deterministic cache parameters. type: 1 data, 2 code, 3 unified. */
+static void leaf_cache(const struct cpu_config *config, u32 subleaf, u32 out[4])
+{
+	static const struct {
+		u8 type, level, ways;
+		u16 sets;
+	} caches[] = { { 1, 1, 8, 64 }, { 2, 1, 8, 64 }, { 3, 2, 16, 1024 }, { 3, 3, 16, 16384 } };
+
+	if (subleaf >= ARRAY_SIZE(caches))
+		return;
+	u32 sharing = caches[subleaf].level == 3 ? config->cpu_count - 1 : 0;
+	out[EAX] = caches[subleaf].type | (u32)caches[subleaf].level << 5 | 1 << 8 | sharing << 14 |
+		   (config->cpu_count - 1) << 26;
+	out[EBX] = (64 - 1) | (u32)(caches[subleaf].ways - 1) << 22;
+	out[ECX] = caches[subleaf].sets - 1u;
+}
+
+/* Extended topology: one thread a core, all cores in one package. */
+static void leaf_topology(const struct cpu_config *config, u32 subleaf, u32 out[4])
+{
+	unsigned core_bits = config->cpu_count > 1 ? 32 - (unsigned)__builtin_clz(config->cpu_count - 1) : 0;
+
+	out[ECX] = subleaf & 0xff;
+	out[EDX] = config->cpu_index;
+	if (subleaf == 0) {
+		out[EBX] = 1;
+		out[ECX] |= 1 << 8;
+	} else if (subleaf == 1) {
+		out[EAX] = core_bits;
+		out[EBX] = config->cpu_count;
+		out[ECX] |= 2 << 8;
+	}
+}
+
+static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
+{
+	const struct cpu_config *config = cpu->config;
+	u32 avx = has(config, FEATURE_AVX) ? XSAVE_AVX_SIZE : 0;
+	u32 enabled = XSAVE_BASE_SIZE + (cpu->xcr0 & XCR0_AVX ? XSAVE_AVX_SIZE : 0);
+
+	if (!has(config, FEATURE_XSAVE))
+		return;
+	if (subleaf == 0) {
+		out[EAX] = XCR0_X87 | XCR0_SSE | (avx ? XCR0_AVX : 0);
+		out[EBX] = enabled;
+		out[ECX] = XSAVE_BASE_SIZE + avx;
+	} else if (subleaf == 1) {
+		add_features(config, 0xd, 1, out);
+		out[EBX] = enabled;
+	} else if (subleaf == 2 && avx) {
+		out[EAX] = XSAVE_AVX_SIZE;
+		out[EBX] = XSAVE_BASE_SIZE;
+	}
+}
+
+static u32 greatest_common_divisor(u32 a, u32 b)
+{
+	while (b) {
+		u32 r = a % b;
+		a = b;
+		b = r;
+	}
+	return a;
+}
+
+/* TSC = crystal * EBX / EAX, exactly. */
+static void leaf_tsc(const struct cpu_config *config, u32 out[4])
+{
+	u32 g = greatest_common_divisor(config->tsc_khz, CRYSTAL_KHZ);
+	if (config->tsc_khz == 0)
+		return;
+	out[EAX] = CRYSTAL_KHZ / g;
+	out[EBX] = config->tsc_khz / g;
+	out[ECX] = CRYSTAL_KHZ * 1000u;
+}
+
+static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
+{
+	const struct cpu_config *config = cpu->config;
+
+	switch (leaf) {
+	case 0:
+		leaf_vendor(out);
+		break;
+	case 1:
+		leaf_version(cpu, out);
+		break;
+	case 2:
+		out[EAX] = 0x0000ff01;
+		break; /* "see leaf 4" */
+	case 4:
+		leaf_cache(config, subleaf, out);
+		break;
+	case 5:
+		if (has(config, FEATURE_MONITOR)) {
+			out[EAX] = out[EBX] = 64;
+			out[ECX] = 3;      /* extensions enumerated; interrupts wake with IF = 0 */
+			out[EDX] = 1 << 4; /* one C1 state */
+		}
+		break;
+	case 6:
+		out[EAX] = 1 << 2;
+		break; /* the APIC timer never stops */
+	case 7:
+		if (subleaf == 0)
+			add_features(config, 7, 0, out);
+		break;
+	case 0xb:
+		leaf_topology(config, subleaf, out);
+		break;
+	case 0xd:
+		leaf_xsave(cpu, subleaf, out);
+		break;
+	case 0x15:
+		leaf_tsc(config, out);
+		break;
+	case 0x16:
+		out[EAX] = out[EBX] = config->tsc_khz / 1000;
+		out[ECX] = 100;
+		break;
+	default:
+		break; /* reserved, and 0Ah: no performance monitoring */
+	}
+}
+
+static void query_hypervisor(const struct cpu_config *config, u32 leaf, u32 out[4])
+{
+	if (leaf == 0x40000000) {
+		out[EAX] = MAX_HYPERVISOR;
+		set_text(&out[EBX], "StrataStrata", 12);
+	} else if (leaf == 0x40000010) {
+		out[EAX] = config->tsc_khz;
+		out[EBX] = CRYSTAL_KHZ;
+	}
+}
+
+static void query_extended(struct cpu *cpu, u32 leaf, u32 out[4])
+{
+	static const char brand[48] = "Strata virtual CPU";
+	const struct cpu_config *config = cpu->config;
+
+	switch (leaf) {
+	case 0x80000000:
+		out[EAX] = MAX_EXTENDED;
+		break;
+	case 0x80000001:
+		add_features(config, leaf, 0, out);
+		break;
+	case 0x80000002:
+	case 0x80000003:
+	case 0x80000004:
+		set_text(out, brand + 16 * (leaf - 0x80000002), 16);
+		break;
+	case 0x80000006:
+		out[ECX] = 1024 << 16 | 8 << 12 | 64;
+		break; /* L2: 1 MByte, 16 ways, 64-byte lines */
+	case 0x80000007:
+		out[EDX] = 1 << 8;
+		break; /* invariant TSC */
+	case 0x80000008:
+		out[EAX] = config->phys_bits | (has(config, FEATURE_LA57) ? 57u : 48u) << 8;
+		break;
+	default:
+		break;
+	}
+}
+
+void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
+{
+	memset(out, 0, 4 * sizeof(out[0]));
+	if (leaf >= 0x80000000 && leaf <= MAX_EXTENDED) {
+		query_extended(cpu, leaf, out);
+	} else if (leaf >= 0x40000000 && leaf <= 0x4fffffff) {
+		query_hypervisor(cpu->config, leaf, out);
+	} else {
+		/* Intel's CPUs answer leaves beyond the last with the last basic one. */
+		query_basic(cpu, leaf <= MAX_BASIC ? leaf : MAX_BASIC, subleaf, out);
+	}
+}

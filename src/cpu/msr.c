@@ -1,0 +1,256 @@
+/*
+ * Model-specific registers: the table is msr.def; here is what computes, and the two switches made of it.
+ */
+#include "x86/msr.h"
+#include "base/trace.h"
+#include "cpu/hv_ops.h"
+#include "cpu/internal.h"
+
+/* --- values that may be stored --- */
+
+static bool msr_valid_canonical(const struct cpu *cpu, u64 value)
+{
+	return is_canonical(cpu, value);
+}
+
+/* UC, WC, WT, WP, WB (SDM vol. 3, table 12-8). */
+static bool is_memory_type(u64 type)
+{
+	return type <= 6 && type != 2 && type != 3;
+}
+
+static bool msr_valid_mtrr_types(const struct cpu *cpu, u64 value)
+{
+	for (unsigned i = 0; i < 64; i += 8)
+		if (!is_memory_type(value >> i & 0xff))
+			return false;
+	return true;
+}
+
+/* PAT has UC- besides. */
+static bool msr_valid_pat(const struct cpu *cpu, u64 value)
+{
+	for (unsigned i = 0; i < 64; i += 8)
+		if (!is_memory_type(value >> i & 0xff) && (value >> i & 0xff) != 7)
+			return false;
+	return true;
+}
+
+static bool msr_valid_mtrr_base(const struct cpu *cpu, u64 value)
+{
+	u64 defined = BITS(cpu->config->phys_bits - 1, 12) | 0xff;
+	return !(value & ~defined) && is_memory_type(value & 0xff);
+}
+
+static bool msr_valid_mtrr_mask(const struct cpu *cpu, u64 value)
+{
+	u64 defined = BITS(cpu->config->phys_bits - 1, 11);
+	return !(value & ~defined);
+}
+
+static bool msr_valid_mtrr_default(const struct cpu *cpu, u64 value)
+{
+	return !(value & ~0xcffULL) && is_memory_type(value & 0xff);
+}
+
+/* --- computed registers --- */
+
+static bool msr_read_zero(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = 0;
+	return true;
+}
+
+/* Read-only registers. */
+static bool msr_write_none(struct cpu *cpu, u32 msr, u64 value)
+{
+	return false;
+}
+
+static bool msr_write_ignored(struct cpu *cpu, u32 msr, u64 value)
+{
+	return true;
+}
+
+static bool msr_read_tsc(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = cpu_tsc(cpu);
+	return true;
+}
+
+/* A write of the TSC moves TSC_ADJUST by as much (SDM vol. 3, 18.17.3). */
+static bool msr_write_tsc(struct cpu *cpu, u32 msr, u64 value)
+{
+	cpu->msr.tsc_adjust += value - cpu_tsc(cpu);
+	return true;
+}
+
+static bool msr_read_apic(struct cpu *cpu, u32 msr, u64 *value)
+{
+	return cpu->platform->apic_msr_read(cpu->platform->opaque, msr, value);
+}
+
+static bool msr_write_apic(struct cpu *cpu, u32 msr, u64 value)
+{
+	return cpu->platform->apic_msr_write(cpu->platform->opaque, msr, value);
+}
+
+/* A microcode revision, since zero would mean that none is loaded. */
+static bool msr_read_microcode(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = 1ULL << 32;
+	return true;
+}
+
+/* Eight variable ranges, fixed ranges, write-combining. */
+static bool msr_read_mtrr_cap(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = 0x508;
+	return true;
+}
+
+/* An interpreter speculates about nothing: guests need none of the mitigations that these bits can switch off. */
+static bool msr_read_arch_capabilities(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = ARCH_CAP_RDCL_NO | ARCH_CAP_SKIP_L1DFL | ARCH_CAP_SSB_NO | ARCH_CAP_MDS_NO | ARCH_CAP_PSCHANGE_NO |
+		 ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO | ARCH_CAP_BHI_NO |
+		 ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | ARCH_CAP_ITS_NO;
+	return true;
+}
+
+static bool msr_read_efer(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = cpu->efer;
+	return true;
+}
+
+static bool msr_write_efer(struct cpu *cpu, u32 msr, u64 value)
+{
+	return efer_set(cpu, value);
+}
+
+static bool write_base(struct cpu *cpu, enum seg seg, u64 value)
+{
+	if (!is_canonical(cpu, value))
+		return false;
+	cpu->seg[seg].base = cpu->seg_base[seg] = value;
+	return true;
+}
+
+static bool msr_read_fs_base(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = cpu->seg[SEG_FS].base;
+	return true;
+}
+
+static bool msr_write_fs_base(struct cpu *cpu, u32 msr, u64 value)
+{
+	return write_base(cpu, SEG_FS, value);
+}
+
+static bool msr_read_gs_base(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = cpu->seg[SEG_GS].base;
+	return true;
+}
+
+static bool msr_write_gs_base(struct cpu *cpu, u32 msr, u64 value)
+{
+	return write_base(cpu, SEG_GS, value);
+}
+
+/* --- the table --- */
+
+static bool is_hv_msr(u32 msr)
+{
+	return msr == MSR_FEATURE_CONTROL || (msr >= MSR_VMX_FIRST && msr <= MSR_VMX_LAST);
+}
+
+static bool is_x2apic_msr(u32 msr)
+{
+	return msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST;
+}
+
+static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
+{
+	switch (msr) {
+#define MSR_STORED(field, number, ...)                                                                                 \
+	case number:                                                                                                   \
+		*value = cpu->msr.field;                                                                               \
+		return true;
+#define MSR_CHECKED(field, number, ...)                                                                                \
+	case number:                                                                                                   \
+		*value = cpu->msr.field;                                                                               \
+		return true;
+#define MSR_COMPUTED(number, read, write)                                                                              \
+	case number:                                                                                                   \
+		return msr_read_##read(cpu, msr, value);
+#include "cpu/msr.def"
+#undef MSR_STORED
+#undef MSR_CHECKED
+#undef MSR_COMPUTED
+	default:
+		break;
+	}
+	if (is_x2apic_msr(msr))
+		return msr_read_apic(cpu, msr, value);
+	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_read(cpu, msr, value);
+}
+
+static bool find_and_write(struct cpu *cpu, u32 msr, u64 value)
+{
+	switch (msr) {
+#define MSR_STORED(field, number, reset, writable)                                                                     \
+	case number:                                                                                                   \
+		if (value & ~(u64)(writable))                                                                          \
+			return false;                                                                                  \
+		cpu->msr.field = value;                                                                                \
+		return true;
+#define MSR_CHECKED(field, number, reset, valid)                                                                       \
+	case number:                                                                                                   \
+		if (!msr_valid_##valid(cpu, value))                                                                    \
+			return false;                                                                                  \
+		cpu->msr.field = value;                                                                                \
+		return true;
+#define MSR_COMPUTED(number, read, write)                                                                              \
+	case number:                                                                                                   \
+		return msr_write_##write(cpu, msr, value);
+#include "cpu/msr.def"
+#undef MSR_STORED
+#undef MSR_CHECKED
+#undef MSR_COMPUTED
+	default:
+		break;
+	}
+	if (is_x2apic_msr(msr))
+		return msr_write_apic(cpu, msr, value);
+	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_write(cpu, msr, value);
+}
+
+bool msr_read(struct cpu *cpu, u32 msr, u64 *value)
+{
+	bool known = find_and_read(cpu, msr, value);
+	if (known)
+		TRACE(msr, "RDMSR %x: %llx", msr, (unsigned long long)*value);
+	else
+		TRACE(msr, "RDMSR %x: #GP at %llx", msr, (unsigned long long)cpu->rip_start);
+	return known;
+}
+
+bool msr_write(struct cpu *cpu, u32 msr, u64 value)
+{
+	bool known = find_and_write(cpu, msr, value);
+	TRACE(msr, "WRMSR %x = %llx%s", msr, (unsigned long long)value, known ? "" : ": #GP");
+	return known;
+}
+
+void msr_reset(struct cpu *cpu)
+{
+#define MSR_STORED(field, number, reset, writable) cpu->msr.field = (reset);
+#define MSR_CHECKED(field, number, reset, valid)   cpu->msr.field = (reset);
+#define MSR_COMPUTED(...)
+#include "cpu/msr.def"
+#undef MSR_STORED
+#undef MSR_CHECKED
+#undef MSR_COMPUTED
+}

@@ -1,0 +1,120 @@
+/*
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT as Intel's CPUs have them (SDM vol. 2). Their segments come from no table: fixed
+ * attributes, selectors from MSRs.
+ */
+#include "cpu/internal.h"
+
+static struct segment fixed_code(u16 selector, unsigned dpl, bool is64)
+{
+	const u32 ar = SEG_AR_P | SEG_AR_S | SEG_AR_CODE | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G;
+	return (struct segment){ .selector = selector,
+				 .limit = 0xffffffff,
+				 .ar = ar | dpl << 5 | (is64 ? SEG_AR_L : SEG_AR_DB) };
+}
+
+static struct segment fixed_stack(u16 selector, unsigned dpl)
+{
+	const u32 ar = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G | SEG_AR_DB;
+	return (struct segment){ .selector = selector, .limit = 0xffffffff, .ar = ar | dpl << 5 };
+}
+
+/* Both segments at once; the selectors get the ring as RPL. */
+static void enter_ring(struct cpu *cpu, u32 cs, u32 ss, unsigned cpl, bool is64, u64 rip)
+{
+	struct segment code = fixed_code((u16)((cs & ~3u) | cpl), cpl, is64);
+	cpu->seg[SEG_SS] = fixed_stack((u16)((ss & ~3u) | cpl), cpl);
+	transfer_enter(cpu, &code, cpl, rip);
+}
+
+static void require_syscall(struct cpu *cpu)
+{
+	if (unlikely(cpu->mode != CPU_LONG || !(cpu->efer & EFER_SCE)))
+		cpu_raise(cpu, VEC_UD);
+}
+
+static void exec_syscall(struct cpu *cpu, const struct insn *insn)
+{
+	require_syscall(cpu);
+	u64 rflags = cpu_rflags(cpu) & ~RFLAGS_RF;
+	u32 cs = (u32)(cpu->msr.star >> 32) & 0xffff;
+
+	cpu->reg[RCX] = cpu->reg[REG_RIP];
+	cpu->reg[R11] = rflags;
+	enter_ring(cpu, cs, cs + 8, 0, true, cpu->msr.lstar);
+	cpu_set_rflags(cpu, rflags & ~cpu->msr.fmask);
+}
+
+static void exec_sysret(struct cpu *cpu, const struct insn *insn)
+{
+	require_syscall(cpu);
+	if (unlikely(cpu->cpl != 0))
+		cpu_raise_gp(cpu);
+	const u64 settable = RFLAGS_ARITH | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC |
+			     RFLAGS_VIF | RFLAGS_VIP | RFLAGS_ID;
+	u32 base = (u32)(cpu->msr.star >> 48);
+	u64 rip = cpu->reg[RCX];
+
+	if (insn->opsize == 8) {
+		if (unlikely(!is_canonical(cpu, rip)))
+			cpu_raise_gp(cpu);
+		enter_ring(cpu, base + 16, base + 8, 3, true, rip);
+	} else {
+		enter_ring(cpu, base, base + 8, 3, false, (u32)rip);
+	}
+	cpu_set_rflags(cpu, cpu->reg[R11] & settable);
+}
+
+static void exec_sysenter(struct cpu *cpu, const struct insn *insn)
+{
+	u32 cs = (u32)cpu->msr.sysenter_cs & 0xfffc;
+	bool is64 = cpu_long_mode(cpu);
+
+	if (!(cpu->cr0 & CR0_PE) || !cs)
+		cpu_raise_gp(cpu);
+	cpu_set_rflags(cpu, cpu_rflags(cpu) & ~(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF));
+	cpu->reg[RSP] = is64 ? cpu->msr.sysenter_esp : (u32)cpu->msr.sysenter_esp;
+	enter_ring(cpu, cs, cs + 8, 0, is64, is64 ? cpu->msr.sysenter_eip : (u32)cpu->msr.sysenter_eip);
+	/* Virtual-8086 mode may have been left. */
+	cpu_update_mode(cpu);
+}
+
+static void exec_sysexit(struct cpu *cpu, const struct insn *insn)
+{
+	u32 base = (u32)cpu->msr.sysenter_cs & 0xfffc;
+	u64 rip = cpu->reg[RDX], rsp = cpu->reg[RCX];
+
+	if (!(cpu->cr0 & CR0_PE) || !base || cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+	if (insn->opsize == 8) {
+		if (!is_canonical(cpu, rip) || !is_canonical(cpu, rsp))
+			cpu_raise_gp(cpu);
+		cpu->reg[RSP] = rsp;
+		enter_ring(cpu, base + 32, base + 40, 3, true, rip);
+	} else {
+		cpu->reg[RSP] = (u32)rsp;
+		enter_ring(cpu, base + 16, base + 24, 3, false, (u32)rip);
+	}
+}
+
+/* The operand size of the returns is REX.W alone. */
+static void select_wide(const struct decode *d, struct insn *insn, insn_fn exec)
+{
+	insn->exec = exec;
+	insn->opsize = d->zi->attributes & ZYDIS_ATTRIB_HAS_REX && d->zi->raw.rex.W ? 8 : 4;
+	insn->flags |= INSN_ENDS;
+}
+
+bool select_sysret(const struct decode *d, struct insn *insn)
+{
+	select_wide(d, insn, exec_sysret);
+	return true;
+}
+
+bool select_sysexit(const struct decode *d, struct insn *insn)
+{
+	select_wide(d, insn, exec_sysexit);
+	return true;
+}
+
+SYSTEM_SELECT_END(syscall)
+SYSTEM_SELECT_END(sysenter)

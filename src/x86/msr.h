@@ -1,0 +1,56 @@
+/*
+ * Numbers of the model-specific registers (SDM vol. 4), those of VT-x excepted (vmx_bits.h).
+ */
+#ifndef STRATA_X86_MSR_H
+#define STRATA_X86_MSR_H
+
+#define MSR_TSC               0x10
+#define MSR_PLATFORM_ID       0x17
+#define MSR_APIC_BASE         0x1b
+#define MSR_FEATURE_CONTROL   0x3a
+#define MSR_TSC_ADJUST        0x3b
+#define MSR_BIOS_SIGN_ID      0x8b
+#define MSR_MTRR_CAP          0xfe
+#define MSR_ARCH_CAPABILITIES 0x10a
+#define MSR_SYSENTER_CS       0x174
+#define MSR_SYSENTER_ESP      0x175
+#define MSR_SYSENTER_EIP      0x176
+#define MSR_MCG_CAP           0x179
+#define MSR_MCG_STATUS        0x17a
+#define MSR_MISC_ENABLE       0x1a0
+#define MSR_DEBUGCTL          0x1d9
+#define MSR_PAT               0x277
+#define MSR_MTRR_DEF_TYPE     0x2ff
+#define MSR_VMX_FIRST         0x480
+#define MSR_VMX_LAST          0x491
+#define MSR_TSC_DEADLINE      0x6e0
+#define MSR_X2APIC_FIRST      0x800
+#define MSR_X2APIC_LAST       0x8ff
+#define MSR_XSS               0xda0
+#define MSR_EFER              0xc0000080
+#define MSR_STAR              0xc0000081
+#define MSR_LSTAR             0xc0000082
+#define MSR_CSTAR             0xc0000083
+#define MSR_FMASK             0xc0000084
+#define MSR_FS_BASE           0xc0000100
+#define MSR_GS_BASE           0xc0000101
+#define MSR_KERNEL_GS_BASE    0xc0000102
+#define MSR_TSC_AUX           0xc0000103
+
+/* IA32_ARCH_CAPABILITIES: what this CPU is not affected by. */
+#define ARCH_CAP_RDCL_NO       BIT(0)
+#define ARCH_CAP_SKIP_L1DFL    BIT(3)
+#define ARCH_CAP_SSB_NO        BIT(4)
+#define ARCH_CAP_MDS_NO        BIT(5)
+#define ARCH_CAP_PSCHANGE_NO   BIT(6)
+#define ARCH_CAP_TAA_NO        BIT(8)
+#define ARCH_CAP_SBDR_SSDP_NO  BIT(13)
+#define ARCH_CAP_FBSDP_NO      BIT(14)
+#define ARCH_CAP_PSDP_NO       BIT(15)
+#define ARCH_CAP_BHI_NO        BIT(20)
+#define ARCH_CAP_PBRSB_NO      BIT(24)
+#define ARCH_CAP_GDS_NO        BIT(26)
+#define ARCH_CAP_RFDS_NO       BIT(27)
+#define ARCH_CAP_ITS_NO        BIT(62)
+
+#endif
