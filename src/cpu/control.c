@@ -204,7 +204,7 @@ static void exec_write_cr(struct cpu *cpu, const struct insn *insn)
 	}
 }
 
-static bool select_mov_cr(const struct decode *d, struct insn *insn)
+bool control_select_mov(const struct decode *d, struct insn *insn)
 {
 	bool write = ZydisRegisterGetClass(d->op[0].reg.value) == ZYDIS_REGCLASS_CONTROL;
 	unsigned cr = d->op[write ? 0 : 1].reg.value - ZYDIS_REGISTER_CR0;
@@ -220,10 +220,21 @@ static bool select_mov_cr(const struct decode *d, struct insn *insn)
 
 bool system_select_mov(const struct decode *d, struct insn *insn)
 {
-	ZydisRegisterClass a = ZydisRegisterGetClass(d->op[0].reg.value), b = ZydisRegisterGetClass(d->op[1].reg.value);
-	if (a == ZYDIS_REGCLASS_DEBUG || b == ZYDIS_REGCLASS_DEBUG)
-		return debug_select_mov(d, insn);
-	return select_mov_cr(d, insn);
+	for (unsigned i = 0; i < 2; i++) {
+		if (d->op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		switch (ZydisRegisterGetClass(d->op[i].reg.value)) {
+		case ZYDIS_REGCLASS_CONTROL:
+			return control_select_mov(d, insn);
+		case ZYDIS_REGCLASS_DEBUG:
+			return debug_select_mov(d, insn);
+		case ZYDIS_REGCLASS_SEGMENT:
+			return segment_select_mov(d, insn);
+		default:
+			break;
+		}
+	}
+	return false;
 }
 
 /* --- CLTS, LMSW, SMSW --- */

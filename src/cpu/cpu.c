@@ -23,11 +23,22 @@ static enum mmu_class access_class(const struct cpu *cpu)
 	return cpu->rflags_sys & RFLAGS_AC ? MMU_SUPERVISOR_AC : MMU_SUPERVISOR;
 }
 
+/* Must every access be looked at: for alignment (SDM vol. 3, 6.15 "#AC"), or for a data breakpoint? */
+static bool wants_checks(const struct cpu *cpu)
+{
+	if (unlikely((cpu->rflags_sys & RFLAGS_AC) && cpu->cpl == 3 && (cpu->cr0 & CR0_AM)))
+		return true;
+	return unlikely(cpu->dr[7] & 0xff) && debug_watches_data(cpu);
+}
+
 void cpu_update_class(struct cpu *cpu)
 {
 	enum mmu_class cls = access_class(cpu);
+	bool checked = wants_checks(cpu);
 	if (cls != cpu->mmu.cls)
 		mmu_set_class(&cpu->mmu, cls);
+	if (unlikely(checked != cpu->mmu.checked))
+		mmu_set_checked(&cpu->mmu, checked);
 }
 
 /*

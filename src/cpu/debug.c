@@ -1,6 +1,6 @@
 /*
  * Debug registers: SDM vol. 3, chapter 18. Single-step and the traps after an instruction are in event.c; while any
- * breakpoint is on, blocks have one instruction (MODE_STEP).
+ * breakpoint is on, blocks have one instruction (MODE_STEP). Data accesses are compared in access.c.
  */
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
@@ -43,14 +43,12 @@ bool debug_code_hit(struct cpu *cpu, u64 *dr6)
 	return bits;
 }
 
-void debug_data_access(struct cpu *cpu, u64 linear, unsigned size, bool write)
+bool debug_watches_data(const struct cpu *cpu)
 {
-	for (unsigned n = 0; n < 4; n++) {
-		unsigned kind = kind_of(cpu, n);
-		if (is_enabled(cpu, n) && (kind == WATCH_DATA || (kind == WATCH_WRITE && write)) &&
-		    touches(cpu, n, linear, size))
-			cpu->pending_db |= BIT(n);
-	}
+	for (unsigned n = 0; n < 4; n++)
+		if (is_enabled(cpu, n) && (kind_of(cpu, n) & 1))
+			return true;
+	return false;
 }
 
 void debug_io_access(struct cpu *cpu, u16 port, unsigned size)
@@ -62,14 +60,6 @@ void debug_io_access(struct cpu *cpu, u16 port, unsigned size)
 			cpu->pending_db |= BIT(n);
 }
 
-bool debug_watches_page(const struct cpu *cpu, u64 linear)
-{
-	for (unsigned n = 0; n < 4; n++)
-		if (is_enabled(cpu, n) && (kind_of(cpu, n) & 1) && (cpu->dr[n] & PAGE_MASK) == (linear & PAGE_MASK))
-			return true;
-	return false;
-}
-
 /* --- MOV DR --- */
 
 /*
@@ -78,7 +68,7 @@ bool debug_watches_page(const struct cpu *cpu, u64 linear)
  */
 static unsigned debug_register(struct cpu *cpu, unsigned dr, bool write, unsigned gpr)
 {
-	if (dr > 7 || ((dr == 4 || dr == 5) && (cpu->cr4 & CR4_DE)))
+	if ((dr == 4 || dr == 5) && (cpu->cr4 & CR4_DE))
 		cpu_raise(cpu, VEC_UD);
 	if (cpu->cpl != 0)
 		cpu_raise_gp(cpu);
@@ -101,10 +91,8 @@ void debug_write(struct cpu *cpu, unsigned dr, u64 value)
 	else if (dr == 7)
 		value = (value & (BITS(31, 16) | DR7_GD | BITS(9, 0))) | DR7_FIXED1;
 	cpu->dr[dr] = value;
-	/* Watched pages must have no TLB entries: accesses to them take the slow path, which looks. */
-	if (dr != 6 && (cpu->dr[7] & 0xff))
-		mmu_flush_all(&cpu->mmu);
 	cpu_update_step(cpu);
+	cpu_update_class(cpu);
 }
 
 static void exec_write_dr(struct cpu *cpu, const struct insn *insn)
@@ -120,6 +108,8 @@ bool debug_select_mov(const struct decode *d, struct insn *insn)
 {
 	bool write = ZydisRegisterGetClass(d->op[0].reg.value) == ZYDIS_REGCLASS_DEBUG;
 	ZydisRegister dr = d->op[write ? 0 : 1].reg.value, gpr = d->op[write ? 1 : 0].reg.value;
+	if (dr > ZYDIS_REGISTER_DR7)
+		return false;
 	*(write ? &insn->dst : &insn->src) = (u8)(dr - ZYDIS_REGISTER_DR0);
 	*(write ? &insn->src : &insn->dst) = (u8)ZydisRegisterGetId(gpr);
 	insn->exec = write ? exec_write_dr : exec_read_dr;

@@ -37,6 +37,7 @@ static inline void register_write(struct cpu *cpu, unsigned gpr, unsigned size, 
 }
 
 /* --- segment.c --- */
+bool segment_select_mov(const struct decode *d, struct insn *insn);
 
 /* System descriptor types (SDM vol. 3, table 3-2) and the fields of a raw descriptor. */
 enum {
@@ -178,11 +179,16 @@ void transfer_enter(struct cpu *cpu, const struct segment *cs, unsigned cpl, u64
 void debug_forget(struct cpu *cpu);
 /* Is an instruction breakpoint at CS:RIP? Which, as DR6 bits. */
 bool debug_code_hit(struct cpu *cpu, u64 *dr6);
+/* Does an enabled breakpoint watch data? */
+bool debug_watches_data(const struct cpu *cpu);
+/* Notes the I/O breakpoints that an access hits; they trap after the instruction. */
+void debug_io_access(struct cpu *cpu, u16 port, unsigned size);
 /* MOV to DR without checks. */
 void debug_write(struct cpu *cpu, unsigned dr, u64 value);
 bool debug_select_mov(const struct decode *d, struct insn *insn);
 
 /* --- control.c --- */
+bool control_select_mov(const struct decode *d, struct insn *insn);
 /* CR4 bits that the CPU's features allow. */
 u64 cr4_supported(const struct cpu *cpu);
 /* WRMSR of IA32_EFER; false: #GP. */

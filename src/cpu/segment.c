@@ -205,6 +205,43 @@ void segment_drop_privileged(struct cpu *cpu, unsigned cpl)
 		cpu_update_mode(cpu);
 }
 
+/* --- MOV Sreg --- */
+
+static void exec_mov_to_segment(struct cpu *cpu, const struct insn *insn)
+{
+	u16 selector = insn->flags & INSN_MEM ? mem_read16(cpu, access_linear(cpu, insn, 2, MMU_READ))
+					      : (u16)cpu->reg[insn->src];
+	segment_load(cpu, insn->dst, selector);
+	if (insn->dst == SEG_SS)
+		cpu_set_shadow(cpu, SHADOW_MOV_SS);
+}
+
+static void exec_mov_from_segment(struct cpu *cpu, const struct insn *insn)
+{
+	u16 selector = cpu->seg[insn->src].selector;
+	if (insn->flags & INSN_MEM)
+		mem_write16(cpu, access_linear(cpu, insn, 2, MMU_WRITE), selector);
+	else
+		register_write(cpu, insn->dst, insn->opsize, selector);
+}
+
+bool segment_select_mov(const struct decode *d, struct insn *insn)
+{
+	bool load = ZydisRegisterGetClass(d->op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
+		    d->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	const ZydisDecodedOperand *other = &d->op[load ? 1 : 0];
+	u8 seg = (u8)(d->op[load ? 0 : 1].reg.value - ZYDIS_REGISTER_ES);
+
+	*(load ? &insn->dst : &insn->src) = seg;
+	if (other->type == ZYDIS_OPERAND_TYPE_REGISTER)
+		*(load ? &insn->src : &insn->dst) = (u8)ZydisRegisterGetId(other->reg.value);
+	insn->exec = load ? exec_mov_to_segment : exec_mov_from_segment;
+	/* SS brings a shadow; outside of 64-bit mode any segment changes how the next instructions are decoded. */
+	if (load && (seg == SEG_SS || !(d->mode_key & MODE_CODE64)))
+		insn->flags |= INSN_ENDS;
+	return !(load && seg == SEG_CS);
+}
+
 /* --- LAR, LSL, VERR, VERW, ARPL --- */
 
 static void set_zf(struct cpu *cpu, bool zf)

@@ -29,19 +29,10 @@ void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);
 int cpu_cpuid_init(struct cpu_config *config);
 
 /*
- * Selects of forms that share a mnemonic with an integer instruction: MOV to and from CR and DR (any operand of these
- * register classes), and far JMP, CALL and RET (meta.branch_type FAR).
+ * Selects of forms that share a mnemonic with an integer instruction: MOV to and from segment, control and debug
+ * registers, and far JMP, CALL and RET (meta.branch_type FAR).
  */
 bool system_select_mov(const struct decode *d, struct insn *insn);
 bool transfer_select_far(const struct decode *d, struct insn *insn);
-
-/*
- * Debug registers. An access of [linear, +size) to memory, or to a port, by the running instruction: notes the
- * breakpoints it hits, for the trap after the instruction. Slow paths call it if cpu->dr[7] & 0xff; TLB entries of pages
- * with data breakpoints must not be filled (debug_watches_page).
- */
-void debug_data_access(struct cpu *cpu, u64 linear, unsigned size, bool write);
-void debug_io_access(struct cpu *cpu, u16 port, unsigned size);
-bool debug_watches_page(const struct cpu *cpu, u64 linear);
 
 #endif
