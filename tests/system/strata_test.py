@@ -136,10 +136,10 @@ def say(data):
 
 
 # mov dx, LSR; in al, dx; test al, 1; jz back; mov dx, COM1; in al, dx; out dx, al; from the start
-ECHO = mov_dx(COM1 + 5) + b"\xec\xa8\x01\x74\xfb" + mov_dx(COM1) + b"\xec\xee\xeb\xf0"
+ECHO = mov_dx(COM1 + 5) + b"\xec\xa8\x01\x74\xfb" + mov_dx(COM1) + b"\xec\xee\xeb\xef"
 
 # The same, but a 'q' powers the machine off.
-ECHO_UNTIL_Q = (mov_dx(COM1 + 5) + b"\xec\xa8\x01\x74\xfb" + mov_dx(COM1) + b"\xec\xee\x3c\x71\x75\xee" + POWER_OFF)
+ECHO_UNTIL_Q = (mov_dx(COM1 + 5) + b"\xec\xa8\x01\x74\xfb" + mov_dx(COM1) + b"\xec\xee\x3c\x71\x75\xed" + POWER_OFF)
 
 # --- The runner ---
 
