@@ -192,10 +192,30 @@ static void make_undefined(struct insn *insn, insn_fn exec)
 	insn->flags |= INSN_ENDS;
 }
 
+/* Encodings of Knights Corner, to which Zydis gives names of ours (VEX TZCNT, POPCNT). */
+static bool is_foreign(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->meta.isa_set) {
+	case ZYDIS_ISA_SET_KNCE:
+	case ZYDIS_ISA_SET_KNCJKBR:
+	case ZYDIS_ISA_SET_KNCSTREAM:
+	case ZYDIS_ISA_SET_KNCV:
+	case ZYDIS_ISA_SET_KNC_MISC:
+	case ZYDIS_ISA_SET_KNC_PF_HINT:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Finds the row and its handler; wraps it where privilege or intercepts ask for it. */
 static void choose_handler(const struct decode *d, struct insn *insn)
 {
 	insn->row = insn_row_find(d->zi->mnemonic);
+	if (is_foreign(d->zi)) {
+		make_undefined(insn, insn_exec_undefined);
+		return;
+	}
 	if (!insn->row) {
 		make_undefined(insn, exec_unimplemented);
 		return;
