@@ -125,6 +125,11 @@ static void fill_memory(const struct decode *d, struct insn *insn, const ZydisDe
 	insn->index = address_slot(op->mem.index);
 	insn->scale = op->mem.scale ? (u8)__builtin_ctz(op->mem.scale) : 0;
 	insn->disp = (i32)op->mem.disp.value;
+	/* Zydis 4.0 names a base for [disp32] through a SIB byte if REX.B and a 67h prefix are there. */
+	if (d->zi->raw.sib.offset && d->zi->raw.sib.base == 5 && d->zi->raw.modrm.mod == 0) {
+		insn->base = REG_ZERO;
+		insn->disp = (i32)d->zi->raw.disp.value;
+	}
 	enum seg seg = SEG_DS;
 	if (op->mem.segment >= ZYDIS_REGISTER_ES && op->mem.segment <= ZYDIS_REGISTER_GS)
 		seg = (enum seg)(op->mem.segment - ZYDIS_REGISTER_ES);

@@ -67,6 +67,12 @@ static inline bool cpu_has(const struct cpu *cpu, enum feature f)
 	return cpu->config->features[f / 8] & (1u << (f % 8));
 }
 
+/*
+ * TOP := top, without touching a register: the image counts registers from TOP, so they move in it. MMn is the physical
+ * register n, which is its place in the image when TOP is 0.
+ */
+void fpu_set_top(struct cpu *cpu, unsigned top);
+
 /* Sets ES and B as FCW and the exception flags demand. */
 void fpu_update_summary(struct cpu *cpu);
 /* #NM, then #MF for an unmasked exception of an earlier instruction: what every waiting x87 instruction does first. */

@@ -156,22 +156,9 @@ HANDLERS(avx_fp, true, true)
 
 /* --- MMX --- */
 
-/* Register MMn is the physical x87 register n: brings TOP to 0, each ST(n) to its place. */
-static void mmx_rotate(struct cpu *cpu)
-{
-	unsigned top = fpu_fsw(cpu) >> 11 & 7;
-	if (likely(!top))
-		return;
-	u8 old[8][16];
-	memcpy(old, fpu_st(cpu, 0), sizeof(old));
-	for (unsigned i = 0; i < 8; i++)
-		memcpy(fpu_st(cpu, i), old[(i - top) & 7], 16);
-	fpu_set_fsw(cpu, fpu_fsw(cpu) & (u16)~FSW_TOP);
-}
-
 void mmx_switch(struct cpu *cpu)
 {
-	mmx_rotate(cpu);
+	fpu_set_top(cpu, 0);
 	fpu_set_ftw(cpu, 0xff);
 }
 
@@ -187,25 +174,12 @@ static void mmx_check(struct cpu *cpu, const struct insn *insn)
 
 static void mmx_run(struct cpu *cpu, const struct insn *insn, void *memory)
 {
-	/* An unmasked SIMD exception comes before the switch to MMX: it must leave the registers as they were. */
-	if (unlikely(insn->imm & MMX_FP)) {
-		struct xsave_area before = cpu->fpu;
-		u32 guest = fpu_mxcsr(cpu), unmasked = ~guest >> 7 & MXCSR_FLAGS;
-		mmx_rotate(cpu);
-		host_set_mxcsr((guest & ~MXCSR_FLAGS) | MXCSR_INIT);
-		stub_of(insn)(cpu, memory, NULL);
-		u32 flags = host_mxcsr() & MXCSR_FLAGS;
-		host_set_mxcsr(MXCSR_INIT);
-		if (flags & unmasked)
-			cpu->fpu = before;
-		fpu_set_mxcsr(cpu, guest | flags);
-		if (flags & unmasked)
-			cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
-	} else {
-		mmx_rotate(cpu);
-		stub_of(insn)(cpu, memory, NULL);
-	}
+	fpu_set_top(cpu, 0);
 	fpu_set_ftw(cpu, 0xff);
+	if (insn->imm & MMX_FP)
+		run_fp(cpu, insn, memory);
+	else
+		stub_of(insn)(cpu, memory, NULL);
 }
 
 static void mmx_reg(struct cpu *cpu, const struct insn *insn)
@@ -377,11 +351,8 @@ bool native_select(const struct decode *d, struct insn *insn)
 	}
 	if (vector_move_select(d, insn))
 		return true;
+	/* CVTPI2PS and CVTPI2PD from memory use no MMX register and do not switch to MMX. */
 	bool mmx = uses_mmx(d, &xmm);
-	if (d->zi->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD && memory)
-		fp = false; /* exact, and no switch to MMX: an SSE instruction with a short operand */
-	else if (d->zi->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS && memory)
-		mmx = xmm = true;
 	stub_fn stub = stub_make(d, mmx ? STUB_MMX : vex ? STUB_AVX : STUB_SSE, &full);
 	if (full) {
 		insn->exec = native_exec_full;

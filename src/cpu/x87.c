@@ -24,6 +24,18 @@ void fpu_reset(struct cpu *cpu, bool init_signal)
 	memcpy(cpu->fpu.legacy + FPU_MXCSR_MASK, &mask, 4);
 }
 
+void fpu_set_top(struct cpu *cpu, unsigned top)
+{
+	unsigned by = (top - (fpu_fsw(cpu) >> 11)) & 7;
+	if (likely(!by))
+		return;
+	u8 old[8][16];
+	memcpy(old, fpu_st(cpu, 0), sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(fpu_st(cpu, i), old[(i + by) & 7], 16);
+	fpu_set_fsw(cpu, (fpu_fsw(cpu) & (u16)~FSW_TOP) | (u16)(top << 11));
+}
+
 /* Exceptions that are flagged and not masked. */
 static u16 pending_errors(const struct cpu *cpu)
 {
@@ -127,7 +139,9 @@ static void x87_store(struct cpu *cpu, const struct insn *insn)
 	x87_check(cpu);
 	u64 linear = access_linear(cpu, insn, insn->opsize, MMU_WRITE);
 	x87_run(cpu, insn, operand, &image);
-	if (!store_suppressed(&image))
+	if (store_suppressed(&image))
+		access_probe(cpu, linear, insn->opsize, MMU_WRITE);
+	else
 		access_write(cpu, linear, operand, insn->opsize, cpu->mmu.cls);
 	x87_commit(cpu, insn, &image);
 }
@@ -158,6 +172,7 @@ bool x87_select(const struct decode *d, struct insn *insn)
 
 static void x87_init(struct cpu *cpu)
 {
+	fpu_set_top(cpu, 0);
 	fpu_set_fcw(cpu, FCW_INIT);
 	fpu_set_fsw(cpu, 0);
 	fpu_set_ftw(cpu, 0);
@@ -242,6 +257,7 @@ static void environment_load(struct cpu *cpu, const struct insn *insn, const u8 
 	unsigned ftw = 0;
 	for (unsigned i = 0; i < 8; i++)
 		ftw |= (f[2] >> 2 * i & 3) != 3 ? 1u << i : 0;
+	fpu_set_top(cpu, f[1] >> 11 & 7);
 	fpu_set_fsw(cpu, (u16)f[1]);
 	fpu_set_ftw(cpu, (u8)ftw);
 	load_fcw(cpu, (u16)f[0]);

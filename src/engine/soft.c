@@ -28,6 +28,7 @@ struct engine_vcpu {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	bool asleep;
+	struct timer hv_timer; /* what hv asked attend_at for; under the board lock */
 };
 
 struct engine {
@@ -134,6 +135,21 @@ static u64 platform_tsc(void *opaque)
 	return board->tsc_khz == 1000000 ? ns : mul_div(ns, board->tsc_khz, 1000000);
 }
 
+static void hv_timer_fired(void *opaque)
+{
+	attend(opaque, ATTEND_HV);
+}
+
+static void attend_at(void *opaque, u64 tsc)
+{
+	struct engine_vcpu *vcpu = opaque;
+	/* Rounded up: never early. */
+	u64 ns = mul_div(tsc, 1000000, vcpu->engine->board->tsc_khz) + 1;
+	bus_lock(bus_of(vcpu));
+	timer_arm(&vcpu->hv_timer, ns);
+	bus_unlock(bus_of(vcpu));
+}
+
 static const struct cpu_platform platform = {
 	.ack_interrupt = ack_interrupt,
 	.interrupt_pending = interrupt_pending,
@@ -143,6 +159,7 @@ static const struct cpu_platform platform = {
 	.tpr_write = tpr_write,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
+	.attend_at = attend_at,
 };
 
 /* --- what the local APIC tells --- */
@@ -211,6 +228,7 @@ static void destroy_vcpu(struct engine_vcpu *vcpu)
 {
 	if (!vcpu)
 		return;
+	timer_disarm(&vcpu->hv_timer);
 	cpu_destroy(&vcpu->cpu);
 	pthread_cond_destroy(&vcpu->wake);
 	pthread_mutex_destroy(&vcpu->lock);
@@ -243,6 +261,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : NULL;
 	pthread_mutex_init(&vcpu->lock, NULL);
 	pthread_cond_init(&vcpu->wake, NULL);
+	timer_init(&vcpu->hv_timer, board->clock, hv_timer_fired, vcpu);
 	int err = cpu_init(&vcpu->cpu, board->mem, board->bus, &vcpu->config, &vcpu->platform);
 	if (err) {
 		free(vcpu);
