@@ -61,8 +61,9 @@ struct lapic {
 	u8 phys_bits; /* MAXPHYADDR: bits of IA32_APIC_BASE from here on are reserved; lapic_init() says 52 */
 	/* --- timer --- */
 	struct timer timer;
-	u64 timer_start; /* clock ns at which timer_initial began to count */
-	u32 tsc_khz;     /* of the guest's TSC */
+	u64 timer_start;    /* clock ns at which timer_initial began to count */
+	bool timer_stopped; /* a one-shot ran out: nothing counts until the initial count is written */
+	u32 tsc_khz;        /* of the guest's TSC */
 	struct clock *clock;
 	struct apic_bus *bus;
 	struct lapic_cpu cpu;

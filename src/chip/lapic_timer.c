@@ -60,7 +60,7 @@ static void rearm(struct lapic *lapic)
 	if (timer_mode(lapic) == LVT_TIMER_DEADLINE) {
 		if (lapic->tsc_deadline)
 			arm_deadline(lapic, tsc_now(lapic));
-	} else if (lapic->timer_initial == 0 || (lapic->lvt[LVT_TIMER] & LVT_MASKED)) {
+	} else if (lapic->timer_initial == 0 || lapic->timer_stopped || (lapic->lvt[LVT_TIMER] & LVT_MASKED)) {
 		return;
 	} else if (timer_mode(lapic) == LVT_TIMER_PERIODIC) {
 		arm_periodic(lapic, now);
@@ -106,7 +106,28 @@ void lapic_timer_reset(struct lapic *lapic)
 	lapic->timer_initial = 0;
 	lapic->timer_divide = 0;
 	lapic->timer_start = 0;
+	lapic->timer_stopped = false;
 	lapic->tsc_deadline = 0;
+}
+
+static u32 current_count(const struct lapic *lapic)
+{
+	if (lapic->timer_initial == 0 || lapic->timer_stopped || timer_mode(lapic) == LVT_TIMER_DEADLINE)
+		return 0;
+	u64 ticks = (clock_now(lapic->clock) - lapic->timer_start) >> divide_shift(lapic);
+	if (timer_mode(lapic) == LVT_TIMER_PERIODIC)
+		return lapic->timer_initial - (u32)(ticks % lapic->timer_initial);
+	return ticks >= lapic->timer_initial ? 0 : lapic->timer_initial - (u32)ticks;
+}
+
+/* The count goes on from `current`, in the mode and at the rate that are set now; from 0 it goes nowhere. */
+static void count_on(struct lapic *lapic, u32 current)
+{
+	u64 gone = (u64)(lapic->timer_initial - current) << divide_shift(lapic);
+
+	/* May wrap below 0, which is harmless: only differences to timer_start are used. */
+	lapic->timer_start = clock_now(lapic->clock) - gone;
+	lapic->timer_stopped = current == 0;
 }
 
 void lapic_timer_write_lvt(struct lapic *lapic, u32 value)
@@ -114,15 +135,20 @@ void lapic_timer_write_lvt(struct lapic *lapic, u32 value)
 	catch_up(lapic);
 	u32 changed = lapic->lvt[LVT_TIMER] ^ value;
 	u32 old_mode = timer_mode(lapic);
+	u32 current = current_count(lapic);
+
 	lapic->lvt[LVT_TIMER] = value;
+	if (!(changed & (LVT_TIMER_MODE_MASK | LVT_MASKED)))
+		return;
 	/* Switching between deadline mode and the others disarms the timer (SDM vol. 3, 11.5.4.1). */
 	if (old_mode != timer_mode(lapic) &&
 	    (old_mode == LVT_TIMER_DEADLINE || timer_mode(lapic) == LVT_TIMER_DEADLINE)) {
 		lapic->timer_initial = 0;
 		lapic->tsc_deadline = 0;
 	}
-	if (changed & (LVT_TIMER_MODE_MASK | LVT_MASKED))
-		rearm(lapic);
+	if (lapic->timer_initial)
+		count_on(lapic, current);
+	rearm(lapic);
 }
 
 void lapic_timer_write_initial(struct lapic *lapic, u32 value)
@@ -132,31 +158,26 @@ void lapic_timer_write_initial(struct lapic *lapic, u32 value)
 	catch_up(lapic);
 	lapic->timer_initial = value;
 	lapic->timer_start = clock_now(lapic->clock);
+	lapic->timer_stopped = false;
 	rearm(lapic);
 }
 
 u32 lapic_timer_current(struct lapic *lapic)
 {
-	if (lapic->timer_initial == 0 || timer_mode(lapic) == LVT_TIMER_DEADLINE)
-		return 0;
 	catch_up(lapic);
-	u64 ticks = (clock_now(lapic->clock) - lapic->timer_start) >> divide_shift(lapic);
-	if (timer_mode(lapic) == LVT_TIMER_PERIODIC)
-		return lapic->timer_initial - (u32)(ticks % lapic->timer_initial);
-	return ticks >= lapic->timer_initial ? 0 : lapic->timer_initial - (u32)ticks;
+	return current_count(lapic);
 }
 
-/* The count goes on from where it is, at the new rate. */
 void lapic_timer_write_divide(struct lapic *lapic, u32 value)
 {
-	u32 current = lapic_timer_current(lapic);
+	catch_up(lapic);
+	u32 current = current_count(lapic);
+
 	lapic->timer_divide = value & 0xb;
-	u64 gone = (u64)(lapic->timer_initial - current) << divide_shift(lapic);
-	u64 now = clock_now(lapic->clock);
-	/* Unsigned wrap-around is harmless: only differences to timer_start are used. */
-	lapic->timer_start = now - gone;
-	if (timer_mode(lapic) != LVT_TIMER_DEADLINE)
+	if (lapic->timer_initial && timer_mode(lapic) != LVT_TIMER_DEADLINE) {
+		count_on(lapic, current);
 		rearm(lapic);
+	}
 }
 
 void lapic_timer_write_deadline(struct lapic *lapic, u64 value)

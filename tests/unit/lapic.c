@@ -451,6 +451,36 @@ static void test_timer_mask(void)
 	g_free(rig);
 }
 
+static void test_timer_mode_change(void)
+{
+	struct rig *rig = rig_new();
+	write_reg(rig, 0, DIVIDE, 0xb);
+	write_reg(rig, 0, LVT_TIMER_REG, 0x40);
+	write_reg(rig, 0, INITIAL, 1000000);
+	clock_advance(&rig->clock, 600000);
+	write_reg(rig, 0, LVT_TIMER_REG, PERIODIC | 0x40); /* goes on from where it is */
+	g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 400000);
+	clock_advance(&rig->clock, 400000);
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[0]), ==, 0x40);
+	write_reg(rig, 0, EOI, 0);
+	clock_advance(&rig->clock, 3300000);
+	lapic_ack_interrupt(&rig->lapic[0]);
+	write_reg(rig, 0, EOI, 0);
+	write_reg(rig, 0, LVT_TIMER_REG, 0x40);
+	g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 700000);
+	clock_advance(&rig->clock, 700000);
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[0]), ==, 0x40);
+	write_reg(rig, 0, EOI, 0);
+	write_reg(rig, 0, LVT_TIMER_REG, PERIODIC | 0x40); /* it ran out: nothing to go on from */
+	clock_advance(&rig->clock, 5000000);
+	g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 0);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[0]));
+	write_reg(rig, 0, INITIAL, 1000);
+	clock_advance(&rig->clock, 10000);
+	g_assert_true(lapic_interrupt_pending(&rig->lapic[0]));
+	g_free(rig);
+}
+
 static void test_tsc_deadline(void)
 {
 	struct rig *rig = rig_new();
@@ -764,6 +794,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/timer-divides", test_timer_divide);
 	g_test_add_func("/lapic/timer-periodic-reloads", test_timer_periodic);
 	g_test_add_func("/lapic/timer-masked-counts-on", test_timer_mask);
+	g_test_add_func("/lapic/timer-mode-change-counts-on", test_timer_mode_change);
 	g_test_add_func("/lapic/tsc-deadline", test_tsc_deadline);
 	g_test_add_func("/lapic/tsc-deadline-follows-the-cpus-tsc", test_tsc_deadline_follows_the_cpus_tsc);
 	g_test_add_func("/lapic/extint-asks-the-pic", test_extint);
