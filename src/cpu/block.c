@@ -190,6 +190,7 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 static void exec_leave(struct cpu *cpu, const struct insn *insn)
 {
 	cpu->reg[REG_RIP] = cpu->rip_start;
+	cpu->counters.instructions--; /* what resumes is counted, but this did nothing */
 	cpu_resume(cpu);
 }
 
