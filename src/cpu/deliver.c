@@ -315,6 +315,11 @@ void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type type)
 	cpu->reg[REG_RIP] = cpu->rip_start;
 	if (cpu->non_root && type != EVENT_SOFT_INT)
 		cpu->hv->exception(cpu, &e);
+	/* INT1 takes along what waited behind MOV SS: one #DB, not two. */
+	if (type == EVENT_PRIV_SOFT_EXC) {
+		cpu->dr[6] |= cpu->pending_db;
+		cpu->pending_db = 0;
+	}
 	TRACE(cpu, "software interrupt %02x at %04x:%llx", vector, cpu->seg[SEG_CS].selector,
 	      (unsigned long long)cpu->rip_start);
 	cpu_deliver(cpu, &e);

@@ -229,7 +229,8 @@ static int attend_traps(struct cpu *cpu, u8 shadow)
 		cpu->rflags_sys &= ~RFLAGS_RF;
 		cpu_update_step(cpu);
 	}
-	if (cpu->step_armed & ARMED_TF)
+	/* MOV SS drops its own single-step trap; breakpoints wait for the next boundary (SDM vol. 3, 6.8.3). */
+	if ((cpu->step_armed & ARMED_TF) && !(shadow & SHADOW_MOV_SS))
 		cpu->pending_db |= DR6_BS;
 	cpu->step_armed = 0;
 	if (!cpu->pending_db || (shadow & SHADOW_MOV_SS))
@@ -310,7 +311,7 @@ static void attend_sipi(struct cpu *cpu)
 }
 
 /* An instruction follows: its breakpoint is a fault before it, TF and RF decide what comes after it. */
-static int attend_start(struct cpu *cpu)
+static int attend_start(struct cpu *cpu, u8 shadow)
 {
 	u64 bits;
 
@@ -319,7 +320,8 @@ static int attend_start(struct cpu *cpu)
 		return LOOK_DONE;
 	}
 	cpu_attend(cpu, ATTEND_TRAP);
-	if ((cpu->dr[7] & 0xff) && !(cpu->rflags_sys & RFLAGS_RF) && debug_code_hit(cpu, &bits))
+	if ((cpu->dr[7] & 0xff) && !(cpu->rflags_sys & RFLAGS_RF) && !(shadow & SHADOW_MOV_SS) &&
+	    debug_code_hit(cpu, &bits))
 		return take_db(cpu, bits);
 	cpu->step_armed = (cpu->rflags_sys & RFLAGS_TF ? ARMED_TF : 0) | (cpu->rflags_sys & RFLAGS_RF ? ARMED_RF : 0);
 	return LOOK_DONE;
@@ -365,7 +367,7 @@ static int look_once(struct cpu *cpu)
 		cpu_attended(cpu, ATTEND_TRAP | ATTEND_SHADOW);
 		return CPU_STOP_IDLE + 1;
 	}
-	return (attention & ATTEND_TRAP) || (cpu->mode_key & MODE_STEP) ? attend_start(cpu) : LOOK_DONE;
+	return (attention & ATTEND_TRAP) || (cpu->mode_key & MODE_STEP) ? attend_start(cpu, shadow) : LOOK_DONE;
 }
 
 int cpu_attend_events(struct cpu *cpu)

@@ -10,6 +10,7 @@
 #include "cpu/event.h"
 #include "cpu/insn.h"
 #include "cpu/system.h"
+#include "x86/feature.h"
 
 /* --- cpu.c: the cheap parts of cpu_update_mode(), for changes of CPL or AC, and of TF, RF, DR7 or hv_step alone --- */
 void cpu_update_class(struct cpu *cpu);
@@ -22,9 +23,23 @@ static inline void cpu_if_set(struct cpu *cpu)
 		cpu_attend(cpu, ATTEND_INTR | (cpu->non_root ? ATTEND_HV : 0));
 }
 
+static inline bool cpu_has(const struct cpu *cpu, enum feature feature)
+{
+	return cpu->config->features[feature / 8] >> (feature % 8) & 1;
+}
+
 static inline unsigned cpu_iopl(const struct cpu *cpu)
 {
 	return (unsigned)bits_get(cpu->rflags_sys, 13, 12);
+}
+
+/*
+ * Canonical for the CPU, whatever CR4.LA57 says: bases of descriptor tables, LDT and TSS, and address MSRs may hold
+ * what 5-level paging could use.
+ */
+static inline bool is_canonical_base(const struct cpu *cpu, u64 va)
+{
+	return sign_extend(va, cpu_has(cpu, FEATURE_LA57) ? 57 : 48) == va;
 }
 
 /* A general register as a destination of `size` bytes, 2 to 8: 32-bit writes clear the upper half. */
@@ -215,10 +230,5 @@ void msr_reset(struct cpu *cpu);
 #define ROW(mnemonic, select_fn, ...) bool select_fn(const struct decode *d, struct insn *insn);
 #include "cpu/insn_system.def"
 #undef ROW
-
-static inline bool cpu_has(const struct cpu *cpu, unsigned feature)
-{
-	return cpu->config->features[feature / 8] >> (feature % 8) & 1;
-}
 
 #endif

@@ -10,7 +10,7 @@
 
 static bool msr_valid_canonical(const struct cpu *cpu, u64 value)
 {
-	return is_canonical(cpu, value);
+	return is_canonical_base(cpu, value);
 }
 
 /* UC, WC, WT, WP, WB (SDM vol. 3, table 12-8). */
@@ -131,7 +131,7 @@ static bool msr_write_efer(struct cpu *cpu, u32 msr, u64 value)
 
 static bool write_base(struct cpu *cpu, enum seg seg, u64 value)
 {
-	if (!is_canonical(cpu, value))
+	if (!is_canonical_base(cpu, value))
 		return false;
 	cpu->seg[seg].base = cpu->seg_base[seg] = value;
 	return true;

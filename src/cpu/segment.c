@@ -195,9 +195,11 @@ void segment_drop_privileged(struct cpu *cpu, unsigned cpl)
 		struct segment *s = &cpu->seg[data[i]];
 		bool conforming = (s->ar & SEG_AR_CODE) && (s->ar & SEG_AR_DC);
 		if (s->ar & SEG_AR_UNUSABLE) {
-			s->selector = 0; /* the bases of FS and GS stay: they are 64-bit mode's */
+			s->selector = 0;
 		} else if (!conforming && SEG_DPL(s->ar) < cpl) {
-			*s = segment_unusable(0, 0);
+			/* The bases stay: those of FS and GS still count in 64-bit mode. */
+			s->selector = 0;
+			s->ar = SEG_AR_UNUSABLE;
 			dropped = true;
 		}
 	}

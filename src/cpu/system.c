@@ -52,7 +52,7 @@ static void load_table(struct cpu *cpu, const struct insn *insn, struct table_re
 	access_read(cpu, access_linear(cpu, insn, size, MMU_READ), image, size, cpu->mmu.cls);
 	memcpy(&value.limit, image, 2);
 	memcpy(&value.base, image + 2, 8);
-	if (cpu->mode == CPU_LONG && !is_canonical(cpu, value.base))
+	if (cpu->mode == CPU_LONG && !is_canonical_base(cpu, value.base))
 		cpu_raise_gp(cpu);
 	if (cpu->mode != CPU_LONG && insn->opsize == 2)
 		value.base &= 0xffffff;
@@ -122,7 +122,7 @@ static struct segment system_segment(struct cpu *cpu, const struct descriptor *d
 	if (cpu_long_mode(cpu)) {
 		u64 high = descriptor_get_high(cpu, d);
 		s.base |= high << 32;
-		if (!is_canonical(cpu, s.base) || bits_get(high, 44, 40))
+		if (!is_canonical_base(cpu, s.base) || bits_get(high, 44, 40))
 			cpu_raise_error(cpu, VEC_GP, selector_error(d->selector, 0));
 	}
 	return s;
@@ -196,7 +196,7 @@ static void exec_invpcid(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	switch (type) {
 	case 0:
-		if (!is_canonical(cpu, descriptor[1]))
+		if (!is_canonical_base(cpu, descriptor[1]))
 			cpu_raise_gp(cpu);
 		mmu_flush_pcid_page(&cpu->mmu, pcid, descriptor[1]);
 		break;
