@@ -118,7 +118,7 @@ static void machine_set_long_mode(struct machine *m)
 	cpu_set_state(&m->cpu, &s);
 }
 
-static struct machine *machine_new(void)
+static inline struct machine *machine_new(void)
 {
 	struct machine *m = g_new0(struct machine, 1);
 	m->config.tsc_khz = 1000000;
@@ -135,7 +135,7 @@ static struct machine *machine_new(void)
 	return m;
 }
 
-static void machine_free(struct machine *m)
+static inline void machine_free(struct machine *m)
 {
 	cpu_destroy(&m->cpu);
 	bus_destroy(&m->bus);
@@ -143,7 +143,7 @@ static void machine_free(struct machine *m)
 	g_free(m);
 }
 
-static void machine_load_at(struct machine *m, u64 gpa, const u8 *code, const u8 *end)
+static inline void machine_load_at(struct machine *m, u64 gpa, const u8 *code, const u8 *end)
 {
 	mem_about_to_write(&m->mem, gpa, (u64)(end - code));
 	memcpy(m->mem.host + gpa, code, (size_t)(end - code));
@@ -151,7 +151,7 @@ static void machine_load_at(struct machine *m, u64 gpa, const u8 *code, const u8
 #define machine_load(m, name) machine_load_at(m, CODE, name, name##_end)
 
 /* Runs from CODE until HLT. */
-static void machine_run(struct machine *m)
+static inline void machine_run(struct machine *m)
 {
 	m->cpu.reg[REG_RIP] = CODE;
 	m->cpu.activity = CPU_ACTIVE;
