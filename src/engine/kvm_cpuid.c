@@ -4,6 +4,7 @@
  */
 #include "engine/kvm.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -81,6 +82,20 @@ static void add_tsc_frequency(struct kvm_cpuid2 *cpuid, int tsc_khz)
 		max->eax = 0x15;
 }
 
+/* The processor's name, which KVM leaves out: the host's own. */
+static void add_brand(struct kvm_cpuid2 *cpuid)
+{
+	for (u32 leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
+		struct kvm_cpuid_entry2 *e = find(cpuid, leaf);
+		if (!e && cpuid->nent < KVM_CPUID_MAX) {
+			e = &cpuid->entries[cpuid->nent++];
+			*e = (struct kvm_cpuid_entry2){ .function = leaf };
+		}
+		if (e)
+			__get_cpuid(leaf, &e->eax, &e->ebx, &e->ecx, &e->edx);
+	}
+}
+
 static void adapt(struct engine_vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 {
 	const struct engine_board *board = vcpu->engine->board;
@@ -146,6 +161,7 @@ int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported
 		return -ENOMEM;
 	__builtin_memcpy(cpuid, supported, size);
 	adapt(vcpu, cpuid);
+	add_brand(cpuid);
 	add_tsc_frequency(cpuid, kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL));
 	int err = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid);
 	free(cpuid);

@@ -217,7 +217,7 @@ static void device(struct aml *aml, const char *name, const char *id)
 static void describe_pci_windows(struct aml *aml)
 {
 	aml_begin_resources(aml);
-	aml_window_bus(aml, 0, 255);
+	aml_window_bus(aml, 0, ACPI_PCI_LAST_BUS);
 	aml_resource_io(aml, PCI_PORT_ADDRESS, PCI_PORTS);
 	aml_window_io(aml, 0, PCI_PORT_ADDRESS - 1);
 	aml_window_io(aml, PCI_PORT_ADDRESS + PCI_PORTS, 0xffff);
@@ -448,7 +448,7 @@ static gpa_t place_hpet(struct area *area)
 
 static gpa_t place_mcfg(struct area *area)
 {
-	struct mcfg t = { .header = header("MCFG", 1, sizeof t), .base = MEM_ECAM_BASE, .last_bus = 255 };
+	struct mcfg t = { .header = header("MCFG", 1, sizeof t), .base = MEM_ECAM_BASE, .last_bus = ACPI_PCI_LAST_BUS };
 	return place_table(area, &t, sizeof t);
 }
 

@@ -18,6 +18,12 @@
 #define ACPI_PCI_MEM64_FIRST 0x8000000000ULL
 #define ACPI_PCI_MEM64_LAST  0xffffffffffULL
 
+/*
+ * The last bus the guest is told of. Linux tries 32 devices on every one through ports; with 256 buses that is most of
+ * a nested boot's VM exits. There are no bridges yet, hence one bus.
+ */
+#define ACPI_PCI_LAST_BUS 0
+
 /* Writes the tables for a machine with `cpus` processors; their root pointer's address. */
 gpa_t acpi_write_tables(struct mem *mem, unsigned cpus);
 

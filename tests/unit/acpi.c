@@ -149,7 +149,8 @@ static void hpet_and_mcfg_name_the_boards_addresses(struct tables *t, gconstpoin
 	p = find(t, "MCFG", &length);
 	g_assert_cmpuint(length, ==, 60);
 	g_assert_cmpuint(number(p + 44, 8), ==, MEM_ECAM_BASE);
-	g_assert_cmpuint((u64)(p[55] + 1) << 20, ==, MEM_ECAM_SIZE);
+	g_assert_cmpuint(p[55], ==, ACPI_PCI_LAST_BUS);
+	g_assert_cmpuint((ACPI_PCI_LAST_BUS + 1ULL) << 20, <=, MEM_ECAM_SIZE);
 }
 
 static void dsdt_has_s5(struct tables *t, gconstpointer unused)
