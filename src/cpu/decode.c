@@ -273,6 +273,21 @@ static const ZydisDecoder *decoder_of(const struct cpu *cpu, u32 mode_key)
 	return &all->mode[mode_key & MODE_CODE32 ? DECODER_32 : DECODER_16];
 }
 
+/* F3 90 is PAUSE, but with REX.B it is XCHG of RAX and R8 with a prefix that means nothing. */
+static void refine_pause(ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+{
+	bool wide = zi->raw.rex.W, narrow = !wide && zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;
+	if (zi->mnemonic != ZYDIS_MNEMONIC_PAUSE || !zi->raw.rex.B)
+		return;
+	zi->mnemonic = ZYDIS_MNEMONIC_XCHG;
+	zi->operand_count = zi->operand_count_visible = 2;
+	memset(op, 0, 2 * sizeof(*op));
+	op[0].type = op[1].type = ZYDIS_OPERAND_TYPE_REGISTER;
+	op[0].size = op[1].size = wide ? 64 : narrow ? 16 : 32;
+	op[0].reg.value = wide ? ZYDIS_REGISTER_RAX : narrow ? ZYDIS_REGISTER_AX : ZYDIS_REGISTER_EAX;
+	op[1].reg.value = wide ? ZYDIS_REGISTER_R8 : narrow ? ZYDIS_REGISTER_R8W : ZYDIS_REGISTER_R8D;
+}
+
 bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t available, struct insn *insn)
 {
 	const ZydisDecoder *decoder = decoder_of(cpu, mode_key);
@@ -296,6 +311,7 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 		return true;
 	}
 
+	refine_pause(&zi, op);
 	struct decode d = { .zi = &zi, .op = op, .bytes = bytes, .cpu = cpu, .mode_key = mode_key };
 	insn->length = zi.length;
 	insn->opsize = (u8)(zi.operand_width / 8);

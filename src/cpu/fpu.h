@@ -13,6 +13,7 @@
 #include "cpu/cpu.h"
 #include "cpu/event.h"
 #include "cpu/insn.h"
+#include "cpu/native_trap.h"
 #include "x86/feature.h"
 
 #include <string.h>
@@ -27,7 +28,6 @@ enum { FPU_MXCSR_MASK = 28, FPU_ST = 32, FPU_XMM = 160, FPU_X87_BYTES = 160 };
 #define FSW_B      0x8000u /* follows ES */
 #define FCW_INIT   0x037fu
 
-#define MXCSR_INIT  0x1f80u
 #define MXCSR_VALID 0xffffu /* what may be set without #GP */
 #define MXCSR_FLAGS 0x003fu
 #define MXCSR_FZ    0x8000u
@@ -96,23 +96,7 @@ static inline void avx_check(struct cpu *cpu)
 		avx_unavailable(cpu);
 }
 
-/* The host's MXCSR, MXCSR_INIT outside stubs. */
-static inline void host_set_mxcsr(u32 v)
-{
-	__asm__ volatile("ldmxcsr %0" : : "m"(v));
-}
-
-static inline u32 host_mxcsr(void)
-{
-	u32 v;
-	__asm__ volatile("stmxcsr %0" : "=m"(v));
-	return v;
-}
-
 /* --- code area (native_code.c) --- */
-
-/* `image`: 512 bytes, 16-byte aligned, for x87 stubs; others ignore it. */
-typedef void (*stub_fn)(struct cpu *cpu, void *memory, u8 *image);
 
 /* Kinds of stub: what surrounds the instruction. */
 enum stub_kind { STUB_SSE, STUB_AVX, STUB_MMX, STUB_X87 };

@@ -31,33 +31,12 @@ static inline stub_fn stub_of(const struct insn *insn)
 	return (stub_fn)(uintptr_t)insn->stub;
 }
 
-/*
- * With an unmasked exception possible, the instruction runs masked on a copy that is put back if it is due after all.
- * Exceptions found before computing (invalid, denormal, divide by zero) hide those of the result (SDM vol. 1, 11.5.2).
- */
-static void run_unmasked(struct cpu *cpu, const struct insn *insn, void *memory, u32 guest)
+/* An unmasked exception leaves everything but the flags in MXCSR as it was (SDM vol. 1, 11.5.2). */
+static void run_unmasked(struct cpu *cpu, const struct insn *insn, void *memory, u32 mxcsr)
 {
-	u32 unmasked = ~guest >> 7 & MXCSR_FLAGS;
-	struct xsave_area saved = cpu->fpu;
-	u64 reg[GPR_COUNT];
-	u16 arith = cpu->arith;
-	memcpy(reg, cpu->reg, sizeof(reg));
-	u32 masked = (guest & ~MXCSR_FLAGS) | MXCSR_INIT;
-	if (unmasked & 0x10) /* flush to zero is for masked underflow only */
-		masked &= ~MXCSR_FZ;
-	host_set_mxcsr(masked);
-	stub_of(insn)(cpu, memory, NULL);
-	u32 flags = host_mxcsr() & MXCSR_FLAGS;
-	host_set_mxcsr(MXCSR_INIT);
-	if (flags & 7 & unmasked)
-		flags &= 7;
-	if (flags & unmasked) {
-		cpu->fpu = saved;
-		memcpy(cpu->reg, reg, sizeof(reg));
-		cpu->arith = arith;
-	}
-	fpu_set_mxcsr(cpu, guest | flags);
-	if (flags & unmasked)
+	bool done = native_run_trapped(stub_of(insn), cpu, memory, &mxcsr);
+	fpu_set_mxcsr(cpu, mxcsr);
+	if (!done)
 		cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 

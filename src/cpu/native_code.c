@@ -36,9 +36,9 @@ int native_init(struct cpu *cpu)
 	struct native *native = calloc(1, sizeof(*native));
 	if (!native)
 		return -ENOMEM;
-	int error = 0;
+	int error = native_trap_init() ? -errno : 0;
 	int fd = memfd_create("strata-stubs", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, AREA_SIZE))
+	if (!error && (fd < 0 || ftruncate(fd, AREA_SIZE)))
 		error = -errno;
 	void *w = error ? MAP_FAILED : mmap(NULL, AREA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	void *x = error ? MAP_FAILED : mmap(NULL, AREA_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);

@@ -1,0 +1,257 @@
+/*
+ * Every operand form of every row, found by decoding: all prefixes, maps, opcodes and ModRM shapes are tried, and what
+ * the decoder takes is kept once per form.
+ */
+#include "differ.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static ZydisDecoder decoder;
+
+const ZydisDecoder *form_decoder(void)
+{
+	return &decoder;
+}
+
+static void add(struct form_list *list, const struct form *f)
+{
+	if (list->count % 1024 == 0)
+		list->form = realloc(list->form, (list->count + 1024) * sizeof(*f));
+	list->form[list->count++] = *f;
+}
+
+static unsigned put_opcode(const struct form *f, u8 *b)
+{
+	static const u8 map2[] = { 0, 0, 0x38, 0x3a };
+	unsigned n = 0;
+	if (f->map)
+		b[n++] = 0x0f;
+	if (f->map > 1)
+		b[n++] = map2[f->map];
+	b[n++] = f->opcode;
+	return n;
+}
+
+/*
+ * Prefixes, REX or VEX with the given extension bits (R 4, X 2, B 1) and vvvv, and the opcode. rex < 0: no REX unless
+ * the form asks for W.
+ */
+static unsigned put_head(const struct form *f, u8 *b, int rex, unsigned vvvv)
+{
+	unsigned n = 0;
+	if (f->lock)
+		b[n++] = 0xf0;
+	if (f->address32)
+		b[n++] = 0x67;
+	if (f->vex) {
+		unsigned x = rex < 0 ? 0 : (unsigned)rex;
+		b[n++] = 0xc4;
+		b[n++] = (u8)((~x & 7) << 5 | f->map);
+		b[n++] = (u8)(f->rex_w << 7 | (~vvvv & 15) << 3 | f->vex_l << 2 | f->vex_pp);
+		b[n++] = f->opcode;
+		return n;
+	}
+	if (f->prefix)
+		b[n++] = f->prefix;
+	if (f->rex_w || rex >= 0)
+		b[n++] = (u8)(0x40 | f->rex_w << 3 | (rex < 0 ? 0 : rex));
+	return n + put_opcode(f, b + n);
+}
+
+/* Opcodes whose ModRM.rm is part of the opcode when ModRM.mod is 3. */
+static bool rm_is_opcode(const struct form *f)
+{
+	if (f->vex)
+		return false;
+	if (f->map == 0)
+		return f->opcode >= 0xd8 && f->opcode <= 0xdf;
+	return f->map == 1 && (f->opcode == 0x01 || f->opcode == 0xae || f->opcode == 0xc7 || f->opcode == 0x1e);
+}
+
+static bool decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+{
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, b, 15, zi, op));
+}
+
+/* Does ModRM.reg name an operand, or is it part of the opcode? */
+static bool reg_is_operand(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op)
+{
+	for (unsigned i = 0; i < zi->operand_count; i++)
+		if (op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+			return true;
+	return false;
+}
+
+static bool same_form(const struct form *a, const struct form *b)
+{
+	return a->mnemonic == b->mnemonic && a->prefix == b->prefix && a->lock == b->lock && a->rex_w == b->rex_w &&
+	       a->vex_l == b->vex_l && a->vex_pp == b->vex_pp && a->map == b->map && a->opcode == b->opcode &&
+	       a->has_modrm == b->has_modrm && a->memory == b->memory && a->fixed_reg == b->fixed_reg &&
+	       a->reg == b->reg && a->fixed_rm == b->fixed_rm && a->rm == b->rm && a->address32 == b->address32;
+}
+
+/* Tries one opcode with every ModRM shape. */
+static void try_opcode(struct form_list *list, struct form f, unsigned vvvv)
+{
+	unsigned first = list->count;
+	for (unsigned shape = 0; shape < 2; shape++) {
+		for (unsigned reg = 0; reg < 8; reg++) {
+			unsigned rms = shape && rm_is_opcode(&f) ? 8 : 1;
+			for (unsigned rm = 0; rm < rms; rm++) {
+				u8 b[16] = { 0 };
+				ZydisDecodedInstruction zi;
+				ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+				struct form g = f;
+				unsigned n = put_head(&f, b, -1, vvvv);
+				/* A memory form through a SIB byte, so that VSIB decodes too. */
+				b[n] = (u8)(shape ? 0xc0 | reg << 3 | (rms == 1 ? 1 : rm) : reg << 3 | 4);
+				b[n + 1] = 0x0b; /* base RBX, index RCX */
+				if (!decode(b, &zi, op) || !insn_row_find(zi.mnemonic))
+					continue;
+				g.mnemonic = zi.mnemonic;
+				g.has_modrm = zi.attributes & ZYDIS_ATTRIB_HAS_MODRM;
+				g.memory = g.has_modrm && !shape;
+				g.fixed_reg = g.has_modrm && !reg_is_operand(&zi, op);
+				g.reg = g.fixed_reg ? (u8)reg : 0;
+				g.fixed_rm = g.has_modrm && rms == 8;
+				g.rm = g.fixed_rm ? (u8)rm : 0;
+				bool known = false;
+				for (unsigned i = first; i < list->count && !known; i++)
+					known = same_form(&list->form[i], &g);
+				if (!known)
+					add(list, &g);
+			}
+		}
+	}
+}
+
+/* Bytes that are prefixes or escapes, not opcodes. */
+static bool is_prefix(unsigned b)
+{
+	switch (b) {
+	case 0x0f:
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x62:
+	case 0x64 ... 0x67:
+	case 0xc4:
+	case 0xc5:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3:
+	case 0x40 ... 0x4f:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void find_legacy(struct form_list *list)
+{
+	static const u8 prefixes[] = { 0, 0x66, 0xf3, 0xf2 };
+	for (unsigned map = 0; map < 4; map++)
+		for (unsigned opcode = 0; opcode < 256; opcode++)
+			for (unsigned p = 0; p < 4 && !(map == 0 && is_prefix(opcode)); p++)
+				for (unsigned w = 0; w < 2; w++)
+					for (unsigned lock = 0; lock < 2; lock++)
+						try_opcode(list,
+							   (struct form){ .map = (u8)map,
+									  .opcode = (u8)opcode,
+									  .prefix = prefixes[p],
+									  .rex_w = w,
+									  .lock = lock },
+							   0);
+}
+
+/* JRCXZ has another name with a 32-bit address size. */
+static void find_jecxz(struct form_list *list)
+{
+	try_opcode(list, (struct form){ .opcode = 0xe3, .address32 = true }, 0);
+}
+
+/* Has the form an address without a ModRM byte: MOV moffs, string instructions, XLAT, LOOPcc? */
+static bool has_implicit_address(const struct form *f)
+{
+	if (f->vex || f->map)
+		return false;
+	return (f->opcode >= 0xa0 && f->opcode <= 0xa7) || (f->opcode >= 0xaa && f->opcode <= 0xaf) ||
+	       (f->opcode >= 0xe0 && f->opcode <= 0xe2) || f->opcode == 0xd7;
+}
+
+static void find_vex(struct form_list *list)
+{
+	for (unsigned map = 1; map < 4; map++)
+		for (unsigned opcode = 0; opcode < 256; opcode++)
+			for (unsigned bits = 0; bits < 16; bits++)
+				for (unsigned v = 0; v < 2; v++) {
+					unsigned before = list->count;
+					try_opcode(list,
+						   (struct form){ .vex = true,
+								  .map = (u8)map,
+								  .opcode = (u8)opcode,
+								  .rex_w = bits >> 3,
+								  .vex_l = bits >> 2 & 1,
+								  .vex_pp = bits & 3 },
+						   v ? 2 : 0);
+					if (list->count != before)
+						break;
+				}
+}
+
+void forms_find(struct form_list *list)
+{
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+	*list = (struct form_list){ 0 };
+	find_legacy(list);
+	find_jecxz(list);
+	find_vex(list);
+}
+
+static unsigned put_memory_modrm(const struct form *f, u64 (*rnd)(void), u8 *b, unsigned reg)
+{
+	unsigned n = 0;
+	bool vsib = f->vex && f->map == 2 && f->opcode >= 0x90 && f->opcode <= 0x93;
+	unsigned mod = (unsigned)rnd() % 3, rm = vsib ? 4 : (unsigned)rnd() & 7;
+	b[n++] = (u8)(mod << 6 | reg << 3 | rm);
+	bool disp32 = mod == 2 || (mod == 0 && rm == 5);
+	if (rm == 4) {
+		u8 sib = (u8)rnd();
+		b[n++] = sib;
+		disp32 |= mod == 0 && (sib & 7) == 5;
+	}
+	if (disp32) {
+		i32 disp = (i32)(rnd() & 0xffff) - 0x8000;
+		memcpy(b + n, &disp, 4);
+		n += 4;
+	} else if (mod == 1) {
+		b[n++] = (u8)rnd();
+	}
+	return n;
+}
+
+bool form_encode(const struct form *f, u64 (*rnd)(void), u8 *b)
+{
+	int rex = rnd() & 1 ? (int)(rnd() & 7) : -1;
+	struct form g = *f;
+	g.address32 |= (f->memory || has_implicit_address(f)) && rnd() % 8 == 0;
+	memset(b, 0, 16);
+	unsigned n = put_head(&g, b, rex, rnd() & 3 ? (unsigned)rnd() & 15 : 0);
+	unsigned reg = f->fixed_reg ? f->reg : (unsigned)rnd() & 7;
+	if (f->has_modrm && f->memory)
+		n += put_memory_modrm(f, rnd, b + n, reg);
+	else if (f->has_modrm)
+		b[n++] = (u8)(0xc0 | reg << 3 | (f->fixed_rm ? f->rm : (unsigned)rnd() & 7));
+	/* Whatever immediate there may be. */
+	u64 imm = rnd();
+	if (rnd() & 1)
+		imm = (u64)(i64)(i8)imm;
+	for (unsigned i = 0; i < 8 && n < 15; i++)
+		b[n++] = (u8)(imm >> 8 * i);
+	return true;
+}
