@@ -64,8 +64,8 @@ static void rearm(struct lapic *lapic)
 		return;
 	} else if (timer_mode(lapic) == LVT_TIMER_PERIODIC) {
 		arm_periodic(lapic, now);
-	} else if (end > now) {
-		timer_arm(&lapic->timer, end);
+	} else {
+		timer_arm(&lapic->timer, end); /* a short count may have ended meanwhile: then at once */
 	}
 }
 

@@ -143,6 +143,7 @@ static void record_cause(struct cpu *cpu, const struct event *e)
 	} else if (e->vector == VEC_DB) {
 		cpu->dr[6] = (cpu->dr[6] & ~15ULL) | e->address;
 		cpu->dr[7] &= ~DR7_GD;
+		cpu->msr.debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF);
 	}
 	cpu->counters.exceptions++;
 }
@@ -206,6 +207,13 @@ static u8 boundary_shadow(struct cpu *cpu)
 
 enum { ARMED_TF = 1, ARMED_RF = 2 };
 
+/* With BTF, TF traps after taken branches only (SDM vol. 3, 18.4.3): RIP is then not behind the instruction. */
+static bool step_is_due(const struct cpu *cpu)
+{
+	bool branches_only = cpu->msr.debugctl & DEBUGCTL_BTF;
+	return (cpu->step_armed & ARMED_TF) && (!branches_only || cpu->reg[REG_RIP] != cpu->step_rip + cpu->insn->length);
+}
+
 void debug_forget(struct cpu *cpu)
 {
 	cpu->step_armed = 0;
@@ -230,7 +238,7 @@ static int attend_traps(struct cpu *cpu, u8 shadow)
 		cpu_update_step(cpu);
 	}
 	/* MOV SS drops its own single-step trap; breakpoints wait for the next boundary (SDM vol. 3, 6.8.3). */
-	if ((cpu->step_armed & ARMED_TF) && !(shadow & SHADOW_MOV_SS))
+	if (step_is_due(cpu) && !(shadow & SHADOW_MOV_SS))
 		cpu->pending_db |= DR6_BS;
 	cpu->step_armed = 0;
 	if (!cpu->pending_db || (shadow & SHADOW_MOV_SS))
@@ -323,6 +331,7 @@ static int attend_start(struct cpu *cpu, u8 shadow)
 	if ((cpu->dr[7] & 0xff) && !(cpu->rflags_sys & RFLAGS_RF) && !(shadow & SHADOW_MOV_SS) &&
 	    debug_code_hit(cpu, &bits))
 		return take_db(cpu, bits);
+	cpu->step_rip = cpu->reg[REG_RIP];
 	cpu->step_armed = (cpu->rflags_sys & RFLAGS_TF ? ARMED_TF : 0) | (cpu->rflags_sys & RFLAGS_RF ? ARMED_RF : 0);
 	return LOOK_DONE;
 }

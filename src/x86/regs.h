@@ -82,6 +82,10 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define DR7_FIXED1 BIT(10)
 #define DR7_GD BIT(13)
 
+/* IA32_DEBUGCTL. */
+#define DEBUGCTL_LBR BIT(0)
+#define DEBUGCTL_BTF BIT(1) /* single-step on branches */
+
 /* Exception vectors. */
 enum vector {
 	VEC_DE = 0,

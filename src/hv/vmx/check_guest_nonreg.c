@@ -107,10 +107,9 @@ static bool pending_db_reserved(const struct vmx *vmx)
 /* An instruction under a shadow, or HLT, has left a single-step trap exactly if TF is set (and BTF is not). */
 static bool pending_db_single_step(const struct vmx *vmx)
 {
-	const u64 btf = BIT(1);
 	if (!blocked_by_shadow(vmx) && vmx->vmcs.guest_activity != ACTIVITY_HLT)
 		return true;
-	bool stepping = (vmx->vmcs.guest_rflags & RFLAGS_TF) && !(vmx->vmcs.guest_debugctl & btf);
+	bool stepping = (vmx->vmcs.guest_rflags & RFLAGS_TF) && !(vmx->vmcs.guest_debugctl & DEBUGCTL_BTF);
 	return !!(vmx->vmcs.guest_pending_db & DR6_BS) == stepping;
 }
 

@@ -68,8 +68,10 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 	cpu->msr.sysenter_cs = v->guest_sysenter_cs;
 	cpu->msr.sysenter_esp = v->guest_sysenter_esp;
 	cpu->msr.sysenter_eip = v->guest_sysenter_eip;
-	if (vmx_entryc(vmx, ENTRYC_LOAD_DEBUG))
+	if (vmx_entryc(vmx, ENTRYC_LOAD_DEBUG)) {
 		cpu->dr[7] = (v->guest_dr7 & ~DR7_ZERO) | DR7_FIXED1;
+		cpu->msr.debugctl = v->guest_debugctl;
+	}
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PAT))
 		cpu->msr.pat = v->guest_pat;
 }

@@ -42,7 +42,7 @@ static void save_registers(struct cpu *cpu, struct vmx *vmx, const struct vmx_ex
 	v->guest_sysenter_eip = cpu->msr.sysenter_eip;
 	if (vmx_exitc(vmx, EXITC_SAVE_DEBUG)) {
 		v->guest_dr7 = cpu->dr[7];
-		v->guest_debugctl = 0;
+		v->guest_debugctl = cpu->msr.debugctl;
 	}
 	if (vmx_exitc(vmx, EXITC_SAVE_PAT))
 		v->guest_pat = cpu->msr.pat;
@@ -101,13 +101,12 @@ static void save_non_register(struct cpu *cpu, struct vmx *vmx, const struct vmx
 	v->guest_interruptibility = blocking;
 	v->guest_activity = saved_activity(cpu);
 	u64 pending = x->boundary ? cpu->pending_db : 0;
-	if (x->boundary && (cpu->step_armed & CPU_STEP_TF))
+	bool step_done = (x->boundary && (cpu->step_armed & CPU_STEP_TF)) ||
+			 (blocking & (INTR_STATE_STI | INTR_STATE_MOV_SS)) || v->guest_activity == ACTIVITY_HLT;
+	if (step_done && (v->guest_rflags & RFLAGS_TF) && !(cpu->msr.debugctl & DEBUGCTL_BTF))
 		pending |= DR6_BS;
 	if (pending & BITS(3, 0))
 		pending |= PENDING_DB_ENABLED;
-	if (blocking & (INTR_STATE_STI | INTR_STATE_MOV_SS) || v->guest_activity == ACTIVITY_HLT)
-		if (v->guest_rflags & RFLAGS_TF)
-			pending |= DR6_BS;
 	v->guest_pending_db = pending;
 }
 
@@ -178,6 +177,7 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 		cpu->efer = v->host_efer;
 	cpu->efer = (cpu->efer & ~lma_lme) | (host_long ? lma_lme : 0);
 	cpu->dr[7] = DR7_FIXED1;
+	cpu->msr.debugctl = 0;
 	cpu->msr.sysenter_cs = v->host_sysenter_cs;
 	cpu->msr.sysenter_esp = v->host_sysenter_esp;
 	cpu->msr.sysenter_eip = v->host_sysenter_eip;

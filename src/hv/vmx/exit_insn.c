@@ -138,9 +138,9 @@ void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 	case EXIT_RDTSC:
 		exit_if(cpu, vmx_cpu(vmx, CPU_RDTSC), reason);
 		break;
-	case EXIT_RDTSCP:
+	case EXIT_RDTSCP: /* and RDPID, which reads no TSC */
 		require(cpu, vmx_cpu2(vmx, CPU2_RDTSCP));
-		exit_if(cpu, vmx_cpu(vmx, CPU_RDTSC), reason);
+		exit_if(cpu, vmx_cpu(vmx, CPU_RDTSC) && !strcmp(insn->row->name, "RDTSCP"), reason);
 		break;
 	case EXIT_WBINVD:
 		exit_if(cpu, vmx_cpu2(vmx, CPU2_WBINVD), reason);
