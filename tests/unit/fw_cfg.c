@@ -163,6 +163,44 @@ static void test_dma_bounds(void)
 	rig_free(rig);
 }
 
+static void test_dma_quadword(void)
+{
+	struct rig *rig = rig_new();
+	struct request request = { htobe32(DMA_READ | DMA_SELECT), htobe32(4), htobe64(BUFFER) };
+	mem_write(&rig->mem, REQUEST, &request, sizeof(request));
+	fw_cfg_ops.write(&rig->fw, 4, 8, htobe64(REQUEST));
+	g_assert_cmpmem(mem_host(&rig->mem, BUFFER, 4), 4, "QEMU", 4);
+	rig_free(rig);
+}
+
+static void test_sizes(void)
+{
+	struct rig *rig = rig_new();
+	select_key(rig, FW_CFG_SIGNATURE);
+	out8(&fw_cfg_ops, &rig->fw, 0, 1);
+	out32(&fw_cfg_ops, &rig->fw, 0, 1);
+	fw_cfg_ops.write(&rig->fw, 8, 2, 0xffff);
+	fw_cfg_ops.write(&rig->fw, 2, 8, UINT64_MAX);
+	g_assert_cmpint(fw_cfg_ops.read(&rig->fw, 1, 2), ==, 0);
+	g_assert_cmpint(next(rig), ==, 'Q'); /* still the signature, from its start */
+	rig_free(rig);
+}
+
+static void test_reset(void)
+{
+	struct rig *rig = rig_new();
+	select_key(rig, FW_CFG_ID);
+	next(rig);
+	out32(&fw_cfg_ops, &rig->fw, 4, 0xffffffff);
+	fw_cfg_reset(&rig->fw);
+	g_assert_cmpint(next(rig), ==, 'Q');
+	struct request request = { htobe32(DMA_READ | DMA_SELECT), htobe32(4), htobe64(BUFFER) };
+	mem_write(&rig->mem, REQUEST, &request, sizeof(request));
+	out32(&fw_cfg_ops, &rig->fw, 8, htobe32(REQUEST)); /* the upper half was forgotten */
+	g_assert_cmpmem(mem_host(&rig->mem, BUFFER, 4), 4, "QEMU", 4);
+	rig_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -171,5 +209,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/fw_cfg/directory-lists-files", test_directory);
 	g_test_add_func("/fw_cfg/dma-reads-and-skips", test_dma_read);
 	g_test_add_func("/fw_cfg/dma-stays-in-ram", test_dma_bounds);
+	g_test_add_func("/fw_cfg/dma-address-in-one-write", test_dma_quadword);
+	g_test_add_func("/fw_cfg/accesses-of-other-sizes-are-nothing", test_sizes);
+	g_test_add_func("/fw_cfg/reset-selects-the-signature", test_reset);
 	return g_test_run();
 }

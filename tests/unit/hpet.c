@@ -222,6 +222,43 @@ static void test_shortest_period(void)
 	g_free(rig);
 }
 
+static void test_reset(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, CONFIG, 1);
+	out(rig, TIMER(1), ENABLE | LEVEL | PERIODIC | SET | ROUTE(20));
+	out(rig, COMPARATOR(1), 1000);
+	clock_advance(&rig->clock, 10000);
+	g_assert_true(rig->pins.level[20]);
+	hpet_reset(&rig->hpet);
+	g_assert_false(rig->pins.level[20]);
+	g_assert_cmphex(in(rig, CONFIG), ==, 0);
+	g_assert_cmphex(in(rig, STATUS), ==, 0);
+	g_assert_cmphex(in(rig, COUNTER), ==, 0);
+	g_assert_cmphex(in(rig, COMPARATOR(1)), ==, UINT64_MAX);
+	g_assert_cmphex((u32)in(rig, TIMER(1)), ==, 0x30);
+	out(rig, CONFIG, 1);
+	out(rig, TIMER(1), ENABLE | PERIODIC | SET | ROUTE(20));
+	clock_advance(&rig->clock, 1000000);
+	g_assert_cmpint(rig->pins.rises[20], ==, 1); /* no period is left of the time before */
+	g_free(rig);
+}
+
+static void test_late(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, CONFIG, 1);
+	out(rig, TIMER(0), ENABLE | PERIODIC | SET | ROUTE(20));
+	out(rig, COMPARATOR(0), 1000);
+	rig->clock.base += 25000; /* time passes, but nobody ran the timers */
+	g_assert_cmpint(in(rig, COMPARATOR(0)), ==, 3000);
+	g_assert_cmpint(rig->pins.rises[20], ==, 1);
+	rig->clock.base += 10000;
+	out(rig, TIMER(0), PERIODIC | ROUTE(20)); /* what was due comes before the change */
+	g_assert_cmpint(rig->pins.rises[20], ==, 2);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -236,5 +273,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/hpet/legacy-replacement-takes-irq-0-and-8", test_legacy);
 	g_test_add_func("/hpet/route-must-be-offered", test_route_must_be_offered);
 	g_test_add_func("/hpet/shortest-period-is-bounded", test_shortest_period);
+	g_test_add_func("/hpet/reset-stops-and-clears", test_reset);
+	g_test_add_func("/hpet/late-match-shows-on-the-next-access", test_late);
 	return g_test_run();
 }

@@ -253,6 +253,77 @@ static void test_testdev(void)
 	g_free(dev);
 }
 
+static void test_reset(void)
+{
+	struct rig *rig = rig_new();
+	command(rig, 0x60);
+	data(rig, 0x01);
+	data(rig, 0xee);
+	g_assert_true(rig->pins.level[1]);
+	command(rig, 0xd1); /* waits for its byte */
+	i8042_reset(&rig->kbc);
+	g_assert_false(rig->pins.level[1]);
+	g_assert_cmphex(status(rig) & 1, ==, 0);
+	g_assert_true(status(rig) & 8);
+	data(rig, 0xee); /* goes to the keyboard */
+	g_assert_cmphex(answer(rig), ==, 0xee);
+	g_assert_cmpint(rig->resets, ==, 0);
+	g_free(rig);
+}
+
+static void test_command_replaces(void)
+{
+	struct rig *rig = rig_new();
+	command(rig, 0xd1);
+	command(rig, 0xa8);
+	data(rig, 0xee);
+	g_assert_cmphex(answer(rig), ==, 0xee);
+	g_assert_cmpint(rig->resets, ==, 0);
+	data(rig, 0xed); /* LEDs, but then another command instead of their byte */
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	data(rig, 0xf2);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	g_assert_cmphex(answer(rig), ==, 0xab);
+	g_free(rig);
+}
+
+static void test_keyboard_state(void)
+{
+	struct rig *rig = rig_new();
+	data(rig, 0xf5);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	g_assert_false(rig->kbc.scanning);
+	data(rig, 0xf4);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	g_assert_true(rig->kbc.scanning);
+	data(rig, 0xf0);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	data(rig, 0x01);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	g_assert_false(status(rig) & 1); /* no answer to setting */
+	g_assert_cmpint(rig->kbc.scan_set, ==, 1);
+	data(rig, 0xf6);
+	g_assert_cmphex(answer(rig), ==, 0xfa);
+	g_assert_cmpint(rig->kbc.scan_set, ==, 2);
+	data(rig, 0xfe);
+	g_assert_cmphex(answer(rig), ==, 0xfa); /* the last byte again */
+	g_free(rig);
+}
+
+static void test_testdev_reset(void)
+{
+	struct testdev *dev = g_new0(struct testdev, 1);
+	testdev_init(dev, (struct irq_line){ 0 }, NULL, NULL);
+	out32(&testdev_echo_ops, dev, 0, 0x12345678);
+	out32(&testdev_iomem_ops, dev, 0x100, 0x12345678);
+	testdev_reset(dev);
+	g_assert_cmphex(in32(&testdev_echo_ops, dev, 0), ==, 0);
+	g_assert_cmphex(in32(&testdev_iomem_ops, dev, 0x100), ==, 0);
+	out8(&testdev_console_ops, dev, 0, 'x'); /* nobody listens */
+	out8(&testdev_irq_ops, dev, 0, 1);
+	g_free(dev);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -268,5 +339,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/sysport/post-code-reads-back", test_post);
 	g_test_add_func("/debugexit/status-is-twice-plus-one", test_debugexit);
 	g_test_add_func("/testdev/ports-and-memory", test_testdev);
+	g_test_add_func("/i8042/reset-forgets", test_reset);
+	g_test_add_func("/i8042/new-command-drops-the-waiting-one", test_command_replaces);
+	g_test_add_func("/i8042/keyboard-state", test_keyboard_state);
+	g_test_add_func("/testdev/reset-clears", test_testdev_reset);
 	return g_test_run();
 }

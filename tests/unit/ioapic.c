@@ -215,6 +215,30 @@ static void test_pin_out_of_range(void)
 	g_free(rig);
 }
 
+static void test_reset(void)
+{
+	struct rig *rig = rig_new();
+	write_reg(rig, 0, 0x05000000);
+	route(rig, 5, 0x55);
+	ioapic_reset(&rig->ioapic);
+	g_assert_cmphex(in32(&ioapic_ops, &rig->ioapic, 0), ==, 0);
+	g_assert_cmphex(read_reg(rig, 0), ==, 0);
+	g_assert_cmphex(entry(rig, 5), ==, MASKED);
+	g_free(rig);
+}
+
+static void test_narrow(void)
+{
+	struct rig *rig = rig_new();
+	route(rig, 4, 0x54);
+	out8(&ioapic_ops, &rig->ioapic, 0, 0x18);
+	g_assert_cmphex(in8(&ioapic_ops, &rig->ioapic, 0x10), ==, 0x54);
+	out8(&ioapic_ops, &rig->ioapic, 0x10, 0x99); /* the window takes dwords */
+	g_assert_cmphex(entry(rig, 4), ==, 0x54);
+	g_assert_cmphex(in32(&ioapic_ops, &rig->ioapic, 0x20), ==, 0);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -229,5 +253,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/ioapic/pins-share-a-vector", test_shared_vector);
 	g_test_add_func("/ioapic/refused-level-stays-pending", test_refused_level_stays_pending);
 	g_test_add_func("/ioapic/pin-out-of-range-is-ignored", test_pin_out_of_range);
+	g_test_add_func("/ioapic/reset-masks-everything", test_reset);
+	g_test_add_func("/ioapic/narrow-access", test_narrow);
 	return g_test_run();
 }

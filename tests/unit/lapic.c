@@ -1,168 +1,5 @@
-/* Local APICs: priorities, modes, timer, local interrupts, messages among several CPUs. */
-#include "chip/lapic.h"
-#include "chip.h"
-
-enum { CPUS = 4, TSC_KHZ = 2000000 };
-
-/* xAPIC offsets. */
-enum {
-	ID = 0x20,
-	VERSION = 0x30,
-	TPR = 0x80,
-	PPR = 0xa0,
-	EOI = 0xb0,
-	LDR = 0xd0,
-	DFR = 0xe0,
-	SVR = 0xf0,
-	ISR = 0x100,
-	TMR = 0x180,
-	IRR = 0x200,
-	ESR = 0x280,
-	ICR = 0x300,
-	ICR_HIGH = 0x310,
-	LVT_TIMER_REG = 0x320,
-	LVT_LINT0_REG = 0x350,
-	LVT_LINT1_REG = 0x360,
-	LVT_ERROR_REG = 0x370,
-	INITIAL = 0x380,
-	CURRENT = 0x390,
-	DIVIDE = 0x3e0
-};
-enum { MSR_BASE = 0x1b, MSR_DEADLINE = 0x6e0 };
-enum { LVT_MASK = 0x10000, PERIODIC = 0x20000, DEADLINE = 0x40000 };
-
-#define X2(offset) (0x800u + (offset) / 16)
-
-struct cpu_side {
-	unsigned intr, nmi, smi, init, sipi;
-	u8 sipi_vector;
-};
-
-struct rig {
-	struct clock clock;
-	struct apic_bus bus;
-	struct lapic lapic[CPUS];
-	struct cpu_side cpu[CPUS];
-	unsigned eois, extint_acks;
-	u8 eoi_vector;
-};
-
-static void on_intr(void *opaque)
-{
-	((struct cpu_side *)opaque)->intr++;
-}
-
-static void on_nmi(void *opaque)
-{
-	((struct cpu_side *)opaque)->nmi++;
-}
-
-static void on_smi(void *opaque)
-{
-	((struct cpu_side *)opaque)->smi++;
-}
-
-static void on_init(void *opaque)
-{
-	((struct cpu_side *)opaque)->init++;
-}
-
-static void on_sipi(void *opaque, u8 vector)
-{
-	((struct cpu_side *)opaque)->sipi++;
-	((struct cpu_side *)opaque)->sipi_vector = vector;
-}
-
-static void on_eoi(void *opaque, u8 vector)
-{
-	struct rig *rig = opaque;
-	rig->eois++;
-	rig->eoi_vector = vector;
-}
-
-static int on_extint(void *opaque)
-{
-	((struct rig *)opaque)->extint_acks++;
-	return 0x77;
-}
-
-static const struct lapic_cpu cpu_ops = {
-	.intr_changed = on_intr, .nmi = on_nmi, .smi = on_smi, .init = on_init, .sipi = on_sipi
-};
-
-static void write_reg(struct rig *rig, unsigned n, u32 offset, u32 value)
-{
-	lapic_page_write(&rig->lapic[n], offset, 4, value);
-}
-
-static u32 read_reg(struct rig *rig, unsigned n, u32 offset)
-{
-	return lapic_page_read(&rig->lapic[n], offset, 4);
-}
-
-/* CPUS local APICs, software-enabled. */
-static struct rig *rig_new(void)
-{
-	struct rig *rig = g_new0(struct rig, 1);
-	clock_init_manual(&rig->clock);
-	apic_bus_init(&rig->bus);
-	apic_bus_add_listener(&rig->bus, on_eoi, rig);
-	rig->bus.extint_ack = on_extint;
-	rig->bus.extint_opaque = rig;
-	for (unsigned n = 0; n < CPUS; n++) {
-		lapic_init(&rig->lapic[n], &rig->bus, &rig->clock, n, n == 0, TSC_KHZ);
-		lapic_connect_cpu(&rig->lapic[n], &cpu_ops, &rig->cpu[n]);
-		write_reg(rig, n, SVR, 0x1ff);
-	}
-	return rig;
-}
-
-static void wrmsr(struct rig *rig, unsigned n, u32 msr, u64 value)
-{
-	g_assert_true(lapic_msr_write(&rig->lapic[n], msr, value));
-}
-
-static bool wrmsr_faults(struct rig *rig, unsigned n, u32 msr, u64 value)
-{
-	return !lapic_msr_write(&rig->lapic[n], msr, value);
-}
-
-static u64 rdmsr(struct rig *rig, unsigned n, u32 msr)
-{
-	u64 value = 0;
-	g_assert_true(lapic_msr_read(&rig->lapic[n], msr, &value));
-	return value;
-}
-
-static bool rdmsr_faults(struct rig *rig, unsigned n, u32 msr)
-{
-	u64 value;
-	return !lapic_msr_read(&rig->lapic[n], msr, &value);
-}
-
-static void to_x2apic(struct rig *rig, unsigned n)
-{
-	wrmsr(rig, n, MSR_BASE, rdmsr(rig, n, MSR_BASE) | 0xc00);
-}
-
-static void send_fixed(struct rig *rig, u8 vector, bool level)
-{
-	struct apic_message message = { .destination = 0, .delivery = APIC_FIXED, .vector = vector, .level = level };
-	g_assert_true(apic_bus_deliver(&rig->bus, &message));
-}
-
-/* Which CPUs have `vector` in IRR: a bit for each; takes it away again. */
-static unsigned who_got(struct rig *rig, u8 vector)
-{
-	unsigned who = 0;
-	for (unsigned n = 0; n < CPUS; n++) {
-		u32 *irr = &rig->lapic[n].irr[vector / 32];
-		if (*irr >> vector % 32 & 1)
-			who |= 1u << n;
-		*irr &= ~(1u << vector % 32);
-	}
-	return who;
-}
+/* Local APICs: priorities, modes, timer, local interrupts. */
+#include "lapic_rig.h"
 
 /* --- priorities --- */
 
@@ -612,168 +449,144 @@ static void test_errors(void)
 	g_free(rig);
 }
 
-/* --- messages --- */
-
-static void ipi(struct rig *rig, unsigned from, u8 destination, u32 icr)
-{
-	write_reg(rig, from, ICR_HIGH, (u32)destination << 24);
-	write_reg(rig, from, ICR, icr);
-}
-
-static void test_ipi_physical(void)
+static void test_timer_divide_change(void)
 {
 	struct rig *rig = rig_new();
-	ipi(rig, 0, 2, 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x4);
-	ipi(rig, 1, 0xff, 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xf);
-	ipi(rig, 1, 9, 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0);
-	write_reg(rig, 3, ID, 0x09000000);
-	ipi(rig, 1, 9, 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x8);
+	write_reg(rig, 0, DIVIDE, 0xb);
+	write_reg(rig, 0, LVT_TIMER_REG, 0x40);
+	write_reg(rig, 0, INITIAL, 1000000);
+	clock_advance(&rig->clock, 400000);
+	write_reg(rig, 0, DIVIDE, 0x1); /* by 4 from here on */
+	g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 600000);
+	clock_advance(&rig->clock, 2399999);
+	g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 1);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[0]));
+	clock_advance(&rig->clock, 1);
+	g_assert_true(lapic_interrupt_pending(&rig->lapic[0]));
 	g_free(rig);
 }
 
-static void test_ipi_shorthand(void)
+static void test_reset_values(void)
 {
 	struct rig *rig = rig_new();
-	ipi(rig, 1, 3, 0x40050);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x2);
-	ipi(rig, 1, 3, 0x80050);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xf);
-	ipi(rig, 1, 3, 0xc0050);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xd);
+	static const struct {
+		u32 offset, value;
+	} expected[] = {
+		{ ID, 0x01000000 },
+		{ TPR, 0 },
+		{ PPR, 0 },
+		{ LDR, 0 },
+		{ DFR, ~0u },
+		{ SVR, 0xff },
+		{ ISR + 0x20, 0 },
+		{ IRR + 0x20, 0 },
+		{ TMR + 0x20, 0 },
+		{ ESR, 0 },
+		{ ICR, 0 },
+		{ ICR_HIGH, 0 },
+		{ LVT_TIMER_REG, 0x10000 },
+		{ 0x330, 0x10000 },
+		{ 0x340, 0x10000 },
+		{ LVT_LINT0_REG, 0x10000 },
+		{ LVT_LINT1_REG, 0x10000 },
+		{ LVT_ERROR_REG, 0x10000 },
+		{ INITIAL, 0 },
+		{ CURRENT, 0 },
+		{ DIVIDE, 0 },
+	};
+	for (u32 offset = 0; offset < 0x400; offset += 16)
+		if (offset != EOI && offset != ICR)
+			write_reg(rig, 1, offset, 0x4a4a4a4a);
+	struct apic_message message = { .destination = 0x4a, .vector = 0x45, .level = true };
+	apic_bus_deliver(&rig->bus, &message);
+	lapic_ack_interrupt(&rig->lapic[1]);
+	apic_bus_deliver(&rig->bus, &message);
+	lapic_reset(&rig->lapic[1]);
+	for (unsigned i = 0; i < ARRAY_SIZE(expected); i++)
+		g_assert_cmphex(read_reg(rig, 1, expected[i].offset), ==, expected[i].value);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[1]));
+	clock_advance(&rig->clock, 10 * NS_PER_SEC);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[1]));
 	g_free(rig);
 }
 
-static void test_ipi_flat(void)
+static void test_virtual_wire(void)
 {
 	struct rig *rig = rig_new();
-	for (unsigned n = 0; n < CPUS; n++)
-		write_reg(rig, n, LDR, 1u << (24 + n));
-	ipi(rig, 0, 0x6, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x6);
-	ipi(rig, 0, 0xff, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xf);
-	ipi(rig, 0, 0x10, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0);
-	g_free(rig);
-}
-
-static void test_ipi_cluster(void)
-{
-	struct rig *rig = rig_new();
-	for (unsigned n = 0; n < CPUS; n++) {
-		write_reg(rig, n, DFR, 0x0fffffff);
-		/* CPUs 0 and 1 in cluster 1, 2 and 3 in cluster 2. */
-		write_reg(rig, n, LDR, (n / 2 + 1) << 28 | 1u << (24 + n % 2));
+	for (unsigned n = 0; n < 2; n++) {
+		lapic_reset(&rig->lapic[n]);
+		lapic_virtual_wire(&rig->lapic[n]);
+		g_assert_true(lapic_software_enabled(&rig->lapic[n]));
 	}
-	ipi(rig, 0, 0x13, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x3);
-	ipi(rig, 0, 0x22, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x8);
-	ipi(rig, 0, 0xff, 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xf);
-	g_free(rig);
-}
-
-static void test_ipi_x2apic(void)
-{
-	struct rig *rig = rig_new();
-	for (unsigned n = 0; n < CPUS; n++)
-		to_x2apic(rig, n);
-	wrmsr(rig, 0, X2(ICR), 2ULL << 32 | 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x4);
-	wrmsr(rig, 0, X2(ICR), 0xffffffffULL << 32 | 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xf);
-	wrmsr(rig, 0, X2(ICR), 0xffULL << 32 | 0x50); /* no broadcast here: APIC 255 */
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0);
-	wrmsr(rig, 0, X2(ICR), 0xaULL << 32 | 0x850);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0xa);
-	wrmsr(rig, 0, X2(ICR), 0x1000fULL << 32 | 0x850); /* cluster 1 is empty */
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0);
-	wrmsr(rig, 3, 0x83f, 0x50);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0x8);
-	g_assert_true(wrmsr_faults(rig, 0, X2(ICR), 0x1050)); /* the status bit is reserved */
-	g_free(rig);
-}
-
-static void test_x2apic_clusters(void)
-{
-	struct rig *rig = rig_new();
-	struct lapic *far = g_new0(struct lapic, 1);
-	lapic_init(far, &rig->bus, &rig->clock, 0x23, false, TSC_KHZ);
-	u64 value;
-	g_assert_true(lapic_msr_write(far, MSR_BASE, LAPIC_DEFAULT_BASE | 0xc00));
-	g_assert_true(lapic_msr_read(far, X2(LDR), &value));
-	g_assert_cmphex(value, ==, 0x20008);
-	g_free(far);
-	g_free(rig);
-}
-
-static void test_ipi_kinds(void)
-{
-	struct rig *rig = rig_new();
-	ipi(rig, 0, 1, 0x4400);
+	apic_bus_set_lint(&rig->bus, 0, true);
+	g_assert_true(lapic_interrupt_pending(&rig->lapic[0]));
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[1])); /* the bootstrap processor's alone */
+	apic_bus_set_lint(&rig->bus, 1, true);
+	g_assert_cmpint(rig->cpu[0].nmi, ==, 1);
 	g_assert_cmpint(rig->cpu[1].nmi, ==, 1);
-	ipi(rig, 0, 1, 0x4200);
-	g_assert_cmpint(rig->cpu[1].smi, ==, 1);
-	ipi(rig, 0, 0, 0xc4500); /* INIT to all others */
-	g_assert_cmpint(rig->cpu[0].init, ==, 0);
-	g_assert_cmpint(rig->cpu[1].init + rig->cpu[2].init + rig->cpu[3].init, ==, 3);
-	ipi(rig, 0, 0, 0xc8500); /* de-assert: nothing */
-	g_assert_cmpint(rig->cpu[1].init, ==, 1);
-	ipi(rig, 0, 2, 0x4698);
-	g_assert_cmpint(rig->cpu[2].sipi, ==, 1);
-	g_assert_cmphex(rig->cpu[2].sipi_vector, ==, 0x98);
-	g_assert_cmpint(rig->cpu[3].sipi, ==, 0);
 	g_free(rig);
 }
 
-static void test_lowest_priority(void)
+static void test_registers_exist(void)
 {
 	struct rig *rig = rig_new();
-	unsigned hits[CPUS] = { 0 };
-	for (unsigned n = 0; n < CPUS; n++)
-		write_reg(rig, n, LDR, 1u << (24 + n));
-	write_reg(rig, 0, TPR, 0x20);
-	write_reg(rig, 2, TPR, 0x30);
-	for (unsigned i = 0; i < 8; i++) {
-		ipi(rig, 0, 0xf, 0x950);
-		unsigned who = who_got(rig, 0x50);
-		g_assert_true(who == 0x2 || who == 0x8); /* the idle ones, one at a time */
-		hits[who == 0x2 ? 1 : 3]++;
+	static const char *const xapic = "..XX....XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX.......XXXXXXXXXX....X.";
+	static const char *const x2apic = "..XX....X.X..X.XXXXXXXXXXXXXXXXXXXXXXXXXX.......X.XXXXXXXX....X.";
+	for (unsigned reg = 0; reg < 0x40; reg++) {
+		read_reg(rig, 0, reg * 16);
+		write_reg(rig, 0, ESR, 0);
+		g_assert_cmphex(read_reg(rig, 0, ESR), ==, xapic[reg] == 'X' ? 0 : 0x80);
 	}
-	g_assert_cmpint(hits[1], ==, 4);
-	g_assert_cmpint(hits[3], ==, 4);
+	to_x2apic(rig, 0);
+	for (unsigned reg = 0; reg < 0x100; reg++)
+		g_assert_true(rdmsr_faults(rig, 0, 0x800 + reg) == (reg >= 0x40 || x2apic[reg] == '.'));
 	g_free(rig);
 }
 
-static void test_msi(void)
+static void test_disable_keeps_masks(void)
 {
 	struct rig *rig = rig_new();
-	g_assert_true(apic_bus_msi(&rig->bus, 0xfee02000, 0x51));
-	g_assert_cmphex(who_got(rig, 0x51), ==, 0x4);
-	for (unsigned n = 0; n < CPUS; n++)
-		write_reg(rig, n, LDR, 1u << (24 + n));
-	g_assert_true(apic_bus_msi(&rig->bus, 0xfee0a004, 0x51));
-	g_assert_cmphex(who_got(rig, 0x51), ==, 0xa);
-	g_assert_true(apic_bus_msi(&rig->bus, 0xfee0a00c, 0x51)); /* redirection hint: one of them */
-	unsigned who = who_got(rig, 0x51);
-	g_assert_true(who == 0x2 || who == 0x8);
-	g_assert_false(apic_bus_msi(&rig->bus, 0xfed00000, 0x51));
+	write_reg(rig, 0, LVT_ERROR_REG, 0x100fe);
+	write_reg(rig, 0, LVT_LINT1_REG, 0x00400);
+	write_reg(rig, 0, SVR, 0xff);
+	g_assert_cmphex(read_reg(rig, 0, LVT_ERROR_REG), ==, 0x100fe);
+	g_assert_cmphex(read_reg(rig, 0, LVT_LINT1_REG), ==, 0x10400);
 	g_free(rig);
 }
 
-static void test_globally_disabled_hears_nothing(void)
+static void test_lowest_vector(void)
 {
 	struct rig *rig = rig_new();
-	wrmsr(rig, 2, MSR_BASE, LAPIC_DEFAULT_BASE);
-	ipi(rig, 0, 2, 0x50);
-	ipi(rig, 0, 2, 0x4400);
-	g_assert_cmphex(who_got(rig, 0x50), ==, 0);
-	g_assert_cmpint(rig->cpu[2].nmi, ==, 0);
+	send_fixed(rig, 0x10, true); /* the lowest legal one */
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[0]), ==, 0x10);
+	write_reg(rig, 0, EOI, 0);
+	g_assert_cmphex(rig->eoi_vector, ==, 0x10);
+	write_reg(rig, 0, EOI, 0); /* nothing in service: nothing happens */
+	g_assert_cmpint(rig->eois, ==, 1);
+	send_fixed(rig, 0xff, false);
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[0]), ==, 0xff);
+	g_free(rig);
+}
+
+static void test_misaligned_write(void)
+{
+	struct rig *rig = rig_new();
+	write_reg(rig, 0, TPR, 0x20);
+	lapic_page_write(&rig->lapic[0], TPR + 4, 4, 0x70);
+	lapic_page_write(&rig->lapic[0], 0x1000 + TPR, 4, 0x70);
+	g_assert_cmphex(read_reg(rig, 0, TPR), ==, 0x20);
+	g_free(rig);
+}
+
+static void test_disable_updates(void)
+{
+	struct rig *rig = rig_new();
+	lapic_set_lint(&rig->lapic[0], 0, true);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[0]));
+	wrmsr(rig, 0, MSR_BASE, LAPIC_DEFAULT_BASE | 0x100);
+	g_assert_true(lapic_interrupt_pending(&rig->lapic[0]));
+	wrmsr(rig, 0, MSR_BASE, LAPIC_DEFAULT_BASE | 0x900);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[0]));
 	g_free(rig);
 }
 
@@ -801,15 +614,13 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/disabled-apic-passes-pins-through", test_disabled_apic_passes_pins);
 	g_test_add_func("/lapic/lint-pins", test_lint);
 	g_test_add_func("/lapic/errors-show-after-a-write-to-esr", test_errors);
-	g_test_add_func("/apic-bus/physical-destinations", test_ipi_physical);
-	g_test_add_func("/apic-bus/shorthands", test_ipi_shorthand);
-	g_test_add_func("/apic-bus/logical-flat", test_ipi_flat);
-	g_test_add_func("/apic-bus/logical-cluster", test_ipi_cluster);
-	g_test_add_func("/apic-bus/x2apic-destinations-and-self-ipi", test_ipi_x2apic);
-	g_test_add_func("/apic-bus/x2apic-logical-id-follows-the-id", test_x2apic_clusters);
-	g_test_add_func("/apic-bus/nmi-smi-init-startup", test_ipi_kinds);
-	g_test_add_func("/apic-bus/lowest-priority-takes-turns", test_lowest_priority);
-	g_test_add_func("/apic-bus/msi", test_msi);
-	g_test_add_func("/apic-bus/disabled-apic-hears-nothing", test_globally_disabled_hears_nothing);
+	g_test_add_func("/lapic/timer-divide-change-counts-on", test_timer_divide_change);
+	g_test_add_func("/lapic/reset-values", test_reset_values);
+	g_test_add_func("/lapic/virtual-wire-passes-the-pic-and-nmi", test_virtual_wire);
+	g_test_add_func("/lapic/registers-exist-by-mode", test_registers_exist);
+	g_test_add_func("/lapic/lvt-masked-stays-masked-when-disabled", test_disable_keeps_masks);
+	g_test_add_func("/lapic/vector-0-class-in-service", test_lowest_vector);
+	g_test_add_func("/lapic/page-write-off-a-register-is-nothing", test_misaligned_write);
+	g_test_add_func("/lapic/disabling-hands-intr-to-the-pin", test_disable_updates);
 	return g_test_run();
 }

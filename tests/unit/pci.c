@@ -275,6 +275,62 @@ static void test_one_function_each(void)
 	rig_free(rig);
 }
 
+static void test_bar64(void)
+{
+	struct rig *rig = rig_new();
+	rig->registers[0] = 0;
+	cfg_write(rig, NIC, 0x18, 4, 0);
+	cfg_write(rig, NIC, 0x1c, 4, 0x80);
+	cfg_write(rig, NIC, 4, 2, PCI_COMMAND_MEMORY);
+	g_assert_cmphex(rig->fn.bar[2].base, ==, 0x8000000000);
+	cfg_write(rig, NIC, 0x1c, 4, 0x82);
+	g_assert_cmphex(rig->fn.bar[2].base, ==, 0x8200000000);
+	cfg_write(rig, NIC, 4, 2, 0);
+	g_assert_cmphex(rig->fn.bar[2].base, ==, rig->fn.bar[2].parked);
+	g_assert_cmphex(rig->fn.bar[2].parked, !=, rig->fn.bar[0].parked);
+	rig_free(rig);
+}
+
+static void test_ecam_sizes(void)
+{
+	struct rig *rig = rig_new();
+	const u64 nic = ECAM + (NIC << 12);
+	bus_write_mmio(&rig->bus, nic + 0x18, 8, 0x8200000000);
+	g_assert_cmphex(cfg_read(rig, NIC, 0x1c, 4), ==, 0x82);
+	g_assert_cmphex(bus_read_mmio(&rig->bus, nic + 0x18, 8), ==, 0x820000000c);
+	g_assert_cmphex(bus_read_mmio(&rig->bus, nic + 3, 2), ==, 0xffff);
+	bus_write_mmio(&rig->bus, nic + 0x1e, 4, 0);
+	g_assert_cmphex(cfg_read(rig, NIC, 0x1c, 4), ==, 0x82);
+	g_assert_cmphex(bus_read_mmio(&rig->bus, nic + 0xfc, 4), ==, 0); /* the last register */
+	rig_free(rig);
+}
+
+static void test_msix_reset(void)
+{
+	struct rig *rig = rig_new();
+	cfg_write(rig, NIC, 4, 2, PCI_COMMAND_MASTER);
+	cfg_write(rig, NIC, 0x42, 2, 0x8000);
+	pci_msix_notify(&rig->fn, 0); /* pending */
+	pci_host_reset(&rig->host);
+	g_assert_false(pci_msix_enabled(&rig->fn));
+	g_assert_cmphex(cfg_read(rig, NIC, 0x42, 2), ==, 2);
+	cfg_write(rig, NIC, 4, 2, PCI_COMMAND_MASTER);
+	cfg_write(rig, NIC, 0x42, 2, 0x8000);
+	g_assert_cmpint(rig->messages, ==, 0);
+	g_assert_cmpint(rig->fn.msix.entry[0].control, ==, 1);
+	rig_free(rig);
+}
+
+static void test_msix_needs_master(void)
+{
+	struct rig *rig = rig_new();
+	cfg_write(rig, NIC, 0x42, 2, 0x8000);
+	rig->fn.msix.entry[0].control = 0;
+	g_assert_true(pci_msix_notify(&rig->fn, 0));
+	g_assert_cmpint(rig->messages, ==, 0);
+	rig_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -288,5 +344,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/pci/msix-masks-and-pends", test_msix);
 	g_test_add_func("/pci/intx-can-be-silenced", test_intx);
 	g_test_add_func("/pci/one-function-at-each-address", test_one_function_each);
+	g_test_add_func("/pci/64-bit-bar-moves-above-4g", test_bar64);
+	g_test_add_func("/pci/ecam-takes-quadwords-and-refuses-crossings", test_ecam_sizes);
+	g_test_add_func("/pci/reset-masks-msix", test_msix_reset);
+	g_test_add_func("/pci/no-messages-without-bus-mastering", test_msix_needs_master);
 	return g_test_run();
 }

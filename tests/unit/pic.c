@@ -307,6 +307,77 @@ static void test_initialization_clears(void)
 	g_free(rig);
 }
 
+static void test_auto_eoi_rotates(void)
+{
+	struct rig *rig = rig_new(0x03);
+	out(rig, 0x20, 0x80); /* rotate in automatic EOI */
+	set(rig, 3, true);
+	g_assert_cmpint(pic_ack(&rig->pic), ==, 0x33);
+	set(rig, 3, false);
+	set(rig, 3, true);
+	set(rig, 4, true);
+	g_assert_cmpint(pic_ack(&rig->pic), ==, 0x34); /* 3 is lowest now */
+	out(rig, 0x20, 0x00);
+	g_assert_cmpint(pic_ack(&rig->pic), ==, 0x33);
+	set(rig, 4, false);
+	set(rig, 4, true);
+	set(rig, 0, true);
+	g_assert_cmpint(pic_ack(&rig->pic), ==, 0x30); /* 4 still lowest: no more rotation */
+	g_free(rig);
+}
+
+static void test_every_input(void)
+{
+	for (unsigned irq = 0; irq < 16; irq++) {
+		struct rig *rig = rig_new(1);
+		set(rig, irq, true);
+		g_assert_cmpint(intr(rig), ==, irq != 2);
+		if (irq != 2)
+			g_assert_cmpint(pic_ack(&rig->pic), ==, (int)(0x30 + irq));
+		set(rig, 16, true);
+		g_free(rig);
+	}
+}
+
+static void test_poll_once(void)
+{
+	struct rig *rig = rig_new(1);
+	set(rig, 0, true);
+	out(rig, 0x20, 0x0c);
+	g_assert_cmpint(in(rig, 0x20), ==, 0x80);
+	g_assert_cmpint(isr(rig, 0x20), ==, 1);
+	g_assert_cmpint(in(rig, 0x21), ==, 0); /* the mask again */
+	g_free(rig);
+}
+
+static void test_reset(void)
+{
+	struct rig *rig = rig_new(1);
+	out(rig, 0x20, READ_ISR);
+	set(rig, 5, true);
+	g_assert_true(intr(rig));
+	pic_reset(&rig->pic);
+	g_assert_false(intr(rig));
+	g_assert_cmpint(in(rig, 0x21), ==, 0xff);
+	g_assert_cmpint(in(rig, 0x20), ==, 0); /* IRR, empty */
+	g_free(rig);
+}
+
+static void test_initialization_selects_irr(void)
+{
+	struct rig *rig = rig_new(1);
+	set(rig, 5, true);
+	pic_ack(&rig->pic);
+	out(rig, 0x20, READ_ISR);
+	out(rig, 0x20, 0x13); /* single, ICW4 follows */
+	out(rig, 0x21, 0x40);
+	out(rig, 0x21, 0x01);
+	set(rig, 6, true);
+	g_assert_cmpint(in(rig, 0x20), ==, 0x40);
+	g_assert_cmpint(pic_ack(&rig->pic), ==, 0x46);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -326,5 +397,10 @@ int main(int argc, char **argv)
 	g_test_add_func("/pic/special-mask-opens-lower-priorities", test_special_mask);
 	g_test_add_func("/pic/poll-acknowledges-by-reading", test_poll);
 	g_test_add_func("/pic/initialization-clears-masks-and-service", test_initialization_clears);
+	g_test_add_func("/pic/auto-eoi-rotates", test_auto_eoi_rotates);
+	g_test_add_func("/pic/every-input-has-its-vector", test_every_input);
+	g_test_add_func("/pic/poll-is-one-read", test_poll_once);
+	g_test_add_func("/pic/reset-silences", test_reset);
+	g_test_add_func("/pic/initialization-selects-irr", test_initialization_selects_irr);
 	return g_test_run();
 }

@@ -375,6 +375,72 @@ static void test_shortest_period(void)
 	g_free(rig);
 }
 
+static void test_read_back_channels(void)
+{
+	struct rig *rig = rig_new();
+	start(rig, 0, 2, 100);
+	start(rig, 1, 3, 200);
+	start(rig, 2, 0, 300);
+	to_tick(rig, 11);
+	out(rig, 0x43, 0xdc); /* counts of 1 and 2 */
+	to_tick(rig, 21);
+	g_assert_cmpint(in(rig, 0x40), ==, 80); /* live */
+	g_assert_cmpint(in(rig, 0x41), ==, 180);
+	out(rig, 0x43, 0xe0 | 0x08); /* status of 2: gate low, still at 300 */
+	g_assert_cmphex(in(rig, 0x42) & 0x3f, ==, 0x30);
+	g_free(rig);
+}
+
+static void test_count_while_paused(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, 0x61, 1);
+	start(rig, 2, 0, 1000);
+	to_tick(rig, 101);
+	out(rig, 0x61, 0);
+	out(rig, 0x42, 0x2c);
+	out(rig, 0x42, 0x01); /* 300 */
+	to_tick(rig, 1000);
+	g_assert_cmpint(value(rig, 2), ==, 300);
+	out(rig, 0x61, 1);
+	to_tick(rig, 1100);
+	g_assert_cmpint(value(rig, 2), ==, 200);
+	g_free(rig);
+}
+
+static void test_two_counts_in_a_period(void)
+{
+	struct rig *rig = rig_new();
+	start(rig, 0, 2, 100);
+	to_tick(rig, 11);
+	out(rig, 0x40, 50);
+	out(rig, 0x40, 0);
+	to_tick(rig, 121); /* in the first period of 50 */
+	out(rig, 0x40, 30);
+	out(rig, 0x40, 0);
+	to_tick(rig, 150);
+	g_assert_cmpint(value(rig, 0), ==, 1);
+	to_tick(rig, 151);
+	g_assert_cmpint(value(rig, 0), ==, 30);
+	g_free(rig);
+}
+
+static void test_control_stops(void)
+{
+	struct rig *rig = rig_new();
+	start(rig, 0, 2, 100);
+	to_tick(rig, 50);
+	out(rig, 0x43, 0x30);
+	g_assert_false(rig->pins.level[0]); /* mode 0 begins low */
+	to_tick(rig, 5000);
+	g_assert_false(rig->pins.level[0]);
+	g_assert_cmphex(in8(&pit_ops, &rig->pit, 3), ==, 0xff); /* cannot be read */
+	pit_reset(&rig->pit);
+	to_tick(rig, 100000);
+	g_assert_false(rig->pins.level[0]);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -397,5 +463,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/pit/null-count-until-loaded", test_null_count);
 	g_test_add_func("/pit/port61-reads-back-and-refreshes", test_port61);
 	g_test_add_func("/pit/shortest-period-is-bounded", test_shortest_period);
+	g_test_add_func("/pit/read-back-picks-channels", test_read_back_channels);
+	g_test_add_func("/pit/count-written-while-gate-is-low-starts-over", test_count_while_paused);
+	g_test_add_func("/pit/second-count-replaces-the-waiting-one", test_two_counts_in_a_period);
+	g_test_add_func("/pit/control-word-stops-the-channel", test_control_stops);
 	return g_test_run();
 }

@@ -134,6 +134,36 @@ static void test_reset(void)
 	g_free(rig);
 }
 
+static void test_bytes(void)
+{
+	struct rig *rig = rig_new(true);
+	out(rig, PM_PM1_EVT + 2, 1, 0x21);
+	out(rig, PM_PM1_EVT + 3, 1, 0x07);
+	g_assert_cmphex(in(rig, PM_PM1_EVT + 2, 2), ==, 0x0721);
+	out(rig, PM_PM1_CNT, 1, 0x02);
+	out(rig, PM_PM1_CNT + 1, 1, 0x14);
+	out(rig, PM_PM1_CNT + 2, 2, 0xffff); /* beyond the register */
+	g_assert_cmphex(in(rig, PM_PM1_CNT, 4), ==, 0x1402);
+	out(rig, PM_BASE + 0x30, 4, 0x12345678);
+	g_assert_cmphex(in(rig, PM_BASE + 0x30, 4), ==, 0x12345678);
+	rig->pm.smi_status = 0x30;
+	out(rig, PM_BASE + 0x34, 4, 0x10);
+	g_assert_cmphex(in(rig, PM_BASE + 0x34, 4), ==, 0x20);
+	g_free(rig);
+}
+
+static void test_enable_twice(void)
+{
+	struct rig *rig = rig_new(true);
+	enable_acpi(rig);
+	enable_acpi(rig);
+	g_assert_cmphex(in(rig, PM_PM1_CNT, 2) & 1, ==, 1);
+	out8(&pm_smi_ops, &rig->pm, 1, 0x77);
+	g_assert_cmphex(in8(&pm_smi_ops, &rig->pm, 1), ==, 0x77);
+	g_assert_cmphex(in8(&pm_smi_ops, &rig->pm, 0), ==, PM_ACPI_ENABLE);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -143,5 +173,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/pm/power-button-raises-sci-under-acpi", test_power_button);
 	g_test_add_func("/pm/general-purpose-events", test_gpe);
 	g_test_add_func("/pm/reset-is-quiet", test_reset);
+	g_test_add_func("/pm/registers-by-byte", test_bytes);
+	g_test_add_func("/pm/acpi-enable-twice", test_enable_twice);
 	return g_test_run();
 }

@@ -281,6 +281,81 @@ static void test_fifo_reset(void)
 	g_free(rig);
 }
 
+static void test_reset(void)
+{
+	struct rig *rig = rig_new();
+	rig->limit = 0;
+	out(rig, IER, 0x0f);
+	out(rig, FCR, 0x01);
+	out(rig, THR, 'x');
+	receive(rig, "abc");
+	uart_reset(&rig->uart);
+	g_assert_false(irq(rig));
+	g_assert_cmphex(in(rig, LSR), ==, 0x60);
+	g_assert_cmphex(in(rig, IIR), ==, IIR_NONE);
+	g_assert_cmphex(in(rig, MCR), ==, 0);
+	rig->limit = 10;
+	uart_output_ready(&rig->uart);
+	g_assert_cmpint(rig->count, ==, 0);
+	clock_advance(&rig->clock, NS_PER_SEC);
+	g_assert_false(irq(rig));
+	g_free(rig);
+}
+
+static void test_loopback_thre(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, MCR, LOOP | OUT2);
+	out(rig, IER, 0x02);
+	in(rig, IIR);
+	out(rig, THR, 'x');
+	g_assert_cmphex(in(rig, IIR), ==, IIR_THRE);
+	g_free(rig);
+}
+
+static void test_fifo_reset_tx(void)
+{
+	struct rig *rig = rig_new();
+	rig->limit = 0;
+	out(rig, FCR, 0x01);
+	out(rig, THR, 'x');
+	g_assert_cmphex(in(rig, LSR) & 0x60, ==, 0);
+	out(rig, FCR, 0x03); /* the receiver's alone */
+	g_assert_false(uart_output_empty(&rig->uart));
+	out(rig, FCR, 0x05);
+	g_assert_true(uart_output_empty(&rig->uart));
+	g_assert_cmphex(in(rig, LSR) & 0x60, ==, 0x60);
+	g_free(rig);
+}
+
+static void test_status_irq(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, IER, 0x04);
+	uart_receive_break(&rig->uart);
+	g_assert_true(irq(rig));
+	in(rig, LSR);
+	g_assert_false(irq(rig));
+	out(rig, IER, 0x08);
+	out(rig, MCR, OUT2 | LOOP);
+	out(rig, MCR, OUT2); /* the lines changed twice */
+	g_assert_true(irq(rig));
+	g_assert_cmphex(in(rig, IIR), ==, IIR_MSI);
+	in(rig, MSR);
+	g_assert_false(irq(rig));
+	g_free(rig);
+}
+
+static void test_idle_fifo_reset(void)
+{
+	struct rig *rig = rig_new();
+	out(rig, IER, 0x02);
+	in(rig, IIR);
+	out(rig, FCR, 0x05);
+	g_assert_false(irq(rig));
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -296,5 +371,10 @@ int main(int argc, char **argv)
 	g_test_add_func("/uart/break-comes-before-data", test_break);
 	g_test_add_func("/uart/out2-gates-the-interrupt", test_out2_gates);
 	g_test_add_func("/uart/fifo-reset-empties", test_fifo_reset);
+	g_test_add_func("/uart/reset-is-quiet-and-empty", test_reset);
+	g_test_add_func("/uart/loopback-transmitter-interrupts", test_loopback_thre);
+	g_test_add_func("/uart/fifo-reset-drops-output", test_fifo_reset_tx);
+	g_test_add_func("/uart/status-interrupt-ends-with-the-read", test_status_irq);
+	g_test_add_func("/uart/transmit-interrupt-not-raised-by-idle-fifo-reset", test_idle_fifo_reset);
 	return g_test_run();
 }
