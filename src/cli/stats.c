@@ -52,10 +52,13 @@ void stats_print_table(FILE *out, const struct stats *stats)
 		(double)stats->run_ns / NS_PER_SEC, stats->resets, stats->resets == 1 ? "" : "s", stats->status);
 	if (!counters)
 		return;
+	/* Zero is what did not happen, or what this engine cannot count. */
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		table_line(out, rows[i].text, value_of(counters, i));
-	table_line(out, "instructions per second",
-		   (unsigned long long)per_second(counters->instructions, stats->run_ns));
+		if (value_of(counters, i))
+			table_line(out, rows[i].text, value_of(counters, i));
+	if (counters->instructions)
+		table_line(out, "instructions per second",
+			   (unsigned long long)per_second(counters->instructions, stats->run_ns));
 	unsigned count = sort_reasons(counters, order);
 	for (unsigned i = 0; i < count; i++) {
 		char name[64];
