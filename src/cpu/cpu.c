@@ -213,6 +213,7 @@ static void reset_registers(struct cpu *cpu)
 	x86_state_reset(&state, leaf[0]);
 	cpu->non_root = false;
 	cpu->hv_step = false;
+	cpu->monitor_armed = false;
 	cpu->shadow = 0;
 	cpu->nmi_blocked = false;
 	cpu->intr_held = false;

@@ -164,6 +164,7 @@ struct cpu {
 	u8 step_armed;        /* event.c: what the end of the coming instruction brings */
 	u64 step_rip;         /* where that instruction begins */
 	bool hv_step;         /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
+	bool monitor_armed;   /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;       /* written before cpu_attend(ATTEND_SIPI) */
 	struct cpu_msrs msr;
 	struct xsave_area fpu;

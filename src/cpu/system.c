@@ -246,12 +246,17 @@ static void exec_monitor(struct cpu *cpu, const struct insn *insn)
 	u64 linear = access_check_segment(cpu, insn->flags & INSN_MEM ? insn->seg : SEG_DS, cpu->reg[RAX] & mask, 1,
 					  MMU_READ);
 	access_read(cpu, linear, &byte, 1, cpu->mmu.cls);
+	cpu->monitor_armed = true;
 }
 
 static void exec_mwait(struct cpu *cpu, const struct insn *insn)
 {
 	if ((cpu->mode == CPU_LONG ? cpu->reg[RCX] : (u32)cpu->reg[RCX]) > 1)
 		cpu_raise_gp(cpu);
+	/* Each MONITOR is good for one wait. */
+	if (!cpu->monitor_armed)
+		return;
+	cpu->monitor_armed = false;
 	/* Without ECX bit 0 only an interrupt that would be taken ends the wait. */
 	halt(cpu, cpu->reg[RCX] & 1 ? CPU_MWAIT : CPU_HALTED);
 }

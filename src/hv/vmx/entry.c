@@ -123,6 +123,7 @@ static void load_non_register(struct cpu *cpu, struct vmx *vmx)
 	cpu->activity = activity[vmx->vmcs.guest_activity];
 	cpu->shadow = 0;
 	cpu->step_armed = 0;
+	cpu->monitor_armed = false;
 	cpu->pending_db = 0;
 	if (blocking & (INTR_STATE_STI | INTR_STATE_MOV_SS))
 		cpu_set_shadow(cpu, blocking & INTR_STATE_STI ? SHADOW_STI : SHADOW_MOV_SS);

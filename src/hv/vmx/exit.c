@@ -245,6 +245,7 @@ static NORETURN void load_host(struct cpu *cpu, struct vmx *vmx)
 	cpu->activity = CPU_ACTIVE;
 	cpu->shadow = 0;
 	cpu->step_armed = 0;
+	cpu->monitor_armed = false;
 	cpu->pending_db = 0;
 	cpu->pending.valid = cpu->vectoring.valid = false;
 	if (!load_paging(cpu, vmx))

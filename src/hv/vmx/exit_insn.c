@@ -124,7 +124,8 @@ void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 		exit_if(cpu, vmx_cpu(vmx, CPU_HLT), reason);
 		break;
 	case EXIT_MWAIT:
-		exit_if(cpu, vmx_cpu(vmx, CPU_MWAIT_EXITING), reason);
+		if (vmx_cpu(vmx, CPU_MWAIT_EXITING))
+			vmx_exit_insn(cpu, reason, cpu->monitor_armed, 0);
 		break;
 	case EXIT_MONITOR:
 		exit_if(cpu, vmx_cpu(vmx, CPU_MONITOR), reason);
