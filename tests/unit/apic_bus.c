@@ -164,6 +164,42 @@ static void test_globally_disabled_hears_nothing(void)
 	g_free(rig);
 }
 
+static void test_extint_message(void)
+{
+	struct rig *rig = rig_new();
+	ipi(rig, 0, 1, 0x4700);
+	g_assert_true(lapic_interrupt_pending(&rig->lapic[1]));
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[0]));
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[1]), ==, 0x77);
+	g_assert_false(lapic_interrupt_pending(&rig->lapic[1]));
+	g_assert_cmpint(rig->extint_acks, ==, 1);
+	g_free(rig);
+}
+
+static void test_msi_broadcast(void)
+{
+	struct rig *rig = rig_new();
+	g_assert_true(apic_bus_msi(&rig->bus, 0xfeeff000, 0x51));
+	g_assert_cmphex(who_got(rig, 0x51), ==, 0xf);
+	g_assert_true(apic_bus_msi(&rig->bus, 0xfee01000, 0x8051)); /* level */
+	g_assert_true(rig->lapic[1].tmr[0x51 / 32] >> 0x51 % 32 & 1);
+	g_assert_true(apic_bus_msi(&rig->bus, 0xfee01000, 0x400)); /* NMI */
+	g_assert_cmpint(rig->cpu[1].nmi, ==, 1);
+	g_free(rig);
+}
+
+static void test_x2apic_icr(void)
+{
+	struct rig *rig = rig_new();
+	write_reg(rig, 0, ICR_HIGH, 0x02000000);
+	to_x2apic(rig, 0);
+	g_assert_cmphex(rdmsr(rig, 0, X2(ICR)), ==, 0);
+	wrmsr(rig, 0, X2(ICR), 3ULL << 32 | 0x50);
+	wrmsr(rig, 0, MSR_BASE, rdmsr(rig, 0, MSR_BASE)); /* no change of mode */
+	g_assert_cmphex(rdmsr(rig, 0, X2(ICR)), ==, 3ULL << 32 | 0x50);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -177,5 +213,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/apic-bus/lowest-priority-takes-turns", test_lowest_priority);
 	g_test_add_func("/apic-bus/msi", test_msi);
 	g_test_add_func("/apic-bus/disabled-apic-hears-nothing", test_globally_disabled_hears_nothing);
+	g_test_add_func("/apic-bus/extint-message-asks-the-pic-once", test_extint_message);
+	g_test_add_func("/apic-bus/msi-broadcast", test_msi_broadcast);
+	g_test_add_func("/apic-bus/x2apic-starts-with-a-clean-destination", test_x2apic_icr);
 	return g_test_run();
 }

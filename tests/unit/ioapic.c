@@ -239,6 +239,29 @@ static void test_narrow(void)
 	g_free(rig);
 }
 
+static void test_destinations(void)
+{
+	struct rig *rig = rig_new();
+	static const struct {
+		u32 high, low;
+		int vector;
+	} cases[] = {
+		{ 0x00000000, 0x54, 0x54 },  { 0x01000000, 0x54, -1 },    { 0xff000000, 0x54, 0x54 },
+		{ 0x40000000, 0x854, 0x54 }, { 0x80000000, 0x854, -1 },   { 0xff000000, 0x854, 0x54 },
+		{ 0x00000000, 0x154, 0x54 }, { 0xff000000, 0x954, 0x54 },
+	};
+	lapic_page_write(&rig->lapic, 0xd0, 4, 0x40000000);
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		write_reg(rig, 0x19, cases[i].high);
+		write_reg(rig, 0x18, cases[i].low);
+		set(rig, 4, true);
+		set(rig, 4, false);
+		g_assert_cmpint(take(rig), ==, cases[i].vector);
+		eoi(rig);
+	}
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -255,5 +278,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/ioapic/pin-out-of-range-is-ignored", test_pin_out_of_range);
 	g_test_add_func("/ioapic/reset-masks-everything", test_reset);
 	g_test_add_func("/ioapic/narrow-access", test_narrow);
+	g_test_add_func("/ioapic/destinations", test_destinations);
 	return g_test_run();
 }

@@ -590,6 +590,20 @@ static void test_disable_updates(void)
 	g_free(rig);
 }
 
+static void test_lint_unmask(void)
+{
+	struct rig *rig = rig_new();
+	write_reg(rig, 0, LVT_LINT0_REG, 0x18042);
+	g_assert_cmpint(lapic_pending_vector(&rig->lapic[0]), ==, -1);
+	write_reg(rig, 0, LVT_LINT0_REG, 0x8042); /* low: nothing */
+	g_assert_cmpint(lapic_pending_vector(&rig->lapic[0]), ==, -1);
+	write_reg(rig, 0, LVT_LINT0_REG, 0x18042);
+	lapic_set_lint(&rig->lapic[0], 0, true);
+	write_reg(rig, 0, LVT_LINT0_REG, 0x8042);
+	g_assert_cmphex(lapic_pending_vector(&rig->lapic[0]), ==, 0x42);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -622,5 +636,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/vector-0-class-in-service", test_lowest_vector);
 	g_test_add_func("/lapic/page-write-off-a-register-is-nothing", test_misaligned_write);
 	g_test_add_func("/lapic/disabling-hands-intr-to-the-pin", test_disable_updates);
+	g_test_add_func("/lapic/level-lint0-unmasked-while-high", test_lint_unmask);
 	return g_test_run();
 }
