@@ -10,7 +10,7 @@
 #include "base/types.h"
 
 #define CLOCK_NEVER UINT64_MAX
-#define NS_PER_SEC 1000000000ULL
+#define NS_PER_SEC  1000000000ULL
 
 struct clock;
 
@@ -18,8 +18,8 @@ struct timer {
 	struct clock *clock;
 	void (*fire)(void *opaque); /* called once at or after the deadline, timer already disarmed */
 	void *opaque;
-	u64 deadline;               /* ns of the clock; CLOCK_NEVER while disarmed */
-	struct timer *next;         /* the clock's list, soonest first */
+	u64 deadline;       /* ns of the clock; CLOCK_NEVER while disarmed */
+	struct timer *next; /* the clock's list, soonest first */
 };
 
 struct clock {

@@ -1,6 +1,6 @@
 /*
- * What Strata says besides the guest's own output: trace lines by channel, and reports of things a guest did that Strata
- * cannot follow. Everything goes to standard error, one line a call. Any thread may call; lines never mix.
+ * What Strata says besides the guest's own output: trace lines by channel, and reports of things a guest did that
+ * Strata cannot follow. Everything goes to standard error, one line a call. Any thread may call; lines never mix.
  */
 #ifndef STRATA_BASE_TRACE_H
 #define STRATA_BASE_TRACE_H

@@ -17,15 +17,15 @@ typedef int16_t i16;
 typedef int32_t i32;
 typedef int64_t i64;
 
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define NORETURN __attribute__((noreturn))
-#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
-#define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define likely(x)                     __builtin_expect(!!(x), 1)
+#define unlikely(x)                   __builtin_expect(!!(x), 0)
+#define ARRAY_SIZE(a)                 (sizeof(a) / sizeof((a)[0]))
+#define NORETURN                      __attribute__((noreturn))
+#define PRINTF_LIKE(f, a)             __attribute__((format(printf, f, a)))
+#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 /* Bit n of a 64-bit word; bits hi..lo, inclusive, as a mask. */
-#define BIT(n) (1ULL << (n))
+#define BIT(n)       (1ULL << (n))
 #define BITS(hi, lo) ((~0ULL >> (63 - (hi))) & (~0ULL << (lo)))
 
 static inline u64 bits_get(u64 v, unsigned hi, unsigned lo)

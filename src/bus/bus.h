@@ -32,7 +32,7 @@ struct io_range {
 enum { BUS_MAX_RANGES = 64 };
 
 struct bus {
-	pthread_mutex_t lock; /* the board lock */
+	pthread_mutex_t lock;                                      /* the board lock */
 	struct io_range pio[BUS_MAX_RANGES], mmio[BUS_MAX_RANGES]; /* sorted by base, no overlap */
 	unsigned pio_count, mmio_count;
 };

@@ -32,11 +32,11 @@ typedef u64 gpa_t;
 #define PAGE_DIRTY    0x02 /* reserved for the dirty log */
 
 struct mem {
-	u8 *host;     /* first byte of RAM in this process */
-	u64 size;     /* bytes of RAM, a multiple of PAGE_SIZE */
-	u64 low_size; /* how many of them lie below the hole */
-	u8 *flags;    /* PAGE_* of each RAM page */
-	int fd;       /* the memory object behind it (shared with no one yet) */
+	u8 *host;          /* first byte of RAM in this process */
+	u64 size;          /* bytes of RAM, a multiple of PAGE_SIZE */
+	u64 low_size;      /* how many of them lie below the hole */
+	u8 *flags;         /* PAGE_* of each RAM page */
+	int fd;            /* the memory object behind it (shared with no one yet) */
 	void *reservation; /* whole mapping with its guard pages */
 	u64 reservation_size;
 	/*

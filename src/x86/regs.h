@@ -11,24 +11,24 @@ enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R
 /* Order of the Sreg field; then the two system segments. */
 enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
 
-#define RFLAGS_CF   BIT(0)
-#define RFLAGS_ONE  BIT(1) /* always reads 1 */
-#define RFLAGS_PF   BIT(2)
-#define RFLAGS_AF   BIT(4)
-#define RFLAGS_ZF   BIT(6)
-#define RFLAGS_SF   BIT(7)
-#define RFLAGS_TF   BIT(8)
-#define RFLAGS_IF   BIT(9)
-#define RFLAGS_DF   BIT(10)
-#define RFLAGS_OF   BIT(11)
-#define RFLAGS_IOPL BITS(13, 12)
-#define RFLAGS_NT   BIT(14)
-#define RFLAGS_RF   BIT(16)
-#define RFLAGS_VM   BIT(17)
-#define RFLAGS_AC   BIT(18)
-#define RFLAGS_VIF  BIT(19)
-#define RFLAGS_VIP  BIT(20)
-#define RFLAGS_ID   BIT(21)
+#define RFLAGS_CF    BIT(0)
+#define RFLAGS_ONE   BIT(1) /* always reads 1 */
+#define RFLAGS_PF    BIT(2)
+#define RFLAGS_AF    BIT(4)
+#define RFLAGS_ZF    BIT(6)
+#define RFLAGS_SF    BIT(7)
+#define RFLAGS_TF    BIT(8)
+#define RFLAGS_IF    BIT(9)
+#define RFLAGS_DF    BIT(10)
+#define RFLAGS_OF    BIT(11)
+#define RFLAGS_IOPL  BITS(13, 12)
+#define RFLAGS_NT    BIT(14)
+#define RFLAGS_RF    BIT(16)
+#define RFLAGS_VM    BIT(17)
+#define RFLAGS_AC    BIT(18)
+#define RFLAGS_VIF   BIT(19)
+#define RFLAGS_VIP   BIT(20)
+#define RFLAGS_ID    BIT(21)
 #define RFLAGS_ARITH (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
 
 #define CR0_PE BIT(0)
@@ -71,16 +71,16 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define EFER_NXE  BIT(11)
 #define EFER_SVME BIT(12)
 
-#define XCR0_X87    BIT(0)
-#define XCR0_SSE    BIT(1)
-#define XCR0_AVX    BIT(2)
+#define XCR0_X87 BIT(0)
+#define XCR0_SSE BIT(1)
+#define XCR0_AVX BIT(2)
 
 #define DR6_FIXED1 0xffff0ff0ULL
-#define DR6_BD BIT(13)
-#define DR6_BS BIT(14)
-#define DR6_BT BIT(15)
+#define DR6_BD     BIT(13)
+#define DR6_BS     BIT(14)
+#define DR6_BT     BIT(15)
 #define DR7_FIXED1 BIT(10)
-#define DR7_GD BIT(13)
+#define DR7_GD     BIT(13)
 
 /* IA32_DEBUGCTL. */
 #define DEBUGCTL_LBR BIT(0)
