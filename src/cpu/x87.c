@@ -99,9 +99,11 @@ static void x87_commit(struct cpu *cpu, const struct insn *insn, const struct x8
 	memcpy(fpu_st(cpu, 0), image->bytes + FPU_ST, 128);
 	fpu_update_summary(cpu);
 	fpu_set_fop(cpu, (u16)insn->imm);
-	fpu_set_fip(cpu, cpu->rip_start);
+	/* Real and virtual-8086 mode show linear pointers, and no selector is kept to make them later. */
+	bool real = cpu->mode <= CPU_V86;
+	fpu_set_fip(cpu, cpu->rip_start + (real ? cpu->seg[SEG_CS].base : 0));
 	if (insn->flags & INSN_MEM)
-		fpu_set_fdp(cpu, insn_ea(cpu, insn));
+		fpu_set_fdp(cpu, insn_ea(cpu, insn) + (real ? cpu->seg_base[insn->seg] : 0));
 }
 
 static void x87_reg(struct cpu *cpu, const struct insn *insn)

@@ -7,7 +7,7 @@
 #include "cpu/native.h"
 #include "cpu/vector.h"
 
-enum { LEGACY_SIZE = 512, HEADER_SIZE = 64, AVX_OFFSET = 576, AVX_SIZE = 256, FX_WRITTEN = 416 };
+enum { LEGACY_SIZE = 512, HEADER_SIZE = 64, AVX_OFFSET = 576, AVX_SIZE = 256 };
 enum { AREA_MAX = AVX_OFFSET + AVX_SIZE };
 
 #define XCOMP_COMPACT BIT(63)
@@ -176,7 +176,7 @@ static void exec_fxrstor(struct cpu *cpu, const struct insn *insn)
 {
 	u8 image[LEGACY_SIZE];
 	u64 linear = fx_address(cpu, insn, MMU_READ);
-	state_read(cpu, linear, image, FX_WRITTEN);
+	state_read(cpu, linear, image, LEGACY_SIZE);
 	if (image_mxcsr(image) & ~MXCSR_VALID)
 		cpu_raise_gp(cpu);
 	image_get_x87(cpu, image, insn->cond);
