@@ -161,7 +161,7 @@ struct cpu {
 	u8 shadow;            /* SHADOW_*, see event.h */
 	bool shadow_seen;     /* the boundary before the shadowed instruction has passed: the next one ends the shadow */
 	bool intr_held;       /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
-	u8 step_armed;        /* event.c: what the end of the coming instruction brings */
+	u8 step_armed;        /* CPU_STEP_*, see event.h */
 	u64 step_rip;         /* where that instruction begins */
 	bool hv_step;         /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
 	bool monitor_armed;   /* MONITOR was executed and no MWAIT, VM entry or VM exit since */

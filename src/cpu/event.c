@@ -205,19 +205,12 @@ static u8 boundary_shadow(struct cpu *cpu)
 	return 0;
 }
 
-enum { ARMED_TF = 1, ARMED_RF = 2 };
-
 /* With BTF, TF traps after taken branches only (SDM vol. 3, 18.4.3): RIP is then not behind the instruction. */
 static bool step_is_due(const struct cpu *cpu)
 {
 	bool branches_only = cpu->msr.debugctl & DEBUGCTL_BTF;
-	return (cpu->step_armed & ARMED_TF) && (!branches_only || cpu->reg[REG_RIP] != cpu->step_rip + cpu->insn->length);
-}
-
-void debug_forget(struct cpu *cpu)
-{
-	cpu->step_armed = 0;
-	cpu->pending_db = 0;
+	return (cpu->step_armed & CPU_STEP_TF) &&
+	       (!branches_only || cpu->reg[REG_RIP] != cpu->step_rip + cpu->insn->length);
 }
 
 /* Results of one look: stop codes of cpu_run() are positive. */
@@ -233,7 +226,7 @@ static int take_db(struct cpu *cpu, u64 bits)
 /* Traps of the instruction that just ended: single-step, data and I/O breakpoints, and the end of RF's reach. */
 static int attend_traps(struct cpu *cpu, u8 shadow)
 {
-	if (cpu->step_armed & ARMED_RF) {
+	if (cpu->step_armed & CPU_STEP_RF) {
 		cpu->rflags_sys &= ~RFLAGS_RF;
 		cpu_update_step(cpu);
 	}
@@ -332,7 +325,8 @@ static int attend_start(struct cpu *cpu, u8 shadow)
 	    debug_code_hit(cpu, &bits))
 		return take_db(cpu, bits);
 	cpu->step_rip = cpu->reg[REG_RIP];
-	cpu->step_armed = (cpu->rflags_sys & RFLAGS_TF ? ARMED_TF : 0) | (cpu->rflags_sys & RFLAGS_RF ? ARMED_RF : 0);
+	cpu->step_armed =
+		(cpu->rflags_sys & RFLAGS_TF ? CPU_STEP_TF : 0) | (cpu->rflags_sys & RFLAGS_RF ? CPU_STEP_RF : 0);
 	return LOOK_DONE;
 }
 

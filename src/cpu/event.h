@@ -13,6 +13,9 @@
 #define SHADOW_STI    0x01
 #define SHADOW_MOV_SS 0x02
 
+/* cpu->step_armed: at the end of the coming instruction a single-step trap is due; RF is to be cleared. */
+enum { CPU_STEP_TF = 1, CPU_STEP_RF = 2 };
+
 NORETURN void cpu_raise(struct cpu *cpu, enum vector vector);                 /* without error code */
 NORETURN void cpu_raise_error(struct cpu *cpu, enum vector vector, u32 error);
 NORETURN void cpu_raise_page_fault(struct cpu *cpu, u64 va, u32 error);

@@ -190,8 +190,6 @@ void task_switch(struct cpu *cpu, u16 selector, enum task_source source, bool ha
 void transfer_enter(struct cpu *cpu, const struct segment *cs, unsigned cpl, u64 rip);
 
 /* --- debug.c --- */
-/* Forgets traps that are due. */
-void debug_forget(struct cpu *cpu);
 /* Is an instruction breakpoint at CS:RIP? Which, as DR6 bits. */
 bool debug_code_hit(struct cpu *cpu, u64 *dr6);
 /* Does an enabled breakpoint watch data? */

@@ -188,9 +188,6 @@ struct vmx_exit {
 	enum { RF_KEEP, RF_SET, RF_CLEAR } rf; /* RF of the saved RFLAGS (28.3.3) */
 };
 
-/* cpu->step_armed: the instruction at the last boundary began with TF set. */
-enum { CPU_STEP_TF = 1 };
-
 NORETURN void vmx_exit(struct cpu *cpu, const struct vmx_exit *x);
 /* An entry that failed after its guest-state checks began: loads the host's state only (SDM vol. 3, 27.8). */
 NORETURN void vmx_entry_failed(struct cpu *cpu, enum exit_reason reason, u64 qualification);

@@ -1,0 +1,182 @@
+/* CPUID: every feature bit in its place, and the leaves that guests compute with. */
+#include "machine.h"
+
+#include "cpu/system.h"
+#include "x86/feature.h"
+
+enum { EAX, EBX, ECX, EDX };
+#define A EAX
+#define B EBX
+#define C ECX
+#define D EDX
+static const struct {
+	const char *name;
+	u32 leaf, subleaf;
+	unsigned reg, bit;
+} features[] = {
+#define X(name, leaf, subleaf, reg, bit, source) { #name, leaf, subleaf, reg, bit },
+#include "x86/feature.def"
+#undef X
+};
+#undef A
+#undef B
+#undef C
+#undef D
+
+static u32 query(struct machine *m, u32 leaf, u32 subleaf, unsigned reg)
+{
+	u32 out[4];
+	cpuid_query(&m->cpu, leaf, subleaf, out);
+	return out[reg];
+}
+
+/* With one feature alone, its bit is there; without it, it is not. Row n of the .def is FEATURE n + 1. */
+static void test_feature_bits(void)
+{
+	struct machine *m = machine_new();
+	for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
+		memset(m->config.features, 0, sizeof(m->config.features));
+		/* Leaf 0Dh says nothing without XSAVE. */
+		m->config.features[FEATURE_XSAVE / 8] |= 1 << FEATURE_XSAVE % 8;
+		if (i + 1 != FEATURE_XSAVE)
+			g_assert_cmphex(
+				query(m, features[i].leaf, features[i].subleaf, features[i].reg) >> features[i].bit & 1,
+				==, 0);
+		m->config.features[(i + 1) / 8] |= (u8)(1 << (i + 1) % 8);
+		g_assert_cmphex(query(m, features[i].leaf, features[i].subleaf, features[i].reg) >> features[i].bit & 1,
+				==, 1);
+	}
+	machine_free(m);
+}
+
+/* Bits that software knows by heart, so that a wrong number in the table shows. */
+static void test_known_bits(void)
+{
+	struct machine *m = machine_new();
+	u32 required = 1u << 0 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 15 | 1u << 24 | 1u << 25 | 1u << 26;
+	g_assert_cmphex(query(m, 1, 0, EDX) & required, ==, required);
+	g_assert_true(query(m, 1, 0, ECX) & 1u << 21);          /* x2APIC */
+	g_assert_true(query(m, 0x80000001, 0, EDX) & 1u << 29); /* long mode */
+	g_assert_true(query(m, 0x80000001, 0, EDX) & 1u << 20); /* NX */
+	g_assert_true(query(m, 7, 0, EBX) & 1u << 20);          /* SMAP */
+	g_assert_true(query(m, 7, 0, EDX) & 1u << 29);          /* IA32_ARCH_CAPABILITIES */
+	g_assert_false(query(m, 7, 0, EDX) & 3u << 26);         /* no SPEC_CTRL: its MSRs do not exist */
+	machine_free(m);
+}
+
+static void test_vendor(void)
+{
+	struct machine *m = machine_new();
+	u32 out[4];
+	cpuid_query(&m->cpu, 0, 0, out);
+	g_assert_cmpint(memcmp(&out[EBX], "Genu", 4) | memcmp(&out[EDX], "ineI", 4) | memcmp(&out[ECX], "ntel", 4), ==,
+			0);
+	char brand[49] = "";
+	for (u32 i = 0; i < 3; i++) {
+		cpuid_query(&m->cpu, 0x80000002 + i, 0, out);
+		memcpy(brand + 16 * i, out, 16);
+	}
+	g_assert_true(g_str_has_prefix(brand, "Strata virtual CPU"));
+	cpuid_query(&m->cpu, 0x40000000, 0, out);
+	g_assert_cmpint(memcmp(&out[EBX], "StrataStrata", 12), ==, 0);
+	g_assert_true(query(m, 1, 0, ECX) >> 31);
+	machine_free(m);
+}
+
+static void test_vmx_only_when_nested(void)
+{
+	struct cpu_config config = { .cpu_count = 1 };
+	config.nested = NESTED_NONE;
+	g_assert_cmpint(cpu_cpuid_init(&config), ==, 0);
+	g_assert_false(config.features[FEATURE_VMX / 8] >> FEATURE_VMX % 8 & 1);
+	config.nested = NESTED_VTX;
+	g_assert_cmpint(cpu_cpuid_init(&config), ==, 0);
+	g_assert_true(config.features[FEATURE_VMX / 8] >> FEATURE_VMX % 8 & 1);
+}
+
+/* MWAIT would wait for ever on what another CPU writes. */
+static void test_monitor_only_alone(void)
+{
+	struct cpu_config config = { .cpu_count = 2 };
+	g_assert_cmpint(cpu_cpuid_init(&config), ==, 0);
+	g_assert_false(config.features[FEATURE_MONITOR / 8] >> FEATURE_MONITOR % 8 & 1);
+}
+
+static void test_osxsave(void)
+{
+	struct machine *m = machine_new();
+	g_assert_false(query(m, 1, 0, ECX) & 1u << 27);
+	if (query(m, 1, 0, ECX) & 1u << 26) {
+		cr4_write(&m->cpu, m->cpu.cr4 | CR4_OSXSAVE);
+		g_assert_true(query(m, 1, 0, ECX) & 1u << 27);
+	}
+	machine_free(m);
+}
+
+static void test_xsave_size(void)
+{
+	struct machine *m = machine_new();
+	if (!(query(m, 1, 0, ECX) & 1u << 28)) {
+		g_test_skip("the host has no AVX");
+	} else {
+		g_assert_cmpuint(query(m, 0xd, 0, EBX), ==, 576);
+		g_assert_cmpuint(query(m, 0xd, 0, ECX), ==, 832);
+		m->cpu.xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+		g_assert_cmpuint(query(m, 0xd, 0, EBX), ==, 832);
+		g_assert_cmpuint(query(m, 0xd, 2, EAX), ==, 256);
+		g_assert_cmpuint(query(m, 0xd, 2, EBX), ==, 576);
+	}
+	machine_free(m);
+}
+
+/* Linux multiplies crystal kHz by EBX in 32 bits: the usual rate must not overflow there. */
+static void test_tsc_rate(void)
+{
+	static const u32 rates[] = { 1000000, 2500000, 2994374 };
+	struct machine *m = machine_new();
+	for (unsigned i = 0; i < ARRAY_SIZE(rates); i++) {
+		m->config.tsc_khz = rates[i];
+		u64 crystal = query(m, 0x15, 0, ECX), num = query(m, 0x15, 0, EBX), den = query(m, 0x15, 0, EAX);
+		g_assert_cmpuint(crystal * num / den, ==, rates[i] * 1000ULL);
+		g_assert_cmpuint(crystal * num % den, ==, 0);
+		g_assert_cmpuint(query(m, 0x40000010, 0, EAX), ==, rates[i]);
+	}
+	m->config.tsc_khz = 1000000;
+	g_assert_cmpuint((u64)query(m, 0x15, 0, ECX) / 1000 * query(m, 0x15, 0, EBX), <, 1ULL << 32);
+	machine_free(m);
+}
+
+static void test_beyond_last_leaf(void)
+{
+	struct machine *m = machine_new();
+	g_assert_cmpuint(query(m, 0, 0, EAX), ==, 0x16);
+	g_assert_cmpuint(query(m, 0x17, 0, EAX), ==, query(m, 0x16, 0, EAX));
+	g_assert_cmpuint(query(m, 0x40000001, 0, EAX), ==, 0);
+	g_assert_cmpuint(query(m, 0xa, 0, EAX), ==, 0);
+	machine_free(m);
+}
+
+static void test_address_widths(void)
+{
+	struct machine *m = machine_new();
+	g_assert_cmpuint(query(m, 0x80000008, 0, EAX) & 0xff, ==, m->config.phys_bits);
+	bool la57 = query(m, 7, 0, ECX) >> 16 & 1;
+	g_assert_cmpuint(query(m, 0x80000008, 0, EAX) >> 8 & 0xff, ==, la57 ? 57 : 48);
+	machine_free(m);
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/cpuid/every-feature-shows-its-bit-alone", test_feature_bits);
+	g_test_add_func("/cpuid/known-bits-are-where-guests-look", test_known_bits);
+	g_test_add_func("/cpuid/names-vendor-brand-and-hypervisor", test_vendor);
+	g_test_add_func("/cpuid/vmx-shows-only-with-nesting", test_vmx_only_when_nested);
+	g_test_add_func("/cpuid/monitor-shows-only-on-a-single-cpu", test_monitor_only_alone);
+	g_test_add_func("/cpuid/osxsave-follows-cr4", test_osxsave);
+	g_test_add_func("/cpuid/xsave-size-follows-xcr0", test_xsave_size);
+	g_test_add_func("/cpuid/leaf-15h-gives-the-exact-tsc-rate", test_tsc_rate);
+	g_test_add_func("/cpuid/leaves-beyond-the-last-repeat-it", test_beyond_last_leaf);
+	g_test_add_func("/cpuid/address-widths-match-the-cpu", test_address_widths);
+	return g_test_run();
+}
