@@ -53,7 +53,8 @@ void cpu_set_shadow(struct cpu *cpu, u8 kind);
 /*
  * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table 6-2.
  * Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on. cpu_run() calls it on entry too, attention or not (the
- * CPU may be halted). If it leaves ATTEND_SHADOW set, just one instruction may run before the next call.
+ * CPU may be halted). If it leaves ATTEND_SHADOW set or blocks step (MODE_STEP), exactly one instruction runs before the
+ * next call.
  */
 int cpu_attend_events(struct cpu *cpu);
 

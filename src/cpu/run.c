@@ -242,7 +242,8 @@ static int enter_loop(struct cpu *cpu, bool thrown)
 
 	if (!thrown) {
 		cpu->blocks->running = NULL;
-		stop = cpu_attend_events(cpu);
+		/* The CPU may be halted: the loop shall look first. Once only, for a second look ends shadows. */
+		cpu_attend(cpu, ATTEND_INTR);
 	} else {
 		account_thrown(cpu);
 		if (cpu->pending.valid)

@@ -10,7 +10,9 @@
 /* One exception with the usual look. */
 static struct event exception(u8 vector, bool has_error, u32 error)
 {
-	return (struct event){ .valid = true, .vector = vector, .type = EVENT_EXCEPTION, .has_error = has_error, .error = error };
+	return (struct event){
+		.valid = true, .vector = vector, .type = EVENT_EXCEPTION, .has_error = has_error, .error = error
+	};
 }
 
 static u64 read_u64(struct machine *m, u64 gpa)
@@ -50,7 +52,8 @@ static int take(struct machine *m, struct event e)
 	return stop;
 }
 
-static void set_gate64(struct machine *m, unsigned vector, u16 selector, u64 offset, unsigned type, unsigned dpl, unsigned ist)
+static void set_gate64(struct machine *m, unsigned vector, u16 selector, u64 offset, unsigned type, unsigned dpl,
+		       unsigned ist)
 {
 	u64 low = (offset & 0xffff) | (u64)selector << 16 | (u64)ist << 32 | (u64)(0x80 | dpl << 5 | type) << 40 |
 		  (offset >> 16 & 0xffff) << 48;
@@ -242,7 +245,8 @@ static void enter_protected(struct machine *m)
 static void set_gate32(struct machine *m, unsigned vector, u16 selector, u32 offset, unsigned type)
 {
 	machine_write_u64(m, IDT + 8 * vector,
-			  (offset & 0xffff) | (u64)selector << 16 | (u64)(0x80 | type) << 40 | (u64)(offset >> 16) << 48);
+			  (offset & 0xffff) | (u64)selector << 16 | (u64)(0x80 | type) << 40 |
+				  (u64)(offset >> 16) << 48);
 }
 
 static void test_protected_gates(void)
@@ -311,9 +315,8 @@ static void test_v86_frame(void)
 	machine_write_u64(m, TSS + 4, (STACK + 0x800) | (u64)0x10 << 32);
 	set_gate32(m, 13, 8, HANDLERS, 14);
 	g_assert_true(deliver(m, exception(13, true, 0)));
-	static const u32 frame[] = { 0,	     0x1234, 0x2222, RFLAGS_ONE | RFLAGS_VM | RFLAGS_RF,
-				     0x5678, 0x3333, 0x1111, 0x4444,
-				     0x5555, 0x6666 };
+	static const u32 frame[] = { 0,      0x1234, 0x2222, RFLAGS_ONE | RFLAGS_VM | RFLAGS_RF, 0x5678, 0x3333, 0x1111,
+				     0x4444, 0x5555, 0x6666 };
 	g_assert_cmphex(m->cpu.reg[RSP], ==, STACK + 0x800 - sizeof(frame));
 	for (unsigned i = 0; i < ARRAY_SIZE(frame); i++)
 		g_assert_cmphex(read_u32(m, m->cpu.reg[RSP] + 4 * i), ==, frame[i]);
