@@ -106,6 +106,8 @@ struct cpu_platform {
 	void (*apic_init)(void *opaque);
 	/* Guest-visible time-stamp counter before TSC_ADJUST and offsets; constant rate of tsc_khz. */
 	u64 (*tsc)(void *opaque);
+	/* The guest moved its TSC (TSC, TSC_ADJUST): the TSC-deadline timer must look anew. May be NULL. */
+	void (*tsc_changed)(void *opaque);
 	/*
 	 * Calls cpu_attend(ATTEND_HV), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish. For the
 	 * VMX-preemption timer. May be NULL: then hv polls.

@@ -135,6 +135,14 @@ static u64 platform_tsc(void *opaque)
 	return board->tsc_khz == 1000000 ? ns : mul_div(ns, board->tsc_khz, 1000000);
 }
 
+static void tsc_changed(void *opaque)
+{
+	struct engine_vcpu *vcpu = opaque;
+	bus_lock(bus_of(vcpu));
+	lapic_tsc_changed(vcpu->lapic);
+	bus_unlock(bus_of(vcpu));
+}
+
 static void hv_timer_fired(void *opaque)
 {
 	attend(opaque, ATTEND_HV);
@@ -159,6 +167,7 @@ static const struct cpu_platform platform = {
 	.tpr_write = tpr_write,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
+	.tsc_changed = tsc_changed,
 	.attend_at = attend_at,
 };
 
