@@ -20,7 +20,8 @@
  */
 u64 access_check_segment(struct cpu *cpu, unsigned seg, u64 offset, unsigned size, enum mmu_access access);
 
-static inline u64 access_linear(struct cpu *cpu, const struct insn *insn, unsigned size, enum mmu_access access)
+static inline __attribute__((always_inline)) u64 access_linear(struct cpu *cpu, const struct insn *insn, unsigned size,
+							       enum mmu_access access)
 {
 	/* Only 64-bit mode has 64-bit addresses, and no checks. */
 	if (likely(insn->adsize == 8))
@@ -33,7 +34,8 @@ static inline u64 access_linear(struct cpu *cpu, const struct insn *insn, unsign
 	return cpu->mode == CPU_LONG ? linear : (u32)linear;
 }
 
-/* Slow paths: any size 1..64, any alignment. In class `cls`. Non-canonical: #GP(0), or #SS(0) if the running insn uses SS. */
+/* Slow paths: any size 1..64, any alignment. In class `cls`. Non-canonical: #GP(0), or #SS(0) if the running insn uses
+ * SS. */
 void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum mmu_class cls);
 void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size, enum mmu_class cls);
 /* Throws if [linear, +size) cannot be written (or read); does nothing else than setting A/D bits. */

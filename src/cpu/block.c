@@ -67,7 +67,8 @@ void block_cache_destroy(struct cpu *cpu)
 
 void block_cache_flush(struct cpu *cpu)
 {
-	cpu->blocks->flush_wanted = true;
+	__atomic_store_n(&cpu->blocks->flush_wanted, true, __ATOMIC_SEQ_CST);
+	cpu_attend(cpu, ATTEND_CODE);
 }
 
 static void clear_code_flag(struct mem *mem, u64 page)
@@ -141,6 +142,10 @@ static void decode_insns(struct cpu *cpu, struct block *block)
 		if (insn->flags & INSN_ENDS)
 			break;
 	}
+	if (!block->count || !(block->mode_key & MODE_CODE64))
+		return;
+	const struct insn *last = &block->insn[block->count - 1];
+	block->chains = !(last->flags & INSN_ENDS) || last->direct;
 }
 
 static void link_block(struct cpu *cpu, struct block *block)
@@ -172,7 +177,7 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	if (page_is_hot(cpu, &cache->pages[ram_offset >> PAGE_SHIFT]))
 		return NULL;
 	if (cache->arena_used + largest > ARENA_BYTES) {
-		cache->flush_wanted = true;
+		block_cache_flush(cpu);
 		return NULL;
 	}
 	struct block *block = (struct block *)(cache->arena + cache->arena_used);
@@ -204,7 +209,8 @@ static void drop_block(struct cpu *cpu, struct block *block)
 	*at = block->hash_next;
 	block->mode_key = MODE_DROPPED;
 	cpu->counters.blocks_dropped++;
-	if (cache->running == block)
+	bool runs = cache->running == block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count;
+	if (runs)
 		for (const struct insn *i = cpu->insn + 1; i < block->insn + block->count; i++)
 			block->insn[i - block->insn].exec = exec_leave;
 }
@@ -240,8 +246,7 @@ void block_code_written(void *opaque, u64 ram_offset, u64 size)
 
 	if (cache->has_owner && !pthread_equal(cache->owner, pthread_self())) {
 		/* Another thread writes (a device): only the owner may touch the lists. */
-		__atomic_store_n(&cache->flush_wanted, true, __ATOMIC_SEQ_CST);
-		cpu_attend(cpu, ATTEND_CODE);
+		block_cache_flush(cpu);
 		return;
 	}
 	u64 end = ram_offset + size;

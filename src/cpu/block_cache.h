@@ -30,8 +30,10 @@ struct block {
 	u32 mode_key;   /* MODE_DROPPED once dropped */
 	u16 bytes;      /* all in one page */
 	u16 count;      /* of insns, at least 1 */
+	bool chains;    /* ends in a direct branch of 64-bit mode, or goes straight on */
 	struct block *hash_next;
 	struct block *page_next;
+	struct block *next[2]; /* chains: the block behind it and the branch's target, where known and on this page */
 	struct insn insn[];
 };
 
@@ -69,7 +71,7 @@ enum {
 
 struct block_cache {
 	struct jump_entry jump[JUMP_ENTRIES];
-	struct block *running;   /* whose instruction runs now, NULL for none: what block_code_written() looks after */
+	struct block *running;   /* the one that runs, or ran last: cpu->insn tells if an instruction of it runs now */
 	struct block **hash;     /* HASH_BUCKETS */
 	struct code_page *pages; /* one for each page of RAM */
 	u64 page_count;

@@ -44,6 +44,7 @@ static bool select_branch(const struct decode *d, struct insn *insn, insn_fn wid
 	insn->flags |= INSN_ENDS;
 	insn->opsize = d->mode_key & MODE_CODE64 ? 8 : near_operand_size(d);
 	insn->exec = d->mode_key & MODE_CODE64 ? wide : legacy;
+	insn->direct = operand_is(d, 0, OPERAND_IMM);
 	return true;
 }
 
@@ -250,5 +251,7 @@ bool select_ret(const struct decode *d, struct insn *insn)
 {
 	if (d->zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return transfer_select_far(d, insn);
-	return select_branch(d, insn, ret64, ret_legacy);
+	select_branch(d, insn, ret64, ret_legacy);
+	insn->direct = false; /* its immediate is no target */
+	return true;
 }

@@ -15,33 +15,33 @@
 typedef void (*insn_fn)(struct cpu *cpu, const struct insn *insn);
 
 /* insn.flags */
-#define INSN_LOCK    0x01
-#define INSN_REP     0x02 /* F3 */
-#define INSN_REPNE   0x04 /* F2 */
-#define INSN_MEM     0x08 /* has a memory operand (base, index, scale, disp, seg) */
-#define INSN_LEGACY  0x10 /* address needs segment limit and rights checks (not 64-bit mode, and segment not flat) */
+#define INSN_LOCK     0x01
+#define INSN_REP      0x02 /* F3 */
+#define INSN_REPNE    0x04 /* F2 */
+#define INSN_MEM      0x08 /* has a memory operand (base, index, scale, disp, seg) */
+#define INSN_LEGACY   0x10 /* address needs segment limit and rights checks (not 64-bit mode, and segment not flat) */
 #define INSN_HIGH_DST 0x20 /* dst is AH, CH, DH or BH: dst holds 0..3, byte 1 of it */
 #define INSN_HIGH_SRC 0x40
-#define INSN_ENDS    0x80 /* ends its block: control flow, mode changes, serializing */
+#define INSN_ENDS     0x80 /* ends its block: control flow, mode changes, serializing */
 
 struct insn {
-	insn_fn exec;                /* what cpu_run() calls */
-	insn_fn inner;               /* the real handler, when exec is a wrapper that checks privilege or asks hv first */
+	insn_fn exec;  /* what cpu_run() calls */
+	insn_fn inner; /* the real handler, when exec is a wrapper that checks privilege or asks hv first */
 	const struct insn_row *row;
-	u64 imm;                     /* sign-extended immediate; branch displacement; far offset */
+	u64 imm; /* sign-extended immediate; branch displacement; far offset */
 	union {
-		void *stub;          /* native.h */
-		u64 imm2;            /* second immediate (ENTER), far selector */
+		void *stub; /* native.h */
+		u64 imm2;   /* second immediate (ENTER), far selector */
 	};
 	i32 disp;
 	u8 length;
-	u8 opsize, adsize;           /* bytes: 1, 2, 4, 8 (vector: operand bytes in opsize) */
-	u8 seg;                      /* enum seg or SEG_FLAT */
-	u8 dst, src;                 /* register numbers: GPR slots, or vector, segment, CR, DR numbers */
-	u8 base, index, scale;       /* slots in cpu->reg (REG_ZERO if absent, REG_RIP); shift count 0..3 */
+	u8 opsize, adsize;     /* bytes: 1, 2, 4, 8 (vector: operand bytes in opsize) */
+	u8 seg;                /* enum seg or SEG_FLAT */
+	u8 dst, src;           /* register numbers: GPR slots, or vector, segment, CR, DR numbers */
+	u8 base, index, scale; /* slots in cpu->reg (REG_ZERO if absent, REG_RIP); shift count 0..3 */
 	u8 flags;
-	u8 cond;                     /* condition code 0..15, or a small constant of the form */
-	u8 offset;                   /* of this instruction from the block's start is below 4096: low 8 bits; see block.h */
+	u8 cond;     /* condition code 0..15, or a small constant of the form */
+	bool direct; /* a near branch whose only targets are the next instruction and a fixed one */
 };
 
 /* What Zydis found, for select functions. */
@@ -56,10 +56,10 @@ struct decode {
 /* Privilege of a row. */
 enum insn_privilege {
 	PRIV_ANY,
-	PRIV_CPL0,    /* #GP(0) unless CPL 0 */
-	PRIV_CPL0_UD, /* #UD unless CPL 0 */
-	PRIV_TSC,     /* #GP(0) if CR4.TSD, unless CPL 0 */
-	PRIV_PMC,     /* #GP(0) if CR4.PCE = 0, unless CPL 0 */
+	PRIV_CPL0,     /* #GP(0) unless CPL 0 */
+	PRIV_CPL0_UD,  /* #UD unless CPL 0 */
+	PRIV_TSC,      /* #GP(0) if CR4.TSD, unless CPL 0 */
+	PRIV_PMC,      /* #GP(0) if CR4.PCE = 0, unless CPL 0 */
 	PRIV_PROTECTED /* #UD in real and virtual-8086 mode */
 };
 
@@ -92,7 +92,8 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 /* Generic operand filling that insn_decode does before `select`: memory operand, sizes, prefixes, dst/src registers,
  * immediate. Register numbers follow the explicit operands: operand 0 register -> dst, operand 1 register -> src. */
 
-/* For selects of implicit memory operands (string instructions): sets seg and INSN_LEGACY for accesses through `seg`. */
+/* For selects of implicit memory operands (string instructions): sets seg and INSN_LEGACY for accesses through `seg`.
+ */
 void insn_set_segment(u32 mode_key, struct insn *insn, enum seg seg);
 
 /* Effective address: offset within the segment, address-size masked. */
@@ -110,14 +111,30 @@ static inline bool cpu_condition(const struct cpu *cpu, unsigned cc)
 	unsigned f = cpu->arith;
 	bool r;
 	switch (cc >> 1) {
-	case 0: r = f & ARITH_OF; break;
-	case 1: r = f & ARITH_CF; break;
-	case 2: r = f & ARITH_ZF; break;
-	case 3: r = f & (ARITH_CF | ARITH_ZF); break;
-	case 4: r = f & ARITH_SF; break;
-	case 5: r = f & ARITH_PF; break;
-	case 6: r = ((f >> 15) ^ f) & 1; break;
-	default: r = (((f >> 15) ^ f) & 1) || (f & ARITH_ZF); break;
+	case 0:
+		r = f & ARITH_OF;
+		break;
+	case 1:
+		r = f & ARITH_CF;
+		break;
+	case 2:
+		r = f & ARITH_ZF;
+		break;
+	case 3:
+		r = f & (ARITH_CF | ARITH_ZF);
+		break;
+	case 4:
+		r = f & ARITH_SF;
+		break;
+	case 5:
+		r = f & ARITH_PF;
+		break;
+	case 6:
+		r = ((f >> 15) ^ f) & 1;
+		break;
+	default:
+		r = (((f >> 15) ^ f) & 1) || (f & ARITH_ZF);
+		break;
 	}
 	return r ^ (cc & 1);
 }

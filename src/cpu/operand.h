@@ -110,11 +110,12 @@ static inline u64 size_mask(unsigned size)
 u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
 
 #define DEFINE_MEMORY(bits)                                                                                            \
-	static inline u##bits get_mem##bits(struct cpu *cpu, const struct insn *insn)                                  \
+	static inline __attribute__((always_inline)) u##bits get_mem##bits(struct cpu *cpu, const struct insn *insn)   \
 	{                                                                                                              \
 		return mem_read##bits(cpu, access_linear(cpu, insn, bits / 8, MMU_READ));                              \
 	}                                                                                                              \
-	static inline void set_mem##bits(struct cpu *cpu, const struct insn *insn, u##bits v)                          \
+	static inline                                                                                                  \
+		__attribute__((always_inline)) void set_mem##bits(struct cpu *cpu, const struct insn *insn, u##bits v) \
 	{                                                                                                              \
 		mem_write##bits(cpu, access_linear(cpu, insn, bits / 8, MMU_WRITE), v);                                \
 	}                                                                                                              \

@@ -166,7 +166,6 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 		cpu->reg[REG_RIP] = (u32)cpu->reg[REG_RIP];
 	insn->exec(cpu, insn);
 	cpu->counters.instructions++;
-	cache->running = NULL;
 }
 
 static inline void run_block(struct cpu *cpu, struct block *block)
@@ -182,7 +181,6 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 		cpu->reg[REG_RIP] = rip;
 		insn->exec(cpu, insn);
 	} while (++insn != end);
-	cpu->blocks->running = NULL;
 	cpu->counters.instructions += block->count;
 }
 
@@ -204,23 +202,46 @@ static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 	return 0;
 }
 
+/*
+ * The block at RIP, after `last` has run from `start`. A direct branch within the page leads where it led before:
+ * nothing in between could have changed the mapping, for whatever does ends its block and is no direct branch.
+ */
+static inline struct block *next_block(struct cpu *cpu, struct block *last, u64 start)
+{
+	u64 rip = cpu->reg[REG_RIP];
+	if (!last || !last->chains)
+		return find_block(cpu, code_linear(cpu));
+	struct block **link = &last->next[rip != start + last->bytes];
+	if (likely(*link && (*link)->mode_key != MODE_DROPPED))
+		return *link;
+	struct block *block = find_block(cpu, rip);
+	if (block && !((rip ^ start) & PAGE_MASK))
+		*link = block;
+	return block;
+}
+
 static int run_blocks(struct cpu *cpu)
 {
+	struct block *block = NULL;
+	u64 start = 0;
+
 	for (;;) {
 		u32 attention = __atomic_load_n(&cpu->attention, __ATOMIC_RELAXED);
-		if (unlikely(attention | (cpu->mode_key & MODE_STEP) | cpu->blocks->flush_wanted)) {
+		if (unlikely(attention | (cpu->mode_key & MODE_STEP))) {
 			int stop = run_attentive(cpu);
 			if (stop)
 				return stop;
+			block = NULL;
 			continue;
 		}
-		u64 linear = code_linear(cpu);
-		struct block *block = find_block(cpu, linear);
+		block = next_block(cpu, block, start);
 		if (unlikely(!block || !within_limit(cpu, block->bytes))) {
 			run_one(cpu);
+			block = NULL;
 			continue;
 		}
-		note_block(cpu, linear);
+		start = cpu->reg[REG_RIP];
+		note_block(cpu, code_linear(cpu));
 		run_block(cpu, block);
 	}
 }
