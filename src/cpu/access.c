@@ -4,17 +4,18 @@
 #include "cpu/hv_ops.h"
 
 /*
- * Non-canonical address: does the access go through the stack segment? 64-bit mode keeps no SS base to tell by, so it
- * is the base register of the operand, or for implicit stack accesses (PUSH, CALL, LEAVE, …) that the address is where
- * the stack or frame pointer points.
+ * Non-canonical address: does the access go through the stack segment? 64-bit mode keeps no SS base to tell by. It is
+ * the base register of the operand that says so; or, for the implicit operand of PUSH, CALL, LEAVE and the like, that
+ * the address is where the stack pointer (LEAVE: the frame pointer) points.
  */
 static bool uses_stack_segment(const struct cpu *cpu, u64 linear)
 {
-	const struct insn *insn = cpu->insn;
-	if (insn && (insn->flags & INSN_MEM) && (insn->base == RSP || insn->base == RBP))
-		return insn->seg == SEG_FLAT || insn->seg == SEG_SS;
 	const u64 near = 64;
-	return linear - cpu->reg[RSP] + near <= 2 * near || linear == cpu->reg[RBP];
+	const struct insn *insn = cpu->insn;
+	bool has_operand = insn && insn->flags & INSN_MEM;
+	if (has_operand && (insn->base == RSP || insn->base == RBP))
+		return insn->seg == SEG_FLAT || insn->seg == SEG_SS;
+	return linear - cpu->reg[RSP] + near <= 2 * near || (!has_operand && linear == cpu->reg[RBP]);
 }
 
 static NORETURN void raise_fault(struct cpu *cpu, u64 linear, const struct mmu_result *fault)
@@ -186,9 +187,22 @@ static void page_write(struct cpu *cpu, const struct mmu_result *page, const u8 
 	}
 }
 
+/* Callers with a class of their own come here without having tried the TLB. */
+static u8 *class_hit(struct cpu *cpu, u64 linear, unsigned size, enum mmu_class cls, bool write)
+{
+	if (cls == cpu->mmu.cls)
+		return access_hit(cpu, cpu->mmu.tlb, linear, size, write);
+	return cls == MMU_SUPERVISOR ? access_hit(cpu, cpu->mmu.system, linear, size, write) : NULL;
+}
+
 void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum mmu_class cls)
 {
 	struct span s;
+	const u8 *hit = class_hit(cpu, linear, size, cls, false);
+	if (hit) {
+		copy_bytes(buffer, hit, size);
+		return;
+	}
 	span_translate(cpu, &s, linear, size, MMU_READ, cls);
 	page_read(cpu, &s.page, buffer, s.first);
 	if (s.first < size)
@@ -198,6 +212,11 @@ void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum 
 void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size, enum mmu_class cls)
 {
 	struct span s;
+	u8 *hit = class_hit(cpu, linear, size, cls, true);
+	if (hit) {
+		copy_bytes(hit, buffer, size);
+		return;
+	}
 	span_translate(cpu, &s, linear, size, MMU_WRITE, cls);
 	page_write(cpu, &s.page, buffer, s.first);
 	if (s.first < size)

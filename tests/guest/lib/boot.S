@@ -191,6 +191,9 @@ enter_user:
 	push %r14
 	push %r15
 	mov %rsp, user_return(%rip)
+	mov $0x2b, %eax	/* IRET to CPL 3 would clear data segments of CPL 0 */
+	mov %eax, %ds
+	mov %eax, %es
 	push $0x2b
 	push %rsi
 	push %rdx

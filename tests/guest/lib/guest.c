@@ -117,7 +117,7 @@ void set_gate(unsigned vector, void *entry, u16 selector, unsigned type_dpl, uns
 void guest_exception(struct frame *f);
 void guest_exception(struct frame *f)
 {
-	bool from_user = user_return && (f->cs & 3) == 3;
+	bool from_user = user_return && ((f->cs & 3) == 3 || f->flags & BIT(17)); /* CPL 3, or virtual-8086 mode */
 	bool is_exception = f->vector < 32 && f->vector != NMI;
 	if (handlers[f->vector] && !(is_exception && fault.resume)) {
 		handlers[f->vector](f);

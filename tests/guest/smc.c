@@ -1,0 +1,133 @@
+/* Code that changes under the CPU: by stores of its own, of its neighbours, through other addresses, by string moves.
+ */
+#include "lib/guest.h"
+
+static u64 window_pdpt[512] ALIGNED(4096), window_pd[512] ALIGNED(4096), window_pt[512] ALIGNED(4096);
+static u8 code[2][4096] ALIGNED(4096);
+#define WINDOW ((u8 *)(1ULL << 39))
+
+/* mov $value, %eax; ret */
+static void put_function(u8 *at, u32 value)
+{
+	at[0] = 0xb8;
+	memcpy(at + 1, &value, 4);
+	at[5] = 0xc3;
+}
+
+static u32 call(const void *at)
+{
+	u32 value;
+	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
+	return value;
+}
+
+static void test_stores(void)
+{
+	put_function(code[0], 1);
+	CHECK("new-code-runs", call(code[0]) == 1);
+	*(volatile u32 *)(code[0] + 1) = 2;
+	CHECK("changed-immediate-counts-at-once", call(code[0]) == 2);
+	for (u32 i = 0; i < 1000; i++) {
+		*(volatile u32 *)(code[0] + 1) = i;
+		if (call(code[0]) != i) {
+			CHECK("changed-immediate-counts-a-thousand-times", false);
+			return;
+		}
+	}
+	CHECK("changed-immediate-counts-a-thousand-times", true);
+	*(volatile u8 *)(code[0] + 4) = 0x7f;
+	CHECK("changed-byte-counts", call(code[0]) == (0x7f000000 | 999));
+	put_function(code[0] + 2048, 3);
+	CHECK("neighbour-in-the-page-does-no-harm", call(code[0]) == (0x7f000000 | 999) && call(code[0] + 2048) == 3);
+	memset(code[0], 0x90, 2048);
+	CHECK("rep-stosb-over-code-counts", call(code[0]) == 3);
+	put_function(code[1], 4);
+	memcpy(code[0] + 2048, code[1], 6);
+	CHECK("rep-movsb-over-code-counts", call(code[0] + 2048) == 4);
+}
+
+static void test_across_pages(void)
+{
+	u8 *at = code[1] - 3; /* the immediate lies in both pages */
+	put_function(at, 0x11223344);
+	CHECK("code-across-pages-runs", call(at) == 0x11223344);
+	code[1][0] = 0x55;
+	CHECK("its-second-page-changes", call(at) == 0x11553344);
+	code[0][4094] = 0x66;
+	CHECK("its-first-page-changes", call(at) == 0x11553366);
+	*(volatile u32 *)(code[1] - 2) = 0xcafebabe;
+	CHECK("a-store-across-pages-changes-it", call(at) == 0xcafebabe);
+}
+
+static void test_aliases(void)
+{
+	boot_pml4[1] = (u64)window_pdpt | 3;
+	window_pdpt[0] = (u64)window_pd | 3;
+	window_pd[0] = (u64)window_pt | 3;
+	window_pt[0] = (u64)code[0] | 3;
+	write_cr3(read_cr3());
+	put_function(code[0], 5);
+	CHECK("code-runs-at-an-alias", call(WINDOW) == 5);
+	*(volatile u32 *)(code[0] + 1) = 6;
+	CHECK("store-through-another-address-counts", call(WINDOW) == 6);
+	*(volatile u32 *)(WINDOW + 1) = 7;
+	CHECK("store-through-the-alias-counts", call(WINDOW) == 7 && call(code[0]) == 7);
+	put_function(code[1], 8);
+	window_pt[0] = (u64)code[1] | 3;
+	invlpg(WINDOW);
+	CHECK("another-page-at-the-address-counts", call(WINDOW) == 8);
+	window_pt[0] = (u64)code[0] | 3;
+	invlpg(WINDOW);
+	CHECK("and-back", call(WINDOW) == 7);
+}
+
+/* The store is in the same straight run of instructions as what it changes. */
+asm(".pushsection .data\n"
+    ".global change_next, change_previous\n"
+    "change_next: movl %edi, 1f+1(%rip); 1: mov $0, %eax; ret\n"
+    "change_loop: xor %eax, %eax; mov $10, %ecx\n"
+    "1: add $1, %eax\n" /* 83 c0 01: the immediate grows each time round */
+    "   incb 1b+2(%rip)\n"
+    "   dec %ecx; jnz 1b\n"
+    "   ret\n"
+    ".popsection\n");
+u32 change_next(u32 value);
+u32 change_loop(void);
+
+static void test_next_instruction(void)
+{
+	CHECK("store-to-the-next-instruction-counts", change_next(0x1234) == 0x1234);
+	CHECK("and-again", change_next(0x4321) == 0x4321);
+	CHECK("loop-that-changes-itself", change_loop() == 1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10);
+}
+
+static void test_data_beside_code(void)
+{
+	/* Data and code in one page, both used over and over. */
+	put_function(code[0], 9);
+	volatile u32 *counter = (volatile u32 *)(code[0] + 3000);
+	*counter = 0;
+	u32 sum = 0;
+	for (u32 i = 0; i < 2000; i++) {
+		sum += call(code[0]);
+		++*counter;
+	}
+	CHECK("data-beside-code", sum == 2000 * 9 && *counter == 2000);
+	/* Pushes and calls on a stack in the page of the code. */
+	put_function(code[0], 10);
+	u64 result;
+	asm volatile("mov %%rsp, %%rbx; mov %2, %%rsp; call *%1; mov %%rbx, %%rsp"
+		     : "=a"(result)
+		     : "r"(code[0]), "r"(code[0] + 2048)
+		     : "rbx", "memory", "cc");
+	CHECK("stack-beside-code", (u32)result == 10);
+}
+
+void guest_main(void)
+{
+	test_stores();
+	test_across_pages();
+	test_aliases();
+	test_next_instruction();
+	test_data_beside_code();
+}
