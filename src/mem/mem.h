@@ -16,9 +16,9 @@
 #define PAGE_SIZE  4096ULL
 #define PAGE_MASK  (~(PAGE_SIZE - 1))
 
-/* RAM below the PCI hole ends here at the latest; the PCIe ECAM window starts at MEM_ECAM_BASE. */
-#define MEM_LOW_LIMIT 0x80000000ULL
+/* RAM below the PCI hole ends here at the latest, where the PCIe ECAM window starts. */
 #define MEM_ECAM_BASE 0xb0000000ULL
+#define MEM_LOW_LIMIT MEM_ECAM_BASE
 #define MEM_ECAM_SIZE 0x10000000ULL /* 256 buses */
 #define MEM_HIGH_BASE 0x100000000ULL
 
