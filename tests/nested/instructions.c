@@ -133,7 +133,7 @@ static void test_launch_state(void)
 	CHECK_EQUAL("vmlaunch-of-launched-vmcs-fails", VMX_RESULT("vmlaunch", "r"(0)), VALID);
 	CHECK_EQUAL("vmlaunch-of-launched-vmcs-is-error-4", error(), VMERR_VMLAUNCH_NOT_CLEAR);
 	CHECK_EQUAL("vmresume-enters-again", vmx_run(), EXIT_VMCALL);
-	unsigned r = VMX_RESULT("mov %%ss, %%eax; mov %%eax, %%ss; vmresume", "r"(0) );
+	unsigned r = VMX_RESULT("mov %%ss, %%eax; mov %%eax, %%ss; vmresume", "r"(0));
 	CHECK_EQUAL("vmresume-under-mov-ss-fails", r, VALID);
 	CHECK_EQUAL("vmresume-under-mov-ss-is-error-26", error(), VMERR_ENTRY_MOV_SS);
 	vmwrite(F(pin_controls), 0);
@@ -175,6 +175,7 @@ static void user_vmxoff(void)
 
 static void test_privilege(void)
 {
+	open_to_user();
 	CHECK_EQUAL("vmread-at-cpl-3-is-gp", run_user(user_vmread), GP);
 	CHECK_EQUAL("vmxoff-at-cpl-3-is-gp", run_user(user_vmxoff), GP);
 	TRY_AT(".byte 0x0f, 0x01, 0xd4", : : : "memory");

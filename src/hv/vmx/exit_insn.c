@@ -159,8 +159,11 @@ void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 	case EXIT_XRSTORS:
 		xsaves(cpu, insn);
 		break;
+	case EXIT_XSETBV:
+		require(cpu, cpu->cr4 & CR4_OSXSAVE);
+		vmx_exit_insn(cpu, reason, 0, 0);
 	default:
-		vmx_exit_insn(cpu, reason, 0, 0); /* CPUID, INVD, XSETBV, GETSEC: always */
+		vmx_exit_insn(cpu, reason, 0, 0); /* CPUID, INVD, GETSEC: always */
 	}
 }
 
@@ -195,7 +198,7 @@ void vmx_io(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, b
 	u64 qualification = (size - 1) | (u64)in << 3 | (u64)string << 4 | (u64)port << 16;
 	if (string && (insn->flags & (INSN_REP | INSN_REPNE)))
 		qualification |= BIT(5);
-	if (!string && (insn->cond))
+	if (!string && !insn->cond) /* cond: the port is in DX */
 		qualification |= BIT(6);
 	u32 info = 0;
 	if (string)

@@ -3,7 +3,8 @@
 u64 l2_regs[16];
 u8 vmxon_region[4096] ALIGNED(4096), vmcs_region[4096] ALIGNED(4096), other_region[4096] ALIGNED(4096);
 u8 io_bitmaps[2][4096] ALIGNED(4096), msr_bitmap[4096] ALIGNED(4096), virtual_apic[4096] ALIGNED(4096);
-u64 ept_pml4[512] ALIGNED(4096), ept_pdpt[512] ALIGNED(4096), ept_pd[4][512] ALIGNED(4096), ept_pt[8][512] ALIGNED(4096);
+u64 ept_pml4[512] ALIGNED(4096), ept_pdpt[512] ALIGNED(4096), ept_pd[4][512] ALIGNED(4096),
+	ept_pt[8][512] ALIGNED(4096);
 
 static u8 l2_stack[8192] ALIGNED(16);
 static bool launched;
@@ -98,9 +99,12 @@ static void make_guest(void (*code)(void))
 
 void vmcs_make(void (*code)(void))
 {
+	/* First VMCLEAR, which writes back the old contents, then a blank region, whose launch state it must clear too.
+	 */
+	bool failed = vmclear((u64)vmcs_region);
 	memset(vmcs_region, 0, sizeof(vmcs_region));
 	*(u32 *)vmcs_region = (u32)rdmsr(MSR_VMX_BASIC);
-	if (vmclear((u64)vmcs_region) || vmptrld((u64)vmcs_region))
+	if (failed || vmclear((u64)vmcs_region) || vmptrld((u64)vmcs_region))
 		CHECK("vmcs-is-loaded", false);
 	make_controls();
 	make_host();
@@ -123,9 +127,12 @@ void vmcs_clear_bits(u64 field, u32 bits)
 u32 vmx_run(void)
 {
 	switch (vmx_enter(launched)) {
-	case 0: break;
-	case 1: return VM_FAIL_INVALID;
-	default: return VM_FAIL_VALID;
+	case 0:
+		break;
+	case 1:
+		return VM_FAIL_INVALID;
+	default:
+		return VM_FAIL_VALID;
 	}
 	u32 reason = (u32)vmread(F(exit_reason));
 	if (!(reason & EXIT_ENTRY_FAILURE))

@@ -1,6 +1,7 @@
 /*
- * A hypervisor small enough for one test: L1 is guest_main(), L2 a few instructions in the same address space (or behind
- * EPT). L2 code is written with L2(), begins at the given function and leaves by any exit; l2_regs holds its registers.
+ * A hypervisor small enough for one test: L1 is guest_main(), L2 a few instructions in the same address space (or
+ * behind EPT). L2 code is written with L2(), begins at the given function and leaves by any exit; l2_regs holds its
+ * registers.
  */
 #ifndef TESTS_NESTED_VMX_H
 #define TESTS_NESTED_VMX_H
@@ -11,14 +12,14 @@
 #include "x86/vmcs.h"
 #include "x86/vmx_bits.h"
 
-#define CR0_PE BIT(0)
-#define CR0_TS BIT(3)
-#define CR0_NE BIT(5)
-#define CR0_PG BIT(31)
-#define CR4_PAE BIT(5)
+#define CR0_PE   BIT(0)
+#define CR0_TS   BIT(3)
+#define CR0_NE   BIT(5)
+#define CR0_PG   BIT(31)
+#define CR4_PAE  BIT(5)
 #define CR4_VMXE BIT(13)
-#define FLAG_TF BIT(8)
-#define FLAG_IF BIT(9)
+#define FLAG_TF  BIT(8)
+#define FLAG_IF  BIT(9)
 
 enum { L2_RAX, L2_RCX, L2_RDX, L2_RBX, L2_RBP = 5, L2_RSI, L2_RDI };
 extern u64 l2_regs[16];
