@@ -353,6 +353,10 @@ static int look_once(struct cpu *cpu)
 	if (unlikely(cpu->activity == CPU_WAIT_SIPI))
 		return CPU_STOP_IDLE + 1;
 
+	/* What hv once asked for is void in root operation; left set it would keep the CPU at this look. */
+	if (unlikely((attention & ATTEND_HV) && !cpu->non_root))
+		cpu_attended(cpu, ATTEND_HV);
+
 	u8 shadow = boundary_shadow(cpu);
 	/* MTF comes before debug traps, hv's other reasons behind them (SDM vol. 3, 26.5). */
 	if ((attention & ATTEND_HV) && cpu->non_root && cpu->hv_step)
