@@ -283,12 +283,24 @@ static bool find_use(const struct decode *d, enum stub_kind kind, struct use *us
 
 /* --- the instruction itself --- */
 
+/* The fourth operand of VBLENDV: a register in bits 7:4 of the immediate. */
+static bool has_register_immediate(const struct decode *d)
+{
+	for (unsigned i = 0; i < d->zi->operand_count; i++)
+		if (d->op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			return true;
+	return false;
+}
+
 static void put_immediate(struct code *c, const struct decode *d)
 {
 	const ZydisDecodedInstruction *zi = d->zi;
 	for (unsigned i = 0; i < 2; i++)
 		for (unsigned b = 0; b < zi->raw.imm[i].size / 8; b++)
 			put(c, d->bytes[zi->raw.imm[i].offset + b]);
+	/* A register in the immediate has three bits outside 64-bit mode. */
+	if (zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && has_register_immediate(d))
+		c->byte[c->length - 1] &= 0x7f;
 }
 
 static void put_modrm(struct code *c, const struct decode *d, const struct use *use)
@@ -352,6 +364,8 @@ static bool w_is_gpr_width(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_VCVTSS2SI:
 	case ZYDIS_MNEMONIC_VCVTTSD2SI:
 	case ZYDIS_MNEMONIC_VCVTTSS2SI:
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
 		return true;
 	default:
 		return false;

@@ -166,10 +166,10 @@ static void make_fpu(struct xsave_area *x)
 	x->header[0] = (u8)host_components();
 }
 
-static void make_registers(struct machine *m)
+static void make_registers(struct machine *m, bool mode32)
 {
 	for (unsigned i = 0; i < GPR_COUNT; i++)
-		m->gpr[i] = random_value();
+		m->gpr[i] = mode32 ? (u32)random_value() : random_value();
 	if (one_in(2))
 		m->gpr[RCX] = random64() & 0x7f;
 	if (one_in(2)) /* divisions that do not overflow */
@@ -235,8 +235,8 @@ static bool solve_address(struct test_case *c, const ZydisDecodedOperand *op, u6
 		gpr[base] = *at - disp - (gpr_index ? gpr[index] * scale : 0);
 	}
 	if (narrow) /* the upper half of what was solved does not count; the others' neither */
-		gpr[base] = (u32)gpr[base] | (base == RSP ? 0 : random64() << 32);
-	return base != RSP || !narrow;
+		gpr[base] = (u32)gpr[base] | (base == RSP || c->form->mode32 ? 0 : random64() << 32);
+	return base != RSP || !narrow || c->form->mode32;
 }
 
 /* MASKMOVQ and MASKMOVDQU may or may not fault for bytes that are not selected: keep them inside. */
@@ -334,14 +334,15 @@ static bool make_branch(struct test_case *c, u8 *data)
 	/* Reserved before LOOPcc: AMD takes F3 for LOOPE and F2 for LOOPNE, whichever the opcode says. */
 	if ((c->zi.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->zi.mnemonic == ZYDIS_MNEMONIC_LOOPNE) && c->form->prefix)
 		return false;
+	unsigned size = c->form->mode32 ? 4 : 8;
 	i64 d = (i64)(64 + random64() % 60);
 	if (one_in(2))
 		d = -d;
 	c->target = CODE_START + c->length + (u64)d;
 	if (c->zi.mnemonic == ZYDIS_MNEMONIC_RET) {
-		if (c->start.gpr[RSP] < DATA_BASE || c->start.gpr[RSP] + 8 > DATA_BASE + DATA_SIZE)
+		if (c->start.gpr[RSP] < DATA_BASE || c->start.gpr[RSP] + size > DATA_BASE + DATA_SIZE)
 			return false;
-		memcpy(data + (c->start.gpr[RSP] - DATA_BASE), &c->target, 8);
+		memcpy(data + (c->start.gpr[RSP] - DATA_BASE), &c->target, size);
 	} else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		memcpy(c->bytes + c->zi.raw.imm[0].offset, &d, c->zi.raw.imm[0].size / 8);
 	} else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -349,9 +350,9 @@ static bool make_branch(struct test_case *c, u8 *data)
 			return false;
 		c->start.gpr[gpr_of(op->reg.value)] = c->target;
 	} else {
-		if (c->memory_at < DATA_BASE || c->memory_at + 8 > DATA_BASE + DATA_SIZE)
+		if (c->memory_at < DATA_BASE || c->memory_at + size > DATA_BASE + DATA_SIZE)
 			return true; /* will fault */
-		memcpy(data + (c->memory_at - DATA_BASE), &c->target, 8);
+		memcpy(data + (c->memory_at - DATA_BASE), &c->target, size);
 	}
 	return true;
 }
@@ -394,6 +395,8 @@ static void make_special(struct test_case *c, u8 *data)
 		break;
 	case ZYDIS_MNEMONIC_FXRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR64:
+		put_image(c, data);
+		break;
 	case ZYDIS_MNEMONIC_XRSTOR:
 	case ZYDIS_MNEMONIC_XRSTOR64:
 		put_image(c, data);
@@ -408,6 +411,7 @@ static void make_special(struct test_case *c, u8 *data)
 		c->start.gpr[RDX] = 0;
 		break;
 	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_POPFQ: {
 		/* No trap flag, no alignment checks. */
 		u64 sp = c->start.gpr[RSP] - DATA_BASE;
@@ -464,6 +468,16 @@ static bool is_prefetch_of_register(const struct test_case *c)
 	return c->zi.opcode_map == ZYDIS_OPCODE_MAP_0F && c->zi.opcode == 0x0d && c->zi.raw.modrm.mod == 3;
 }
 
+/* In 32-bit code Intel ignores W of these, and has no SYSRET; AMD refuses the former and has the latter. */
+static bool differs_in_32_bits(const struct test_case *c)
+{
+	if (!c->form->mode32)
+		return false;
+	if (c->zi.mnemonic == ZYDIS_MNEMONIC_VPEXTRD || c->zi.mnemonic == ZYDIS_MNEMONIC_VPINSRD)
+		return c->zi.raw.vex.W;
+	return c->zi.mnemonic == ZYDIS_MNEMONIC_SYSRET;
+}
+
 /* Zydis 4.0 takes [disp32] through a SIB byte with REX.B and a 67h prefix for [r13d]. */
 static void repair_base(struct test_case *c)
 {
@@ -486,12 +500,13 @@ bool case_make(const struct form *form, struct test_case *c, u8 *data)
 	c->memory_size = 0;
 	c->target = 0;
 	form_encode(form, random64, c->bytes);
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(form_decoder(), c->bytes, 15, &c->zi, c->op)) ||
-	    c->zi.mnemonic != form->mnemonic || touches_segments(c) || for_other_cpus(c) || is_prefetch_of_register(c))
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(form_decoder(form), c->bytes, 15, &c->zi, c->op)) ||
+	    c->zi.mnemonic != form->mnemonic || touches_segments(c) || for_other_cpus(c) ||
+	    is_prefetch_of_register(c) || differs_in_32_bits(c))
 		return false;
 	repair_base(c);
 	c->length = c->zi.length;
-	make_registers(&c->start);
+	make_registers(&c->start, form->mode32);
 	make_fpu(&c->start.xsave);
 	put_floats(data, DATA_SIZE);
 	if (!make_addresses(c))

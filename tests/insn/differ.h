@@ -8,6 +8,8 @@
  *   guest.c  runs it in the interpreter
  *   main.c   compares, counts, reports
  *
+ * All of it in 64-bit code, and then in 32-bit code (compatibility mode) for the registers and rows that are there.
+ *
  * Both sides see the same linear addresses: data, code and a frame for registers lie at fixed places far apart.
  */
 #ifndef STRATA_TESTS_INSN_DIFFER_H
@@ -42,8 +44,9 @@ struct form {
 	u8 map; /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A */
 	u8 opcode;
 	bool has_modrm, memory, fixed_reg, fixed_rm;
-	u8 reg, rm;     /* if fixed */
-	bool address32; /* 67h prefix */
+	u8 reg, rm;          /* if fixed */
+	bool address_prefix; /* 67h */
+	bool mode32;         /* for 32-bit code */
 };
 
 struct form_list {
@@ -64,10 +67,10 @@ struct test_case {
 	u64 target; /* where a branch would go; 0 if the instruction does not branch */
 };
 
-/* forms.c */
-void forms_find(struct form_list *list);
+/* forms.c: adds the forms of 64-bit or of 32-bit code. */
+void forms_find(struct form_list *list, bool mode32);
 bool form_encode(const struct form *form, u64 (*rnd)(void), u8 *bytes);
-const ZydisDecoder *form_decoder(void);
+const ZydisDecoder *form_decoder(const struct form *form);
 
 /* cases.c */
 extern u64 random_state;
@@ -76,14 +79,16 @@ u64 random64(void);
 bool case_make(const struct form *form, struct test_case *c, u8 *data);
 
 /* host.c; data pages at DATA_BASE are the native ones. */
-bool host_init(void);  /* false: this host lacks what the test needs */
-void host_start(void); /* after guest_init(): takes the fault signals, passing on the interpreter's */
+bool host_init(void);    /* false: this host lacks what the test needs */
+void host_start(void);   /* after guest_init(): takes the fault signals, passing on the interpreter's */
+bool host_runs_32(void); /* does its kernel let a process run 32-bit code? */
 void host_run(const struct test_case *c, struct machine *end);
 u64 host_components(void);
 
 /* guest.c */
 extern u8 *guest_data; /* the guest's data pages */
 void guest_init(void);
+void guest_set_mode(bool mode32);
 void guest_run(const struct test_case *c, struct machine *end);
 /* Does the guest's CPU show the feature of this row? */
 bool guest_has_row(ZydisMnemonic mnemonic);

@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ZydisDecoder decoder;
+static ZydisDecoder decoder64, decoder32;
 
-const ZydisDecoder *form_decoder(void)
+const ZydisDecoder *form_decoder(const struct form *f)
 {
-	return &decoder;
+	return f->mode32 ? &decoder32 : &decoder64;
 }
 
 static void add(struct form_list *list, const struct form *f)
@@ -42,7 +42,7 @@ static unsigned put_head(const struct form *f, u8 *b, int rex, unsigned vvvv)
 	unsigned n = 0;
 	if (f->lock)
 		b[n++] = 0xf0;
-	if (f->address32)
+	if (f->address_prefix)
 		b[n++] = 0x67;
 	if (f->vex) {
 		unsigned x = rex < 0 ? 0 : (unsigned)rex;
@@ -69,9 +69,9 @@ static bool rm_is_opcode(const struct form *f)
 	return f->map == 1 && (f->opcode == 0x01 || f->opcode == 0xae || f->opcode == 0xc7 || f->opcode == 0x1e);
 }
 
-static bool decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+static bool decode(const struct form *f, const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, b, 15, zi, op));
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(form_decoder(f), b, 15, zi, op));
 }
 
 /* Does ModRM.reg name an operand, or is it part of the opcode? */
@@ -88,7 +88,8 @@ static bool same_form(const struct form *a, const struct form *b)
 	return a->mnemonic == b->mnemonic && a->prefix == b->prefix && a->lock == b->lock && a->rex_w == b->rex_w &&
 	       a->vex_l == b->vex_l && a->vex_pp == b->vex_pp && a->map == b->map && a->opcode == b->opcode &&
 	       a->has_modrm == b->has_modrm && a->memory == b->memory && a->fixed_reg == b->fixed_reg &&
-	       a->reg == b->reg && a->fixed_rm == b->fixed_rm && a->rm == b->rm && a->address32 == b->address32;
+	       a->reg == b->reg && a->fixed_rm == b->fixed_rm && a->rm == b->rm &&
+	       a->address_prefix == b->address_prefix;
 }
 
 /* Tries one opcode with every ModRM shape. */
@@ -107,7 +108,7 @@ static void try_opcode(struct form_list *list, struct form f, unsigned vvvv)
 				/* A memory form through a SIB byte, so that VSIB decodes too. */
 				b[n] = (u8)(shape ? 0xc0 | reg << 3 | (rms == 1 ? 1 : rm) : reg << 3 | 4);
 				b[n + 1] = 0x0b; /* base RBX, index RCX */
-				if (!decode(b, &zi, op) || !insn_row_find(zi.mnemonic))
+				if (!decode(&f, b, &zi, op) || !insn_row_find(zi.mnemonic))
 					continue;
 				g.mnemonic = zi.mnemonic;
 				g.has_modrm = zi.attributes & ZYDIS_ATTRIB_HAS_MODRM;
@@ -127,8 +128,10 @@ static void try_opcode(struct form_list *list, struct form f, unsigned vvvv)
 }
 
 /* Bytes that are prefixes or escapes, not opcodes. */
-static bool is_prefix(unsigned b)
+static bool is_prefix(unsigned b, bool mode32)
 {
+	if (mode32 && (b == 0x62 || (b >= 0x40 && b <= 0x4f)))
+		return false; /* BOUND, INC and DEC */
 	switch (b) {
 	case 0x0f:
 	case 0x26:
@@ -149,27 +152,28 @@ static bool is_prefix(unsigned b)
 	}
 }
 
-static void find_legacy(struct form_list *list)
+static void find_legacy(struct form_list *list, bool mode32)
 {
 	static const u8 prefixes[] = { 0, 0x66, 0xf3, 0xf2 };
 	for (unsigned map = 0; map < 4; map++)
 		for (unsigned opcode = 0; opcode < 256; opcode++)
-			for (unsigned p = 0; p < 4 && !(map == 0 && is_prefix(opcode)); p++)
-				for (unsigned w = 0; w < 2; w++)
+			for (unsigned p = 0; p < 4 && !(map == 0 && is_prefix(opcode, mode32)); p++)
+				for (unsigned w = 0; w < 2u - mode32; w++)
 					for (unsigned lock = 0; lock < 2; lock++)
 						try_opcode(list,
 							   (struct form){ .map = (u8)map,
 									  .opcode = (u8)opcode,
 									  .prefix = prefixes[p],
 									  .rex_w = w,
-									  .lock = lock },
+									  .lock = lock,
+									  .mode32 = mode32 },
 							   0);
 }
 
-/* JRCXZ has another name with a 32-bit address size. */
-static void find_jecxz(struct form_list *list)
+/* JRCXZ has another name with each address size. */
+static void find_jecxz(struct form_list *list, bool mode32)
 {
-	try_opcode(list, (struct form){ .opcode = 0xe3, .address32 = true }, 0);
+	try_opcode(list, (struct form){ .opcode = 0xe3, .address_prefix = true, .mode32 = mode32 }, 0);
 }
 
 /* Has the form an address without a ModRM byte: MOV moffs, string instructions, XLAT, LOOPcc? */
@@ -181,7 +185,7 @@ static bool has_implicit_address(const struct form *f)
 	       (f->opcode >= 0xe0 && f->opcode <= 0xe2) || f->opcode == 0xd7;
 }
 
-static void find_vex(struct form_list *list)
+static void find_vex(struct form_list *list, bool mode32)
 {
 	for (unsigned map = 1; map < 4; map++)
 		for (unsigned opcode = 0; opcode < 256; opcode++)
@@ -194,23 +198,27 @@ static void find_vex(struct form_list *list)
 								  .opcode = (u8)opcode,
 								  .rex_w = bits >> 3,
 								  .vex_l = bits >> 2 & 1,
-								  .vex_pp = bits & 3 },
+								  .vex_pp = bits & 3,
+								  .mode32 = mode32 },
 						   v ? 2 : 0);
 					if (list->count != before)
 						break;
 				}
 }
 
-void forms_find(struct form_list *list)
+void forms_find(struct form_list *list, bool mode32)
 {
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
-	*list = (struct form_list){ 0 };
-	find_legacy(list);
-	find_jecxz(list);
-	find_vex(list);
+	ZydisDecoder *decoder = mode32 ? &decoder32 : &decoder64;
+	if (mode32)
+		ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+	else
+		ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+	find_legacy(list, mode32);
+	find_jecxz(list, mode32);
+	find_vex(list, mode32);
 }
 
 static unsigned put_memory_modrm(const struct form *f, u64 (*rnd)(void), u8 *b, unsigned reg)
@@ -237,11 +245,12 @@ static unsigned put_memory_modrm(const struct form *f, u64 (*rnd)(void), u8 *b, 
 
 bool form_encode(const struct form *f, u64 (*rnd)(void), u8 *b)
 {
-	int rex = rnd() & 1 ? (int)(rnd() & 7) : -1;
+	int rex = rnd() & 1 && !f->mode32 ? (int)(rnd() & 7) : -1;
 	struct form g = *f;
-	g.address32 |= (f->memory || has_implicit_address(f)) && rnd() % 8 == 0;
+	/* In 32-bit code the data cannot be reached with 16 bits. */
+	g.address_prefix |= (f->memory || has_implicit_address(f)) && !f->mode32 && rnd() % 8 == 0;
 	memset(b, 0, 16);
-	unsigned n = put_head(&g, b, rex, rnd() & 3 ? (unsigned)rnd() & 15 : 0);
+	unsigned n = put_head(&g, b, rex, rnd() & 3 ? (unsigned)rnd() & (f->mode32 ? 7 : 15) : 0);
 	unsigned reg = f->fixed_reg ? f->reg : (unsigned)rnd() & 7;
 	if (f->has_modrm && f->memory)
 		n += put_memory_modrm(f, rnd, b + n, reg);

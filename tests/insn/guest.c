@@ -123,6 +123,17 @@ void guest_init(void)
 	must(cpu->mode == CPU_LONG && cpu->cpl == 3, "64-bit mode at CPL 3");
 }
 
+void guest_set_mode(bool mode32)
+{
+	struct x86_state s;
+	cpu_get_state(cpu, &s);
+	set_segment(&s.seg[SEG_CS], mode32 ? 0x23 : 0x33, mode32 ? 0xc0fb : 0xa0fb);
+	s.rip = CODE_START;
+	s.rflags = RFLAGS_ONE | RFLAGS_IF;
+	cpu_set_state(cpu, &s);
+	must(cpu->mode == (mode32 ? CPU_COMPAT : CPU_LONG) && cpu->cpl == 3, "the mode of the code");
+}
+
 bool guest_has_row(ZydisMnemonic mnemonic)
 {
 	unsigned f = insn_row_find(mnemonic)->feature;

@@ -24,11 +24,19 @@ struct frame {
 	u64 branched;       /* a8h */
 	u64 components;     /* b0h */
 	u64 host_flags;     /* b8h */
-	u8 pad[0x400 - 0xc0];
+	struct {
+		u32 offset;
+		u16 selector, pad;
+	} far_leave, far_leave_target, far_entry; /* c0h, c8h, d0h */
+	u8 pad[0x400 - 0xd8];
 	struct xsave_area xsave; /* 400h */
 };
 
 #define FRAME ((struct frame *)FRAME_BASE)
+
+/* Ways between 64-bit code and the case's 32-bit code, at the start of the code page. */
+enum { TO_LEAVE = 0x10, TO_LEAVE_TARGET = 0x20, TO_CODE32 = 0x30 };
+enum { USER_CS64 = 0x33, USER_CS32 = 0x23, USER_DS = 0x2b }; /* Linux's */
 
 static u8 *code;
 static u64 components;
@@ -112,24 +120,61 @@ bool host_init(void)
 	return true;
 }
 
-/* JMP [abs32]: 90h or 98h of the frame. */
-static void put_exit(u64 at, unsigned field)
+/* JMP [field of the frame] in 64-bit code; `reg` 4: near, 5: far. */
+static void put_jump64(u64 at, unsigned reg, unsigned field)
 {
-	u8 jump[7] = { 0xff, 0x24, 0x25 };
+	u8 jump[7] = { 0xff, (u8)(0x04 | reg << 3), 0x25 };
 	u32 address = (u32)(FRAME_BASE + field);
 	memcpy(jump + 3, &address, 4);
 	memcpy(code + (at - CODE_BASE), jump, 7);
 }
 
+/* The way out behind the instruction, or where its branch goes. From 32-bit code through a far pointer. */
+static void put_exit(u64 at, bool mode32, bool target)
+{
+	u8 jump[6] = { 0xff, 0x2d };
+	u32 address = (u32)(FRAME_BASE + (target ? 0xc8 : 0xc0));
+	if (!mode32) {
+		put_jump64(at, 4, target ? 0x98 : 0x90);
+		return;
+	}
+	memcpy(jump + 2, &address, 4);
+	memcpy(code + (at - CODE_BASE), jump, 6);
+}
+
+bool host_runs_32(void)
+{
+	/* Is there such a segment, present, code, DPL 3, 32-bit? LAR knows. */
+	u32 rights = 0;
+	u16 cs;
+	u8 found;
+	__asm__("mov %%cs, %0" : "=r"(cs));
+	__asm__("lar %2, %0\n\tsetz %1" : "+r"(rights), "=q"(found) : "r"((u32)USER_CS32) : "cc");
+	if (cs != USER_CS64 || !found || (rights & 0x60f800) != 0x40f800)
+		return false;
+	/* 64-bit code does not care what is in DS and ES; 32-bit code does. */
+	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
+	FRAME->far_leave.offset = (u32)CODE_BASE + TO_LEAVE;
+	FRAME->far_leave_target.offset = (u32)CODE_BASE + TO_LEAVE_TARGET;
+	FRAME->far_entry.offset = (u32)CODE_START;
+	FRAME->far_leave.selector = FRAME->far_leave_target.selector = USER_CS64;
+	FRAME->far_entry.selector = USER_CS32;
+	put_jump64(CODE_BASE + TO_LEAVE, 4, 0x90);
+	put_jump64(CODE_BASE + TO_LEAVE_TARGET, 4, 0x98);
+	put_jump64(CODE_BASE + TO_CODE32, 5, 0xd0);
+	return true;
+}
+
 void host_run(const struct test_case *c, struct machine *end)
 {
 	memcpy(code + (CODE_START - CODE_BASE), c->bytes, c->length);
-	put_exit(CODE_START + c->length, 0x90);
+	bool mode32 = c->form->mode32;
+	put_exit(CODE_START + c->length, mode32, false);
 	if (c->target)
-		put_exit(c->target, 0x98);
+		put_exit(c->target, mode32, true);
 	memcpy(FRAME->gpr, c->start.gpr, sizeof(FRAME->gpr));
 	FRAME->rflags = c->start.rflags;
-	FRAME->entry = CODE_START;
+	FRAME->entry = mode32 ? CODE_BASE + TO_CODE32 : CODE_START;
 	FRAME->xsave = c->start.xsave;
 	for (unsigned i = 0; i < c->length; i++)
 		sprintf(host_running + 3 * i, "%02x ", c->bytes[i]);

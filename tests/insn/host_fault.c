@@ -32,6 +32,9 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	host_fault.cr2 = (u64)regs[REG_CR2];
 	host_fault.rip = rip;
 	regs[REG_RIP] = (greg_t)(uintptr_t)way_out;
+	u16 cs; /* the way out is 64-bit code */
+	__asm__("mov %%cs, %0" : "=r"(cs));
+	regs[REG_CSGSFS] = (regs[REG_CSGSFS] & ~0xffffLL) | cs;
 }
 
 void host_catch_faults(u64 base, u64 size, void (*leave)(void))
