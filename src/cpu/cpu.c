@@ -11,8 +11,11 @@
 
 u64 cpu_rflags(const struct cpu *cpu)
 {
-	u64 arith = cpu->arith;
-	return cpu->rflags_sys | (arith >> 8 & (RFLAGS_ARITH & 0xff)) | (arith & ARITH_OF) << 11;
+	u64 arith = cpu->arith, sys = cpu->rflags_sys;
+	/* RF lasts for one instruction: that is over if another one is next. */
+	if (unlikely(sys & RFLAGS_RF) && cpu->reg[REG_RIP] != cpu->rf_rip)
+		sys &= ~RFLAGS_RF;
+	return sys | (arith >> 8 & (RFLAGS_ARITH & 0xff)) | (arith & ARITH_OF) << 11;
 }
 
 /* The class of explicit accesses (SDM vol. 3, 4.6). */
@@ -42,12 +45,12 @@ void cpu_update_class(struct cpu *cpu)
 }
 
 /*
- * After a change of TF, RF, DR7, or hv_step: blocks of one instruction, and a look after each, as long as one of them
- * asks for it.
+ * After a change of TF, DR7, or hv_step: blocks of one instruction, and a look after each, as long as one of them asks
+ * for it. RF alone does not: it means something to breakpoints only, which step anyway (cpu_rflags() hides an old one).
  */
 void cpu_update_step(struct cpu *cpu)
 {
-	if (unlikely((cpu->rflags_sys & (RFLAGS_TF | RFLAGS_RF)) || (cpu->dr[7] & 0xff) || cpu->hv_step)) {
+	if (unlikely((cpu->rflags_sys & RFLAGS_TF) || (cpu->dr[7] & 0xff) || cpu->hv_step)) {
 		cpu->mode_key |= MODE_STEP;
 		cpu_attend(cpu, ATTEND_TRAP);
 	} else {
@@ -63,9 +66,11 @@ void cpu_set_rflags(struct cpu *cpu, u64 value)
 	cpu->arith = (u16)((value & (RFLAGS_ARITH & 0xff)) << 8 | (value >> 11 & ARITH_OF) | 0x200);
 	cpu->rflags_sys = (value & defined) | RFLAGS_ONE;
 	u64 changed = old ^ cpu->rflags_sys;
-	if (!(changed & (RFLAGS_IF | RFLAGS_TF | RFLAGS_RF | RFLAGS_AC)))
+	if (value & RFLAGS_RF)
+		cpu->rf_rip = cpu->reg[REG_RIP];
+	if (!(changed & (RFLAGS_IF | RFLAGS_TF | RFLAGS_AC)))
 		return;
-	if (changed & (RFLAGS_TF | RFLAGS_RF))
+	if (changed & RFLAGS_TF)
 		cpu_update_step(cpu);
 	if (changed & RFLAGS_AC)
 		cpu_update_class(cpu);

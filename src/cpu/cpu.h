@@ -165,6 +165,7 @@ struct cpu {
 	bool intr_held;       /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
 	u8 step_armed;        /* CPU_STEP_*, see event.h */
 	u64 step_rip;         /* where that instruction begins */
+	u64 rf_rip;           /* the instruction that RFLAGS.RF is for */
 	bool hv_step;         /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
 	bool monitor_armed;   /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;       /* written before cpu_attend(ATTEND_SIPI) */
@@ -240,7 +241,7 @@ void cpu_update_mode(struct cpu *cpu);
 
 /*
  * RFLAGS as the architecture shows them. Setting takes every defined bit as given (callers mask by privilege), and sees
- * to what depends on IF, TF, RF and AC; a change of VM needs cpu_update_mode() after it.
+ * to what depends on IF, TF and AC; RF counts for the instruction at RIP. A change of VM needs cpu_update_mode() after it.
  */
 u64 cpu_rflags(const struct cpu *cpu);
 void cpu_set_rflags(struct cpu *cpu, u64 value);

@@ -91,6 +91,7 @@ void debug_write(struct cpu *cpu, unsigned dr, u64 value)
 	else if (dr == 7)
 		value = (value & (BITS(31, 16) | DR7_GD | BITS(9, 0))) | DR7_FIXED1;
 	cpu->dr[dr] = value;
+	cpu->rflags_sys &= ~RFLAGS_RF; /* one that was left may not hide a new breakpoint */
 	cpu_update_step(cpu);
 	cpu_update_class(cpu);
 }

@@ -27,7 +27,7 @@ static u32 idt_error(const struct delivery *dv)
 static void enter_flags(struct cpu *cpu, bool clear_if)
 {
 	u64 clear = RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM | (clear_if ? RFLAGS_IF : 0);
-	bool step = cpu->rflags_sys & (RFLAGS_TF | RFLAGS_RF);
+	bool step = cpu->rflags_sys & RFLAGS_TF;
 	cpu->rflags_sys &= ~clear;
 	if (unlikely(step))
 		cpu_update_step(cpu);
@@ -108,8 +108,7 @@ static void deliver_long(struct cpu *cpu, const struct delivery *dv)
 	if (inner)
 		cpu->seg[SEG_SS] = segment_unusable((u16)cpl, cpl);
 	cpu->reg[RSP] = rsp;
-	struct segment segment = descriptor_segment(&cs);
-	transfer_enter(cpu, &segment, cpl, rip);
+	transfer_enter(cpu, &cs, cpl, rip);
 }
 
 /* --- protected mode without long mode --- */
@@ -175,8 +174,7 @@ static void deliver_through_gate(struct cpu *cpu, const struct delivery *dv, u64
 	if (v86)
 		null_data_segments(cpu);
 	stack_commit(cpu, &stack);
-	struct segment segment = descriptor_segment(&cs);
-	transfer_enter(cpu, &segment, cpl, rip);
+	transfer_enter(cpu, &cs, cpl, rip);
 }
 
 static void deliver_protected(struct cpu *cpu, const struct delivery *dv)
@@ -240,22 +238,22 @@ static bool pushes_rf(const struct event *e)
 
 void cpu_deliver(struct cpu *cpu, const struct event *event)
 {
-	struct event e = *event;
-	bool software = e.type == EVENT_SOFT_INT || e.type == EVENT_SOFT_EXC || e.type == EVENT_PRIV_SOFT_EXC;
+	struct event *e = &cpu->vectoring;
+	*e = *event;
+	bool software = e->type == EVENT_SOFT_INT || e->type == EVENT_SOFT_EXC || e->type == EVENT_PRIV_SOFT_EXC;
 	struct delivery dv = {
-		.event = &e,
-		.soft = e.type == EVENT_SOFT_INT || e.type == EVENT_SOFT_EXC,
-		.rip = cpu->reg[REG_RIP] + (software ? e.length : 0),
-		.rflags = cpu_rflags(cpu) | (pushes_rf(&e) ? RFLAGS_RF : 0),
+		.event = e,
+		.soft = e->type == EVENT_SOFT_INT || e->type == EVENT_SOFT_EXC,
+		.rip = cpu->reg[REG_RIP] + (software ? e->length : 0),
+		.rflags = cpu_rflags(cpu) | (pushes_rf(e) ? RFLAGS_RF : 0),
 	};
 	dv.ext = dv.soft ? 0 : 1;
 	if (cpu->mode != CPU_LONG)
 		dv.rip = (u32)dv.rip;
 	cpu->rip_start = cpu->reg[REG_RIP];
-	cpu->vectoring = e;
-	cpu->vectoring.valid = true;
+	e->valid = true;
 	cpu->activity = CPU_ACTIVE;
-	if (e.type == EVENT_NMI)
+	if (e->type == EVENT_NMI)
 		cpu->nmi_blocked = true;
 
 	if (likely(cpu->efer & EFER_LMA))
@@ -264,7 +262,7 @@ void cpu_deliver(struct cpu *cpu, const struct event *event)
 		deliver_protected(cpu, &dv);
 	else
 		deliver_real(cpu, &dv);
-	cpu->vectoring.valid = false;
+	e->valid = false;
 	cpu->shadow = 0;
 	cpu->step_armed = 0;
 }

@@ -226,10 +226,8 @@ static int take_db(struct cpu *cpu, u64 bits)
 /* Traps of the instruction that just ended: single-step, data and I/O breakpoints, and the end of RF's reach. */
 static int attend_traps(struct cpu *cpu, u8 shadow)
 {
-	if (cpu->step_armed & CPU_STEP_RF) {
+	if (cpu->step_armed & CPU_STEP_RF)
 		cpu->rflags_sys &= ~RFLAGS_RF;
-		cpu_update_step(cpu);
-	}
 	/* MOV SS drops its own single-step trap; breakpoints wait for the next boundary (SDM vol. 3, 6.8.3). */
 	if (step_is_due(cpu) && !(shadow & SHADOW_MOV_SS))
 		cpu->pending_db |= DR6_BS;
@@ -321,7 +319,7 @@ static int attend_start(struct cpu *cpu, u8 shadow)
 		return LOOK_DONE;
 	}
 	cpu_attend(cpu, ATTEND_TRAP);
-	if ((cpu->dr[7] & 0xff) && !(cpu->rflags_sys & RFLAGS_RF) && !(shadow & SHADOW_MOV_SS) &&
+	if ((cpu->dr[7] & 0xff) && !(cpu_rflags(cpu) & RFLAGS_RF) && !(shadow & SHADOW_MOV_SS) &&
 	    debug_code_hit(cpu, &bits))
 		return take_db(cpu, bits);
 	cpu->step_rip = cpu->reg[REG_RIP];

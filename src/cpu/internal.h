@@ -12,7 +12,7 @@
 #include "cpu/system.h"
 #include "x86/feature.h"
 
-/* --- cpu.c: the cheap parts of cpu_update_mode(), for changes of CPL or AC, and of TF, RF, DR7 or hv_step alone --- */
+/* --- cpu.c: the cheap parts of cpu_update_mode(), for changes of CPL or AC, and of TF, DR7 or hv_step alone --- */
 void cpu_update_class(struct cpu *cpu);
 void cpu_update_step(struct cpu *cpu);
 
@@ -108,6 +108,34 @@ static inline bool desc_is_system(const struct descriptor *d)
 	return !(d->ar & SEG_AR_S);
 }
 
+/* Base and limit (scaled) of a code, data or system descriptor. */
+static inline u32 descriptor_base(u64 raw)
+{
+	return (u32)((raw >> 16 & 0xffffff) | (raw >> 56 & 0xff) << 24);
+}
+
+static inline u32 descriptor_limit(u64 raw)
+{
+	u32 limit = (u32)((raw & 0xffff) | (raw >> 32 & 0xf0000));
+	return raw & BIT(55) ? limit << 12 | 0xfff : limit;
+}
+
+/* The segment register's contents for a descriptor. */
+static inline void descriptor_unpack(const struct descriptor *d, struct segment *segment)
+{
+	segment->selector = d->selector;
+	segment->limit = descriptor_limit(d->raw);
+	segment->ar = d->ar;
+	segment->base = descriptor_base(d->raw);
+}
+
+static inline struct segment descriptor_segment(const struct descriptor *d)
+{
+	struct segment segment;
+	descriptor_unpack(d, &segment);
+	return segment;
+}
+
 /* Selector with the EXT bit as an error code: RPL cleared. */
 static inline u32 selector_error(u16 selector, u32 ext)
 {
@@ -125,15 +153,10 @@ bool descriptor_find(struct cpu *cpu, u16 selector, struct descriptor *d);
 void descriptor_get(struct cpu *cpu, u16 selector, struct descriptor *d, enum vector vector, u32 ext);
 /* Upper half of a 16-byte descriptor of 64-bit mode; raises #GP(selector) if it does not fit the table. */
 u64 descriptor_get_high(struct cpu *cpu, const struct descriptor *d);
-/* Base and limit (scaled) of a code, data or system descriptor. */
-u32 descriptor_base(u64 raw);
-u32 descriptor_limit(u64 raw);
 /* Sets the accessed bit, in memory too. */
 void descriptor_set_accessed(struct cpu *cpu, struct descriptor *d);
 /* Writes the type's busy bit of a TSS descriptor. */
 void descriptor_set_busy(struct cpu *cpu, struct descriptor *d, bool busy);
-/* The segment register's contents for a descriptor. */
-struct segment descriptor_segment(const struct descriptor *d);
 /* A null or otherwise unusable segment register. */
 struct segment segment_unusable(u16 selector, unsigned dpl);
 /* Real and virtual-8086 mode contents. */
@@ -187,7 +210,9 @@ void task_switch(struct cpu *cpu, u16 selector, enum task_source source, bool ha
 
 /* --- transfer.c --- */
 /* Enters a code segment: CS, CPL, RIP; then modes. The rest of the state is already that of the new level. */
-void transfer_enter(struct cpu *cpu, const struct segment *cs, unsigned cpl, u64 rip);
+void transfer_enter(struct cpu *cpu, const struct descriptor *cs, unsigned cpl, u64 rip);
+/* The same once CS holds its new contents. */
+void transfer_arrive(struct cpu *cpu, unsigned cpl, u64 rip);
 
 /* --- debug.c --- */
 /* Is an instruction breakpoint at CS:RIP? Which, as DR6 bits. */

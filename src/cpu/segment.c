@@ -44,17 +44,6 @@ u64 descriptor_get_high(struct cpu *cpu, const struct descriptor *d)
 	return sys_read64(cpu, d->linear + 8);
 }
 
-u32 descriptor_base(u64 raw)
-{
-	return (u32)((raw >> 16 & 0xffffff) | (raw >> 56 & 0xff) << 24);
-}
-
-u32 descriptor_limit(u64 raw)
-{
-	u32 limit = (u32)((raw & 0xffff) | (raw >> 32 & 0xf0000));
-	return raw & BIT(55) ? limit << 12 | 0xfff : limit;
-}
-
 /* Type bits change in byte 5 alone; RMW of one byte is as good as the locked update while one CPU owns the table. */
 static void write_type(struct cpu *cpu, struct descriptor *d, u32 ar)
 {
@@ -72,16 +61,6 @@ void descriptor_set_accessed(struct cpu *cpu, struct descriptor *d)
 void descriptor_set_busy(struct cpu *cpu, struct descriptor *d, bool busy)
 {
 	write_type(cpu, d, busy ? d->ar | 2 : d->ar & ~2u);
-}
-
-struct segment descriptor_segment(const struct descriptor *d)
-{
-	return (struct segment){
-		.selector = d->selector,
-		.limit = descriptor_limit(d->raw),
-		.ar = d->ar,
-		.base = descriptor_base(d->raw),
-	};
 }
 
 struct segment segment_unusable(u16 selector, unsigned dpl)

@@ -4,26 +4,19 @@
  */
 #include "cpu/internal.h"
 
-static struct segment fixed_code(u16 selector, unsigned dpl, bool is64)
-{
-	const u32 ar = SEG_AR_P | SEG_AR_S | SEG_AR_CODE | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G;
-	return (struct segment){ .selector = selector,
-				 .limit = 0xffffffff,
-				 .ar = ar | dpl << 5 | (is64 ? SEG_AR_L : SEG_AR_DB) };
-}
-
-static struct segment fixed_stack(u16 selector, unsigned dpl)
-{
-	const u32 ar = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G | SEG_AR_DB;
-	return (struct segment){ .selector = selector, .limit = 0xffffffff, .ar = ar | dpl << 5 };
-}
-
 /* Both segments at once; the selectors get the ring as RPL. */
 static void enter_ring(struct cpu *cpu, u32 cs, u32 ss, unsigned cpl, bool is64, u64 rip)
 {
-	struct segment code = fixed_code((u16)((cs & ~3u) | cpl), cpl, is64);
-	cpu->seg[SEG_SS] = fixed_stack((u16)((ss & ~3u) | cpl), cpl);
-	transfer_enter(cpu, &code, cpl, rip);
+	const u32 common = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G | cpl << 5;
+	struct segment *code = &cpu->seg[SEG_CS], *stack = &cpu->seg[SEG_SS];
+
+	code->selector = (u16)((cs & ~3u) | cpl);
+	code->ar = common | SEG_AR_CODE | (is64 ? SEG_AR_L : SEG_AR_DB);
+	stack->selector = (u16)((ss & ~3u) | cpl);
+	stack->ar = common | SEG_AR_DB;
+	code->limit = stack->limit = 0xffffffff;
+	code->base = stack->base = 0;
+	transfer_arrive(cpu, cpl, rip);
 }
 
 static void require_syscall(struct cpu *cpu)

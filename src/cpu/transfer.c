@@ -6,17 +6,22 @@
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
 
-void transfer_enter(struct cpu *cpu, const struct segment *cs, unsigned cpl, u64 rip)
+void transfer_arrive(struct cpu *cpu, unsigned cpl, u64 rip)
 {
-	struct segment *s = &cpu->seg[SEG_CS];
-	*s = *cs;
-	s->selector = (u16)((cs->selector & ~3u) | cpl);
 	cpu->cpl = (u8)cpl;
 	cpu->reg[REG_RIP] = rip;
-	if (likely(cpu->mode == CPU_LONG && (cs->ar & SEG_AR_L)))
+	if (likely(cpu->mode == CPU_LONG && (cpu->seg[SEG_CS].ar & SEG_AR_L)))
 		cpu_update_class(cpu);
 	else
 		cpu_update_mode(cpu);
+}
+
+void transfer_enter(struct cpu *cpu, const struct descriptor *cs, unsigned cpl, u64 rip)
+{
+	struct segment *s = &cpu->seg[SEG_CS];
+	descriptor_unpack(cs, s);
+	s->selector = (u16)((cs->selector & ~3u) | cpl);
+	transfer_arrive(cpu, cpl, rip);
 }
 
 /* --- what all of them check --- */
@@ -47,12 +52,6 @@ static void check_present(struct cpu *cpu, const struct descriptor *d)
 static NORETURN void raise_selector(struct cpu *cpu, u16 selector)
 {
 	cpu_raise_error(cpu, VEC_GP, selector_error(selector, 0));
-}
-
-static void enter(struct cpu *cpu, struct descriptor *cs, unsigned cpl, u64 rip)
-{
-	struct segment s = descriptor_segment(cs);
-	transfer_enter(cpu, &s, cpl, rip);
 }
 
 /* --- JMP and CALL --- */
@@ -90,7 +89,7 @@ static void far_code(struct cpu *cpu, struct descriptor *cs, u64 offset, unsigne
 	} else {
 		descriptor_set_accessed(cpu, cs);
 	}
-	enter(cpu, cs, cpu->cpl, offset);
+	transfer_enter(cpu, cs, cpu->cpl, offset);
 }
 
 /* CALL through a gate to an inner ring: a new stack, the old one's pointer and `count` parameters on it. */
@@ -119,7 +118,7 @@ static void call_inner(struct cpu *cpu, struct descriptor *cs, u64 rip, unsigned
 	descriptor_set_accessed(cpu, cs);
 	cpu->seg[SEG_SS] = inner.ss;
 	stack_commit(cpu, &inner);
-	enter(cpu, cs, cpl, rip);
+	transfer_enter(cpu, cs, cpl, rip);
 }
 
 static void call_same(struct cpu *cpu, struct descriptor *cs, u64 rip, unsigned size)
@@ -132,7 +131,7 @@ static void call_same(struct cpu *cpu, struct descriptor *cs, u64 rip, unsigned 
 	stack_push(cpu, &stack, size, cpu->reg[REG_RIP]);
 	descriptor_set_accessed(cpu, cs);
 	stack_commit(cpu, &stack);
-	enter(cpu, cs, cpu->cpl, rip);
+	transfer_enter(cpu, cs, cpu->cpl, rip);
 }
 
 static void far_call_gate(struct cpu *cpu, const struct descriptor *gate, bool call)
@@ -169,7 +168,7 @@ static void far_call_gate(struct cpu *cpu, const struct descriptor *gate, bool c
 	} else {
 		check_target(cpu, &cs, rip);
 		descriptor_set_accessed(cpu, &cs);
-		enter(cpu, &cs, cpu->cpl, rip);
+		transfer_enter(cpu, &cs, cpu->cpl, rip);
 	}
 }
 
@@ -298,7 +297,7 @@ static void far_return(struct cpu *cpu, unsigned opsize, unsigned release)
 		check_target(cpu, &cs, rip);
 		descriptor_set_accessed(cpu, &cs);
 		stack_commit(cpu, &stack);
-		enter(cpu, &cs, cpl, rip);
+		transfer_enter(cpu, &cs, cpl, rip);
 		return;
 	}
 	u64 rsp = stack_pop(cpu, &stack, opsize);
@@ -306,7 +305,7 @@ static void far_return(struct cpu *cpu, unsigned opsize, unsigned release)
 	check_target(cpu, &cs, rip);
 	descriptor_set_accessed(cpu, &cs);
 	load_stack(cpu, &ss, rsp + release, to64);
-	enter(cpu, &cs, cpl, rip);
+	transfer_enter(cpu, &cs, cpl, rip);
 	segment_drop_privileged(cpu, cpl);
 }
 
@@ -429,7 +428,7 @@ static void iret_protected(struct cpu *cpu, unsigned opsize)
 		load_stack(cpu, &ss, rsp, to64);
 	else
 		stack_commit(cpu, &stack);
-	enter(cpu, &cs, cpl, rip);
+	transfer_enter(cpu, &cs, cpl, rip);
 	merge_flags(cpu, flags, mask);
 	if (outer)
 		segment_drop_privileged(cpu, cpl);
@@ -462,9 +461,9 @@ static bool iret_fast(struct cpu *cpu)
 		return false;
 	bool outer = cpl > cpu->cpl;
 	u64 mask = iret_flags(cpu, 8);
-	cpu->seg[SEG_SS] = descriptor_segment(&ss);
+	descriptor_unpack(&ss, &cpu->seg[SEG_SS]);
 	cpu->reg[RSP] = rsp;
-	enter(cpu, &cs, cpl, rip);
+	transfer_enter(cpu, &cs, cpl, rip);
 	merge_flags(cpu, flags, mask);
 	if (outer)
 		segment_drop_privileged(cpu, cpl);
