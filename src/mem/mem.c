@@ -16,20 +16,18 @@ int mem_init(struct mem *mem, u64 size)
 	if (!size || size % PAGE_SIZE || size > BIT(52))
 		return -EINVAL;
 	*mem = (struct mem){ .size = size, .low_size = size < MEM_LOW_LIMIT ? size : MEM_LOW_LIMIT, .fd = -1 };
-	mem->flags = calloc(size >> PAGE_SHIFT, 1);
-	if (!mem->flags)
-		return -ENOMEM;
 	/* One guard more than needed, so that RAM can begin at a multiple of the huge-page size. */
 	mem->reservation_size = size + 3 * GUARD_BYTES;
-	mem->reservation =
-		mmap(NULL, mem->reservation_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (mem->reservation == MAP_FAILED) {
-		int error = errno;
-		free(mem->flags);
-		*mem = (struct mem){ .fd = -1 };
-		return -error;
+	void *whole = mmap(NULL, mem->reservation_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (whole == MAP_FAILED)
+		return -errno;
+	mem->reservation = whole;
+	mem->flags = calloc(size >> PAGE_SHIFT, 1);
+	if (!mem->flags) {
+		mem_destroy(mem);
+		return -ENOMEM;
 	}
-	uintptr_t first = ((uintptr_t)mem->reservation + 2 * GUARD_BYTES - 1) & ~(uintptr_t)(GUARD_BYTES - 1);
+	uintptr_t first = ((uintptr_t)whole + 2 * GUARD_BYTES - 1) & ~(uintptr_t)(GUARD_BYTES - 1);
 	mem->host = (u8 *)first;
 	if (mprotect(mem->host, size, PROT_READ | PROT_WRITE)) {
 		int error = errno;

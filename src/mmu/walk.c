@@ -343,7 +343,7 @@ void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_cl
 			  .under_stage2 = mmu->paging.eptp != 0,
 			  .quiet = quiet,
 			  .fault = &out->result };
-	out->result.kind = MMU_OK;
+	*out = (struct translation){ .result.kind = MMU_OK };
 	if (!f->levels) {
 		out->read = out->write = out->exec = out->dirty = true;
 		w.shift = 30; /* no page of stage 1 bounds it; INVLPG of anything may drop it */

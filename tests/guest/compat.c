@@ -42,7 +42,7 @@ asm(".text\n"
     "	mov %ss, %edx; mov %rdx, results+48; sysretq\n"
     "long_sysenter: mov $0x55, %eax; sysenter; int $0x80\n"
     "sysenter_entry: mov %cs, %edx; mov %rdx, results; mov %rsp, results+8; lea sysenter_back(%rip), %rdx; lea "
-    "user_stack+4096(%rip), %rcx; rex.w sysexit\n"
+    "user_stack+4096(%rip), %rcx; sysexitq\n"
     "sysenter_back: mov %cs, %edx; mov %rdx, results+16; int $0x80\n"
     "long_swapgs: swapgs; int $0x80\n");
 extern void compat_arith(void), compat_push(void), compat_wrap(void), compat_push_es(void), compat_far(void),
