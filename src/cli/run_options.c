@@ -63,11 +63,23 @@ static int take_cpus(void *target, const char *value)
 	return 0;
 }
 
+static u64 host_memory(void)
+{
+	return (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+}
+
+/* On a small host half of what there is, in whole MiB. */
+static u64 default_memory(void)
+{
+	u64 half = host_memory() / 2 & ~BITS(19, 0);
+	return half < DEFAULT_MEMORY && half >= VM_MIN_MEMORY ? half : DEFAULT_MEMORY;
+}
+
 static int take_memory(void *target, const char *value)
 {
 	struct run_options *options = target;
 	char least[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX];
-	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+	u64 host = host_memory();
 	if (!option_size(value, &options->memory))
 		return cli_fail(CLI_USAGE, "run: --memory %s: that is no size; 512M, 2G and 512 (MiB) are", value);
 	if (options->memory < VM_MIN_MEMORY)
@@ -209,7 +221,8 @@ static const struct option_row rows[] = {
 	  take_engine },
 	{ "interpret", OPTION_FLAG, NULL, "engine soft without translation", take_interpret },
 	{ "cpus", OPTION_VALUE, "N", "virtual CPUs; 1 for now", take_cpus },
-	{ "memory", OPTION_VALUE, "SIZE", "guest RAM: MiB, or with K, M, G, T; 512M unless given", take_memory },
+	{ "memory", OPTION_VALUE, "SIZE",
+	  "guest RAM: MiB, or with K, M, G, T; 512M unless given,\nor half of the host's", take_memory },
 	{ "nested", OPTION_VALUE, "none|vt-x|amd-v", "virtualization extensions the guest gets; none unless given",
 	  take_nested },
 	{ "kernel", OPTION_VALUE, "FILE", "what to boot: bzImage, PVH ELF or Multiboot 1", take_kernel },
@@ -248,7 +261,7 @@ static int check(const struct run_options *options)
 
 int run_options_parse(int argc, char **argv, struct run_options *options)
 {
-	*options = (struct run_options){ .memory = DEFAULT_MEMORY, .cpus = 1, .debug_exit = -1 };
+	*options = (struct run_options){ .memory = default_memory(), .cpus = 1, .debug_exit = -1 };
 	int status = option_parse("run", rows, ARRAY_SIZE(rows), argc, argv, options);
 	return status ? status : check(options);
 }

@@ -376,7 +376,7 @@ static bool reset(struct vm *vm)
 {
 	struct vm_error error;
 	vm->result.resets++;
-	fprintf(stderr, "strata: the guest resets the machine\n");
+	REPORT("resets the machine");
 	bus_lock(&vm->board.bus);
 	flush_output(vm);
 	board_reset(&vm->board);

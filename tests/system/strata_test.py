@@ -121,7 +121,8 @@ def out_word(port, value):
 COM1 = 0x3F8
 SPIN = b"\xeb\xfe"  # jmp to itself
 HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; once more
-TRIPLE_FAULT = b"\x6a\x00\x6a\x00\x0f\x01\x1c\x24\xcc"  # push 0; push 0; lidt [esp]; int3
+# mov esp, 180000h; push 0; push 0; lidt [esp]; int3. Multiboot leaves ESP undefined.
+TRIPLE_FAULT = b"\xbc\x00\x00\x18\x00\x6a\x00\x6a\x00\x0f\x01\x1c\x24\xcc"
 POWER_OFF = out_word(0x604, 0x2000) + HALT  # PM1 control: SLP_EN
 RESET = out_byte(0xCF9, 0x06) + HALT
 
