@@ -180,7 +180,7 @@ static void test_x87_ignored_without_ne(void *fixture, const void *unused)
 }
 
 GUEST(x87_load, "fninit\n fldl 0x180010\n fnstenv 0x180100\n hlt");
-GUEST(x87_load16, "fninit\n fldl 0x180010\n fnstenvs 0x180100\n hlt");
+GUEST(x87_load16, "fninit\n fldl 0x180010\n .byte 0x66\n fnstenv 0x180100\n hlt");
 
 static void test_pointers(void *fixture, const void *unused)
 {
