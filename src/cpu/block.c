@@ -98,7 +98,7 @@ void block_cache_flush_now(struct cpu *cpu)
 static struct block **bucket_of(struct block_cache *cache, u64 ram_offset, u32 key)
 {
 	u64 h = (ram_offset ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ULL;
-	return &cache->hash[h >> 48 & (HASH_BUCKETS - 1)];
+	return &cache->hash[h >> 40 & (HASH_BUCKETS - 1)];
 }
 
 /* Bits of the lines that [start, end) of a page touches; start < end <= PAGE_SIZE. */

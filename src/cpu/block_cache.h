@@ -62,7 +62,7 @@ struct scratch_entry {
 
 enum {
 	JUMP_ENTRIES = 4096,
-	HASH_BUCKETS = 65536,
+	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
 	ARENA_BYTES = 96 << 20,
 	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
