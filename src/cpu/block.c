@@ -148,19 +148,25 @@ static void decode_insns(struct cpu *cpu, struct block *block)
 	block->chains = !(last->flags & INSN_ENDS) || last->direct;
 }
 
+/*
+ * Before the page's bytes are read: a thread that writes them afterwards finds the flag, one that wrote before is read.
+ */
+static void mark_page(struct cpu *cpu, u64 number)
+{
+	if (cpu->blocks->pages[number].blocks)
+		return;
+	__atomic_fetch_or(&cpu->mem->flags[number], PAGE_HAS_CODE, __ATOMIC_SEQ_CST);
+	mmu_protect_code(&cpu->mmu, number << PAGE_SHIFT);
+}
+
 static void link_block(struct cpu *cpu, struct block *block)
 {
 	struct block_cache *cache = cpu->blocks;
 	struct block **bucket = bucket_of(cache, block->ram_offset, block->mode_key);
-	u64 number = block->ram_offset >> PAGE_SHIFT;
-	struct code_page *page = &cache->pages[number];
+	struct code_page *page = &cache->pages[block->ram_offset >> PAGE_SHIFT];
 
 	block->hash_next = *bucket;
 	*bucket = block;
-	if (!page->blocks) {
-		__atomic_fetch_or(&cpu->mem->flags[number], PAGE_HAS_CODE, __ATOMIC_RELAXED);
-		mmu_protect_code(&cpu->mmu, block->ram_offset & PAGE_MASK);
-	}
 	block->page_next = page->blocks;
 	page->blocks = block;
 	page->lines |= block_lines(block);
@@ -182,9 +188,13 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	}
 	struct block *block = (struct block *)(cache->arena + cache->arena_used);
 	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key };
+	mark_page(cpu, ram_offset >> PAGE_SHIFT);
 	decode_insns(cpu, block);
-	if (!block->count)
+	if (!block->count) {
+		if (!cache->pages[ram_offset >> PAGE_SHIFT].blocks)
+			clear_code_flag(cpu->mem, ram_offset >> PAGE_SHIFT);
 		return NULL;
+	}
 	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
 	cpu->counters.blocks_decoded++;
 	link_block(cpu, block);

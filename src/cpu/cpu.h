@@ -186,7 +186,6 @@ struct cpu {
 	const struct cpu_platform *platform;
 	struct cpu_config *config;
 	struct counters counters;
-	u64 random_state;       /* of RDRAND where the host has none; 0: not seeded */
 	u64 last_rip[16];     /* linear start addresses of the last blocks, a ring, for the state dump */
 	unsigned last_rip_at;
 };

@@ -3,8 +3,6 @@
  */
 #include "cpu/operand.h"
 
-#include <cpuid.h>
-
 #define ONE_FORM(name)                                                                                                 \
 	bool select_##name(const struct decode *d, struct insn *insn)                                                  \
 	{                                                                                                              \
@@ -99,59 +97,40 @@ bool select_crc32(const struct decode *d, struct insn *insn)
 	return true;
 }
 
-/* --- RDRAND, RDSEED --- */
+/* --- RDRAND, RDSEED: the host's, with its rare failures, which leave CF and the destination 0 --- */
 
-static bool host_has_rdrand(void)
+static void store_random(struct cpu *cpu, const struct insn *insn, u64 v, bool ok)
 {
-	unsigned a, b, c, d;
-	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_RDRND);
+	reg_set(cpu, insn->dst, insn->opsize, v);
+	cpu->arith = ARITH_FIXED | (ok ? ARITH_CF : 0);
 }
 
-/* Without the host's own generator: xorshift64* over a seed that time and place make. */
-static u64 random_pseudo(struct cpu *cpu)
-{
-	u64 x = cpu->random_state;
-	if (!x)
-		x = __builtin_ia32_rdtsc() ^ (u64)(uintptr_t)cpu ^ 0x9e3779b97f4a7c15ULL;
-	x ^= x >> 12;
-	x ^= x << 25;
-	x ^= x >> 27;
-	cpu->random_state = x;
-	return x * 0x2545f4914f6cdd1dULL;
-}
-
-static u64 random_host(struct cpu *cpu)
+static void exec_rdrand(struct cpu *cpu, const struct insn *insn)
 {
 	u64 v;
 	bool ok;
-	/* It may run dry for a moment (SDM vol. 1, 7.3.17). */
-	for (unsigned i = 0; i < 10; i++) {
-		asm volatile("rdrand %0" : "=r"(v), "=@ccc"(ok));
-		if (ok)
-			return v;
-	}
-	return random_pseudo(cpu);
+	asm volatile("rdrand %0" : "=r"(v), "=@ccc"(ok));
+	store_random(cpu, insn, v, ok);
 }
 
-static void store_random(struct cpu *cpu, const struct insn *insn, u64 v)
+static void exec_rdseed(struct cpu *cpu, const struct insn *insn)
 {
-	reg_set(cpu, insn->dst, insn->opsize, v);
-	cpu->arith = ARITH_FIXED | ARITH_CF;
-}
-
-static void exec_rdrand_host(struct cpu *cpu, const struct insn *insn)
-{
-	store_random(cpu, insn, random_host(cpu));
-}
-
-static void exec_rdrand_pseudo(struct cpu *cpu, const struct insn *insn)
-{
-	store_random(cpu, insn, random_pseudo(cpu));
+	u64 v;
+	bool ok;
+	asm volatile("rdseed %0" : "=r"(v), "=@ccc"(ok));
+	store_random(cpu, insn, v, ok);
 }
 
 bool select_rdrand(const struct decode *d, struct insn *insn)
 {
 	insn->opsize = (u8)operand_size(d, 0);
-	insn->exec = host_has_rdrand() ? exec_rdrand_host : exec_rdrand_pseudo;
+	insn->exec = exec_rdrand;
+	return true;
+}
+
+bool select_rdseed(const struct decode *d, struct insn *insn)
+{
+	insn->opsize = (u8)operand_size(d, 0);
+	insn->exec = exec_rdseed;
 	return true;
 }

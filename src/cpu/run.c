@@ -62,9 +62,16 @@ static void copy_code(struct cpu *cpu, u64 linear, u8 *to, unsigned n)
 }
 
 /* SDM vol. 3, 5.3: every byte of an instruction must be within the limit of CS. 64-bit mode has none. */
-static bool within_limit(const struct cpu *cpu, unsigned bytes)
+static inline bool within_limit(const struct cpu *cpu, unsigned bytes)
 {
 	return cpu->mode_key & MODE_CODE64 || cpu->reg[REG_RIP] + bytes - 1 <= cpu->seg[SEG_CS].limit;
+}
+
+/* May a block run as a whole? Not where EIP would have to wrap inside or behind it: run_one() sees to that. */
+static inline bool runs_whole(const struct cpu *cpu, const struct block *block)
+{
+	return likely(block->mode_key & MODE_CODE64) ||
+	       (within_limit(cpu, block->bytes) && cpu->reg[REG_RIP] + block->bytes <= 0xffffffff);
 }
 
 /*
@@ -235,7 +242,7 @@ static int run_blocks(struct cpu *cpu)
 			continue;
 		}
 		block = next_block(cpu, block, start);
-		if (unlikely(!block || !within_limit(cpu, block->bytes))) {
+		if (unlikely(!block || !runs_whole(cpu, block))) {
 			run_one(cpu);
 			block = NULL;
 			continue;

@@ -92,6 +92,8 @@ bool mem_write(struct mem *mem, gpa_t gpa, const void *buffer, u64 size)
 		return false;
 	about_to_write_range(mem, offset, size);
 	memcpy(mem->host + offset, buffer, size);
+	/* Once more: a CPU on another thread may have decoded the old bytes meanwhile. */
+	about_to_write_range(mem, offset, size);
 	return true;
 }
 
