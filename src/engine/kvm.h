@@ -68,6 +68,13 @@ enum nested_choice kvm_cpuid_nesting(const struct kvm_cpuid2 *cpuid);
 /* Gives the vCPU its CPUID and the MSRs that firmware would have set. */
 int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported);
 
+/* struct kvm_msrs with just one entry, for KVM_GET_MSRS and KVM_SET_MSRS. */
+struct kvm_one_msr {
+	u32 nmsrs, pad;
+	struct kvm_msr_entry entry;
+};
+_Static_assert(offsetof(struct kvm_one_msr, entry) == sizeof(struct kvm_msrs), "layout of struct kvm_msrs");
+
 int kvm_state_get(int vcpu_fd, struct x86_state *state);
 int kvm_state_set(int vcpu_fd, const struct x86_state *state);
 

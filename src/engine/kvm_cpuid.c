@@ -145,10 +145,7 @@ static void adapt(struct engine_vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 
 static int set_msr(struct engine_vcpu *vcpu, u32 index, u64 value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msrs = { .head = { .nmsrs = 1 }, .entry = { .index = index, .data = value } };
+	struct kvm_one_msr msrs = { .nmsrs = 1, .entry = { .index = index, .data = value } };
 	int done = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
 	return done < 0 ? done : done == 1 ? 0 : -EINVAL;
 }

@@ -67,10 +67,7 @@ static struct kvm_msrs *read_msrs(int kvm_fd, int vcpu_fd)
 		return NULL;
 	}
 	for (u32 i = 0; i < list->nmsrs; i++) {
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entry;
-		} one = { .head = { .nmsrs = 1 }, .entry = { .index = list->indices[i] } };
+		struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = list->indices[i] } };
 		if (list->indices[i] == MSR_IA32_TSC || list->indices[i] == MSR_IA32_TSC_ADJUST)
 			continue;
 		if (kvm_ioctl(vcpu_fd, KVM_GET_MSRS, &one) == 1)
@@ -83,10 +80,7 @@ static struct kvm_msrs *read_msrs(int kvm_fd, int vcpu_fd)
 static int write_msrs(int vcpu_fd, const struct kvm_msrs *msrs)
 {
 	for (u32 i = 0; i < msrs->nmsrs; i++) {
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entry;
-		} one = { .head = { .nmsrs = 1 }, .entry = msrs->entries[i] };
+		struct kvm_one_msr one = { .nmsrs = 1, .entry = msrs->entries[i] };
 		/* Some may be read and not written; those did not change either. */
 		int done = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &one);
 		if (done < 0)
