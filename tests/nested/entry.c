@@ -98,6 +98,37 @@ static void test_failure_keeps_launch_state(void)
 	CHECK_EQUAL("repaired-vmcs-launches", vmx_run(), EXIT_VMCALL);
 }
 
+/* A VMCS that has been entered is checked again wherever it, or what it points to, may have changed. */
+static void test_checks_are_repeated(void)
+{
+	static const struct breakage later[] = {
+		{ "control", F(cr3_target_count), 5, VM_FAIL_VALID },
+		{ "host-state", F(host_cr3), TOO_WIDE, VM_FAIL_VALID },
+		{ "guest-register", F(guest_rip), NON_CANONICAL, EXIT_ENTRY_GUEST_STATE | EXIT_ENTRY_FAILURE },
+		{ "guest-segment", F(guest_ds_ar), 0xc193, EXIT_ENTRY_GUEST_STATE | EXIT_ENTRY_FAILURE },
+		{ "guest-activity", F(guest_activity), 9, EXIT_ENTRY_GUEST_STATE | EXIT_ENTRY_FAILURE },
+	};
+	for (unsigned i = 0; i < ARRAY_SIZE(later); i++) {
+		vmcs_make(l2_vmcall);
+		CHECK_EQUAL("enters", vmx_run(), EXIT_VMCALL);
+		CHECK_EQUAL("and-again", vmx_run(), EXIT_VMCALL);
+		u64 good = vmread(later[i].field);
+		vmwrite(later[i].field, later[i].value);
+		CHECK_EQUAL(later[i].name, vmx_run(), later[i].qualification);
+		vmwrite(later[i].field, good);
+		CHECK_EQUAL("repaired-it-enters", vmx_run(), EXIT_VMCALL);
+	}
+	u32 *vtpr = (u32 *)(virtual_apic + 0x80);
+	vmcs_make(l2_vmcall);
+	vmcs_set(F(cpu_controls), CPU_TPR_SHADOW);
+	vmwrite(F(tpr_threshold), 3);
+	*vtpr = 0x30;
+	CHECK_EQUAL("tpr-at-threshold-enters", vmx_run(), EXIT_VMCALL);
+	*vtpr = 0x20;
+	CHECK_EQUAL("tpr-changed-in-memory-fails", vmx_run(), VM_FAIL_VALID);
+	*vtpr = 0;
+}
+
 /* --- what is loaded and saved --- */
 
 L2(l2_state, "mov $0x277, %ecx; rdmsr; mov %eax, %esi; mov $0x176, %ecx; rdmsr; mov %eax, %edi;"
@@ -286,6 +317,7 @@ void guest_main(void)
 	test_vmfail(host_state, ARRAY_SIZE(host_state), VMERR_ENTRY_HOST_STATE);
 	test_guest_state();
 	test_failure_keeps_launch_state();
+	test_checks_are_repeated();
 	test_loaded_state();
 	test_efer();
 	test_msr_lists();

@@ -315,6 +315,49 @@ static void test_cases(void)
 	}
 }
 
+/* --- checks that are not repeated --- */
+
+static u64 encoding_of(u16 offset)
+{
+	static const struct {
+		u64 encoding;
+		u16 offset;
+	} all[] = {
+#define X(type, field, enc) { enc, offsetof(struct vmcs, field) },
+#include "x86/vmcs.def"
+#undef X
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i].offset == offset)
+			return all[i].encoding;
+	g_assert_not_reached();
+}
+
+/* The CHECKED_* flag of the table that has a check; 0 if the table is always run. */
+static u8 flag_of(const char *name)
+{
+	static const u8 flags[] = { CHECKED_CONTROLS, CHECKED_HOST, 0, CHECKED_SEGS, 0 };
+	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
+		for (const struct vmx_check *check = tables[t]; check->name; check++)
+			if (!strcmp(check->name, name))
+				return flags[t];
+	g_assert_not_reached();
+}
+
+/* Whatever breaks a remembered check is a VMWRITE that makes it forgotten. */
+static void test_writes_forget_checks(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (!cases[i].expected)
+			continue;
+		u8 forgotten = 0, needed = flag_of(cases[i].expected);
+		for (const struct change *c = cases[i].change; c->bytes; c++)
+			forgotten |= vmx_checks_of_field(encoding_of(c->offset));
+		g_test_message("%s", cases[i].expected);
+		g_assert_cmphex(forgotten & needed, ==, needed);
+	}
+}
+
 /* --- 32-bit hosts, and PDPTEs, which no field alone can break --- */
 
 static void expect(const char *name)
@@ -393,6 +436,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	setup();
 	g_test_add_func("/vmx-checks/each-breakage-is-noticed-by-its-check", test_cases);
+	g_test_add_func("/vmx-checks/writes-forget-the-checks-they-can-break", test_writes_forget_checks);
 	g_test_add_func("/vmx-checks/a-32-bit-host-has-its-own-rules", test_host32);
 	g_test_add_func("/vmx-checks/reserved-bits-of-present-pdptes", test_pdptes);
 	g_test_add_func("/vmx-checks/link-pointer-failure-says-so", test_link_says_so);

@@ -138,11 +138,6 @@ void vmx_caps_init(struct vmx *vmx)
 		    VPID_INVVPID | VPID_INVVPID_TYPES);
 }
 
-u64 vmx_cap(const struct vmx *vmx, enum vmx_msr msr)
-{
-	return vmx->caps[msr - MSR_VMX_BASIC];
-}
-
 bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value)
 {
 	const struct vmx *vmx = vmx_of(cpu);

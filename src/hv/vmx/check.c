@@ -18,6 +18,42 @@ const struct vmx_check *vmx_check_run(const struct vmx_check *table, const struc
 	return NULL;
 }
 
+const struct vmx_check *vmx_check_memory(const struct vmx_check *table, const struct vmx *vmx)
+{
+	for (; table->name; table++)
+		if (unlikely(table->memory) && !table->holds(vmx))
+			return table;
+	return NULL;
+}
+
+static bool is_segment_field(u64 encoding)
+{
+	return (encoding >= VMCS_ENC_guest_es_selector && encoding <= VMCS_ENC_guest_tr_selector) ||
+	       (encoding >= VMCS_ENC_guest_es_limit && encoding <= VMCS_ENC_guest_tr_limit) ||
+	       (encoding >= VMCS_ENC_guest_es_ar && encoding <= VMCS_ENC_guest_tr_ar) ||
+	       (encoding >= VMCS_ENC_guest_es_base && encoding <= VMCS_ENC_guest_tr_base);
+}
+
+/*
+ * Controls bear on every check, but for the natural-width ones (masks, shadows, CR3 targets), which none looks at. The
+ * event to inject is checked against CR0.PE. Checks of guest registers and non-register state are always repeated.
+ */
+u8 vmx_checks_of_field(u64 encoding)
+{
+	switch (VMCS_GROUP(encoding)) {
+	case VMCS_CONTROL:
+		return VMCS_WIDTH(encoding) == VMCS_NATURAL ? 0 : CHECKED_CONTROLS | CHECKED_HOST | CHECKED_SEGS;
+	case VMCS_HOST:
+		return encoding == VMCS_ENC_host_rsp ? 0 : CHECKED_HOST;
+	case VMCS_GUEST:
+		if (encoding == VMCS_ENC_guest_cr0)
+			return CHECKED_CONTROLS;
+		return is_segment_field(encoding) ? CHECKED_SEGS : 0;
+	default:
+		return 0;
+	}
+}
+
 bool vmx_address_fits(const struct vmx *vmx, u64 address)
 {
 	return !(address >> vmx->cpu->config->phys_bits);

@@ -204,7 +204,7 @@ const struct vmx_check vmx_checks_controls[] = {
 	CHECK("MSR-bitmap address", msr_bitmap),
 	CHECK("virtual-APIC address", virtual_apic_address),
 	CHECK("TPR threshold: reserved bits", tpr_threshold_reserved),
-	CHECK("TPR threshold above virtual TPR", tpr_threshold_not_above_vtpr),
+	{ .name = "TPR threshold above virtual TPR", .holds = tpr_threshold_not_above_vtpr, .memory = true },
 	CHECK("virtual NMIs without NMI exiting", virtual_nmis),
 	CHECK("NMI-window exiting without virtual NMIs", nmi_window),
 	CHECK("VPID is 0", vpid_not_zero),

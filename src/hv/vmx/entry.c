@@ -34,12 +34,38 @@ static void fetch_pdptes(struct vmx *vmx)
 		vmx->guest_pdpte[i] = mem_read_u64(vmx->cpu->mem, (v->guest_cr3 & BITS(31, 5)) + i * 8);
 }
 
+/* What the checks of segments depend on besides the segments and the controls. */
+static u8 segs_mode(const struct vmcs *v)
+{
+	return (v->guest_rflags & RFLAGS_VM ? 1 : 0) | (v->guest_cr0 & CR0_PE ? 2 : 0);
+}
+
+/* A table whose outcome is remembered in `flag`. */
+static const struct vmx_check *check_once(struct vmx *vmx, const struct vmx_check *table, u8 flag)
+{
+	if (vmx->checked & flag)
+		return vmx_check_memory(table, vmx);
+	const struct vmx_check *failed = vmx_check_run(table, vmx);
+	if (!failed)
+		vmx->checked |= flag;
+	return failed;
+}
+
+static const struct vmx_check *check_segs(struct vmx *vmx)
+{
+	u8 mode = segs_mode(&vmx->vmcs);
+	if ((vmx->checked & CHECKED_SEGS) && vmx->checked_mode == mode)
+		return NULL;
+	vmx->checked &= ~CHECKED_SEGS;
+	vmx->checked_mode = mode;
+	return check_once(vmx, vmx_checks_guest_segs, CHECKED_SEGS);
+}
+
 static const struct vmx_check *check_guest(struct vmx *vmx)
 {
 	const struct vmx_check *failed;
 	fetch_pdptes(vmx);
-	if (!(failed = vmx_check_run(vmx_checks_guest_regs, vmx)) &&
-	    !(failed = vmx_check_run(vmx_checks_guest_segs, vmx)))
+	if (!(failed = vmx_check_run(vmx_checks_guest_regs, vmx)) && !(failed = check_segs(vmx)))
 		failed = vmx_check_run(vmx_checks_guest_nonreg, vmx);
 	return failed;
 }
@@ -234,11 +260,11 @@ enum vmx_error vmx_enter(struct cpu *cpu, bool launch)
 	struct vmcs *v = &vmx->vmcs;
 	const struct vmx_check *failed;
 
-	if (unlikely(failed = vmx_check_run(vmx_checks_controls, vmx))) {
+	if (unlikely(failed = check_once(vmx, vmx_checks_controls, CHECKED_CONTROLS))) {
 		check_trace("control", failed);
 		return VMERR_ENTRY_CONTROLS;
 	}
-	if (unlikely(failed = vmx_check_run(vmx_checks_host, vmx))) {
+	if (unlikely(failed = check_once(vmx, vmx_checks_host, CHECKED_HOST))) {
 		check_trace("host state", failed);
 		return VMERR_ENTRY_HOST_STATE;
 	}

@@ -48,24 +48,38 @@ static void save_registers(struct cpu *cpu, struct vmx *vmx, const struct vmx_ex
 		v->guest_pat = cpu->msr.pat;
 	if (vmx_exitc(vmx, EXITC_SAVE_EFER))
 		v->guest_efer = cpu->efer;
-	v->entry_controls &= ~(u32)ENTRYC_GUEST_LONG;
-	if (cpu_long_mode(cpu))
-		v->entry_controls |= ENTRYC_GUEST_LONG;
+	if (unlikely(cpu_long_mode(cpu) != vmx_entryc(vmx, ENTRYC_GUEST_LONG))) {
+		v->entry_controls ^= ENTRYC_GUEST_LONG;
+		vmx->checked = 0;
+	}
 	v->guest_rsp = cpu->reg[RSP];
 	v->guest_rip = x->rip;
 	u64 rflags = cpu_rflags(cpu);
 	v->guest_rflags = x->rf == RF_KEEP ? rflags : x->rf == RF_SET ? rflags | RFLAGS_RF : rflags & ~RFLAGS_RF;
 }
 
-static void save_segments(struct cpu *cpu, struct vmcs *v)
+/* true: it is what the VMCS has already. */
+static bool save_segment(struct vmcs *v, unsigned seg, const struct segment *s, u32 ar)
 {
+	bool same = *vmcs_selector(v, seg) == s->selector && *vmcs_limit(v, seg) == s->limit &&
+		    *vmcs_ar(v, seg) == ar && *vmcs_base(v, seg) == s->base;
+	*vmcs_selector(v, seg) = s->selector;
+	*vmcs_limit(v, seg) = s->limit;
+	*vmcs_ar(v, seg) = ar;
+	*vmcs_base(v, seg) = s->base;
+	return same;
+}
+
+static void save_segments(struct cpu *cpu, struct vmx *vmx)
+{
+	struct vmcs *v = &vmx->vmcs;
+	bool same = true;
 	for (unsigned seg = 0; seg < SEG_COUNT; seg++) {
 		const struct segment *s = &cpu->seg[seg];
-		*vmcs_selector(v, seg) = s->selector;
-		*vmcs_limit(v, seg) = s->limit;
-		*vmcs_ar(v, seg) = cpu->mode == CPU_V86 && seg <= SEG_GS ? 0xf3 : s->ar;
-		*vmcs_base(v, seg) = s->base;
+		same &= save_segment(v, seg, s, cpu->mode == CPU_V86 && seg <= SEG_GS ? 0xf3 : s->ar);
 	}
+	if (!same)
+		vmx->checked &= ~CHECKED_SEGS;
 	v->guest_gdtr_base = cpu->gdtr.base;
 	v->guest_gdtr_limit = cpu->gdtr.limit;
 	v->guest_idtr_base = cpu->idtr.base;
@@ -113,8 +127,11 @@ static void save_non_register(struct cpu *cpu, struct vmx *vmx, const struct vmx
 static void save_guest(struct cpu *cpu, struct vmx *vmx, const struct vmx_exit *x)
 {
 	struct vmcs *v = &vmx->vmcs;
+	/* CR0.PE decides whether an event may have an error code. */
+	if ((v->guest_cr0 ^ cpu->cr0) & CR0_PE)
+		vmx->checked &= ~CHECKED_CONTROLS;
 	save_registers(cpu, vmx, x);
-	save_segments(cpu, v);
+	save_segments(cpu, vmx);
 	save_non_register(cpu, vmx, x);
 	if (vmx_cpu2(vmx, CPU2_EPT) && (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !cpu_long_mode(cpu)) {
 		const u64 *pdpte = cpu->mmu.paging.pdpte;

@@ -146,6 +146,7 @@ static void vmptrld(struct cpu *cpu, const struct insn *insn)
 	}
 	vmx_vmcs_store(vmx);
 	vmx->vmcs = loaded;
+	vmx->checked = 0;
 	vmx->current = region;
 	TRACE(vmx, "VMPTRLD %llx", (unsigned long long)region);
 	succeed(cpu);
@@ -208,6 +209,7 @@ static void vmwrite(struct cpu *cpu, const struct insn *insn)
 		return;
 	}
 	vmcs_field_write(&vmx->vmcs, field, encoding, value);
+	vmx->checked &= ~vmx_checks_of_field(encoding);
 	succeed(cpu);
 }
 

@@ -38,6 +38,9 @@ enum {
 	VMX_MSR_LIST_MAX = 512, /* entries of an MSR list: more are not guaranteed to work (IA32_VMX_MISC 27:25 = 0) */
 };
 
+/* vmx.checked */
+enum { CHECKED_CONTROLS = 1, CHECKED_HOST = 2, CHECKED_SEGS = 4 };
+
 struct vmx {
 	struct cpu *cpu;
 	u64 caps[MSR_VMX_END - MSR_VMX_BASIC]; /* fixed after init */
@@ -46,6 +49,12 @@ struct vmx {
 	gpa_t vmxon;   /* the VMXON pointer while `on` */
 	gpa_t current; /* the current-VMCS pointer */
 	struct vmcs vmcs;
+	/*
+	 * Checks that need not be repeated: they passed, and nothing that they look at has changed since. CHECKED_SEGS
+	 * holds as long as segs_mode() is what it was.
+	 */
+	u8 checked;
+	u8 checked_mode;
 	/* The entry under way. */
 	bool guest_pae; /* the guest will use PAE paging */
 	u64 guest_pdpte[4];
@@ -114,7 +123,11 @@ static inline natural *vmcs_base(struct vmcs *v, unsigned seg)
 /* --- caps.c --- */
 
 void vmx_caps_init(struct vmx *vmx);
-u64 vmx_cap(const struct vmx *vmx, enum vmx_msr msr);
+static inline u64 vmx_cap(const struct vmx *vmx, enum vmx_msr msr)
+{
+	return vmx->caps[msr - MSR_VMX_BASIC];
+}
+
 bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value);
 bool vmx_msr_write(struct cpu *cpu, u32 msr, u64 value);
 bool vmx_cr0_valid(struct cpu *cpu, u64 value);
@@ -133,6 +146,7 @@ struct vmx_check {
 	const char *name;
 	bool (*holds)(const struct vmx *vmx);
 	u8 qualification; /* enum entry_failure, for guest-state checks */
+	bool memory;      /* looks at guest memory, which changes without a VMWRITE */
 };
 
 #define CHECK(text, predicate)                                                                                         \
@@ -150,6 +164,10 @@ extern const struct vmx_check vmx_checks_controls[], vmx_checks_host[], vmx_chec
 
 /* The first check that does not hold; NULL if all do. */
 const struct vmx_check *vmx_check_run(const struct vmx_check *table, const struct vmx *vmx);
+/* The same, of those that look at guest memory. */
+const struct vmx_check *vmx_check_memory(const struct vmx_check *table, const struct vmx *vmx);
+/* CHECKED_*: what a VMWRITE of this field makes unknown again. */
+u8 vmx_checks_of_field(u64 encoding);
 
 /* Helpers of several tables. */
 bool vmx_address_fits(const struct vmx *vmx, u64 address); /* no bit above the physical-address width */
