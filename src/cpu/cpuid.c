@@ -3,6 +3,7 @@
  * itself Intel's, since it has Intel's virtualization and system instructions.
  */
 #include "cpu/internal.h"
+#include "cpu/native.h"
 #include "x86/feature.h"
 #include "x86/msr.h"
 
@@ -17,8 +18,6 @@ enum { EAX, EBX, ECX, EDX };
 /* The "crystal" of leaf 15h: guests take it for the APIC timer's rate, so it must be chip/lapic.h's. */
 enum { CRYSTAL_KHZ = 1000000 };
 enum { DEFAULT_PHYS_BITS = 40 };
-/* XSAVE area: legacy and header, then the AVX state. */
-enum { XSAVE_BASE_SIZE = 576, XSAVE_AVX_SIZE = 256 };
 
 enum source { OURS, HOST };
 
@@ -192,21 +191,20 @@ static void leaf_topology(const struct cpu_config *config, u32 subleaf, u32 out[
 static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 {
 	const struct cpu_config *config = cpu->config;
-	u32 avx = has(config, FEATURE_AVX) ? XSAVE_AVX_SIZE : 0;
-	u32 enabled = XSAVE_BASE_SIZE + (cpu->xcr0 & XCR0_AVX ? XSAVE_AVX_SIZE : 0);
+	u64 all = xsave_supported(cpu);
 
 	if (!has(config, FEATURE_XSAVE))
 		return;
 	if (subleaf == 0) {
-		out[EAX] = XCR0_X87 | XCR0_SSE | (avx ? XCR0_AVX : 0);
-		out[EBX] = enabled;
-		out[ECX] = XSAVE_BASE_SIZE + avx;
+		out[EAX] = (u32)all;
+		out[EBX] = xsave_size(cpu->xcr0);
+		out[ECX] = xsave_size(all);
 	} else if (subleaf == 1) {
 		add_features(config, 0xd, 1, out);
-		out[EBX] = enabled;
-	} else if (subleaf == 2 && avx) {
-		out[EAX] = XSAVE_AVX_SIZE;
-		out[EBX] = XSAVE_BASE_SIZE;
+		out[EBX] = xsave_size(cpu->xcr0);
+	} else if (subleaf == 2 && all & XCR0_AVX) {
+		out[EAX] = xsave_size(XCR0_AVX) - xsave_size(0);
+		out[EBX] = xsave_size(0);
 	}
 }
 

@@ -5,6 +5,7 @@
 #include "cpu/access.h"
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
+#include "cpu/native.h"
 #include "x86/feature.h"
 #include "x86/msr.h"
 
@@ -435,23 +436,16 @@ static void exec_xgetbv(struct cpu *cpu, const struct insn *insn)
 	if (index == 0)
 		set_edx_eax(cpu, cpu->xcr0);
 	else if (index == 1 && cpu_has(cpu, FEATURE_XGETBV1))
-		set_edx_eax(cpu, cpu->xcr0); /* everything counts as in use */
+		set_edx_eax(cpu, cpu->xcr0 & xsave_in_use(cpu));
 	else
 		cpu_raise_gp(cpu);
-}
-
-/* SDM vol. 1, 13.3: x87 always, AVX only with SSE. */
-static bool xcr0_valid(const struct cpu *cpu, u64 value)
-{
-	u64 supported = XCR0_X87 | XCR0_SSE | (cpu_has(cpu, FEATURE_AVX) ? XCR0_AVX : 0);
-	return !(value & ~supported) && (value & XCR0_X87) && !((value & XCR0_AVX) && !(value & XCR0_SSE));
 }
 
 static void exec_xsetbv(struct cpu *cpu, const struct insn *insn)
 {
 	if (!(cpu->cr4 & CR4_OSXSAVE))
 		cpu_raise(cpu, VEC_UD);
-	if (!xcr0_valid(cpu, edx_eax(cpu)) || (u32)cpu->reg[RCX] != 0)
+	if (!xsave_xcr0_valid(cpu, edx_eax(cpu)) || (u32)cpu->reg[RCX] != 0)
 		cpu_raise_gp(cpu);
 	cpu->xcr0 = edx_eax(cpu);
 }

@@ -24,7 +24,7 @@ bool xsave_xcr0_valid(const struct cpu *cpu, u64 value)
 	return !(value & XCR0_AVX) || value & XCR0_SSE;
 }
 
-u32 xsave_size(u64 components, bool compacted)
+u32 xsave_size(u64 components)
 {
 	/* With three components, AVX is the only one past the header, so both formats put it at the same place. */
 	return components & XCR0_AVX ? AREA_MAX : LEGACY_SIZE + HEADER_SIZE;
@@ -73,8 +73,8 @@ static bool all_zero(const u8 *p, size_t n)
 	return true;
 }
 
-/* Which components are not in their initial configuration (SDM vol. 1, 13.6). MXCSR belongs to none of them. */
-static u64 components_in_use(struct cpu *cpu)
+/* SDM vol. 1, 13.6. MXCSR belongs to none of them. */
+u64 xsave_in_use(struct cpu *cpu)
 {
 	u64 in_use = 0;
 	const u8 *x = cpu->fpu.legacy;
@@ -199,7 +199,7 @@ static u64 xsave_address(struct cpu *cpu, const struct insn *insn, u64 component
 		cpu_raise(cpu, VEC_UD);
 	if (cpu->cr0 & CR0_TS)
 		cpu_raise(cpu, VEC_NM);
-	u64 linear = access_linear(cpu, insn, xsave_size(components, false), access);
+	u64 linear = access_linear(cpu, insn, xsave_size(components), access);
 	if (linear & 63)
 		cpu_raise_gp(cpu);
 	return linear;
@@ -235,8 +235,8 @@ static void save_standard(struct cpu *cpu, const struct insn *insn, bool optimiz
 {
 	u64 rfbm = requested(cpu);
 	u64 linear = xsave_address(cpu, insn, rfbm, MMU_WRITE);
-	u64 in_use = components_in_use(cpu);
-	state_probe(cpu, linear, xsave_size(rfbm, false));
+	u64 in_use = xsave_in_use(cpu);
+	state_probe(cpu, linear, xsave_size(rfbm));
 	u64 bv = mem_read64(cpu, linear + LEGACY_SIZE);
 	bv = (bv & ~rfbm) | (rfbm & in_use);
 	write_components(cpu, linear, optimized ? rfbm & in_use : rfbm, rfbm & (XCR0_SSE | XCR0_AVX), insn->cond);
@@ -258,11 +258,11 @@ static void exec_xsave_compacted(struct cpu *cpu, const struct insn *insn)
 {
 	u64 rfbm = requested(cpu);
 	u64 linear = xsave_address(cpu, insn, rfbm, MMU_WRITE);
-	u64 in_use = components_in_use(cpu);
+	u64 in_use = xsave_in_use(cpu);
 	if (fpu_mxcsr(cpu) != MXCSR_INIT)
 		in_use |= XCR0_SSE;
 	u64 bv = rfbm & in_use, comp = rfbm | XCOMP_COMPACT;
-	state_probe(cpu, linear, xsave_size(rfbm, true));
+	state_probe(cpu, linear, xsave_size(rfbm));
 	write_components(cpu, linear, bv, bv & XCR0_SSE, insn->cond);
 	mem_write64(cpu, linear + LEGACY_SIZE, bv);
 	mem_write64(cpu, linear + LEGACY_SIZE + 8, comp);
