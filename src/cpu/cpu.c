@@ -1,3 +1,6 @@
+/*
+ * Life of a CPU, its state in and out, RFLAGS, and what follows from a change of mode.
+ */
 #include "cpu/cpu.h"
 #include "cpu/block.h"
 #include "cpu/event.h"

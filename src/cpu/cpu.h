@@ -204,7 +204,7 @@ struct cpu_config {
 
 /*
  * Life cycle. cpu_init wires a zeroed struct to its machine and resets it; `config` and `platform` stay the caller's.
- * Returns 0 or -errno.
+ * `hv` is set before it, if the CPU is to have virtualization extensions. Returns 0 or -errno.
  */
 int cpu_init(struct cpu *cpu, struct mem *mem, struct bus *bus, struct cpu_config *config,
 	     const struct cpu_platform *platform);

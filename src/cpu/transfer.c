@@ -434,34 +434,47 @@ static void iret_protected(struct cpu *cpu, unsigned opsize)
 		segment_drop_privileged(cpu, cpl);
 }
 
+/* Accessed and present, of ring cpl and of just this kind; a null selector's descriptor need not be looked at. */
+static bool is_plain(const struct descriptor *d, u32 kind, unsigned cpl)
+{
+	const u32 all = SEG_AR_P | SEG_AR_S | SEG_AR_CODE | SEG_AR_DC | SEG_AR_ACCESSED | SEG_AR_DPL;
+	u32 mask = all | (kind & SEG_AR_CODE ? SEG_AR_L | SEG_AR_DB : SEG_AR_RW);
+	return (d->ar & mask) == (kind | cpl << 5) && !selector_is_null(d->selector);
+}
+
 /*
  * The common IRETQ: frame in one page, 64-bit code to 64-bit code with flat segments. Does nothing and returns false if
  * any condition fails; the long way then finds out which fault it is.
  */
 static bool iret_fast(struct cpu *cpu)
 {
+	const u32 code64 = SEG_AR_P | SEG_AR_S | SEG_AR_CODE | SEG_AR_L | SEG_AR_ACCESSED;
+	const u32 data = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED;
 	u64 sp = cpu->reg[RSP];
-	const u64 *frame = (const u64 *)access_hit(cpu, cpu->mmu.tlb, sp, 40, false);
+	const u8 *host = access_hit(cpu, cpu->mmu.tlb, sp, 40, false);
 	struct descriptor cs, ss;
+	u64 frame[5];
 
-	if (!frame || !is_canonical(cpu, sp))
+	if (!host || !is_canonical(cpu, sp))
 		return false;
+	memcpy(frame, host, sizeof(frame));
 	u64 rip = frame[0], flags = frame[2], rsp = frame[3];
 	u16 cs_selector = (u16)frame[1], ss_selector = (u16)frame[4];
 	unsigned cpl = cs_selector & 3u;
-	if (cpl < cpu->cpl || !is_canonical(cpu, rip) || ((cs_selector | ss_selector) & 4) ||
-	    selector_is_null(cs_selector) || selector_is_null(ss_selector))
+	if (cpl < cpu->cpl || (ss_selector & 3u) != cpl || !is_canonical(cpu, rip) ||
+	    !descriptor_find(cpu, cs_selector, &cs) || !is_plain(&cs, code64, cpl))
 		return false;
-	if (!descriptor_find(cpu, cs_selector, &cs) || !descriptor_find(cpu, ss_selector, &ss))
+	/* Interrupted kernels often run on a null SS. */
+	bool null = selector_is_null(ss_selector) && cpl != 3;
+	if (!null && (!descriptor_find(cpu, ss_selector, &ss) || !is_plain(&ss, data, cpl)))
 		return false;
-	const u32 code = SEG_AR_P | SEG_AR_S | SEG_AR_CODE | SEG_AR_L | SEG_AR_ACCESSED;
-	const u32 data = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED;
-	if ((cs.ar & (code | SEG_AR_DC | SEG_AR_DB | SEG_AR_DPL)) != (code | cpl << 5) ||
-	    (ss.ar & (data | SEG_AR_CODE | SEG_AR_DPL)) != (data | cpl << 5) || (ss_selector & 3u) != cpl)
-		return false;
+
 	bool outer = cpl > cpu->cpl;
 	u64 mask = iret_flags(cpu, 8);
-	descriptor_unpack(&ss, &cpu->seg[SEG_SS]);
+	if (null)
+		cpu->seg[SEG_SS] = segment_unusable(ss_selector, cpl);
+	else
+		descriptor_unpack(&ss, &cpu->seg[SEG_SS]);
 	cpu->reg[RSP] = rsp;
 	transfer_enter(cpu, &cs, cpl, rip);
 	merge_flags(cpu, flags, mask);
