@@ -72,13 +72,16 @@ static int handle(int signal, void (*handler)(int), int flags)
 
 static int install_handlers(void)
 {
-	static const int stopping[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+	/* The first four are what people send; the others would end the process by default. */
+	static const int stopping[] = { SIGINT,  SIGTERM, SIGHUP,    SIGQUIT, SIGUSR1, SIGUSR2,
+					SIGPOLL, SIGPROF, SIGVTALRM, SIGXCPU, SIGPWR,  SIGSTKFLT };
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
 	int err = 0;
 	for (size_t i = 0; !err && i < ARRAY_SIZE(stopping); i++) {
 		struct sigaction old;
-		/* nohup and background jobs of plain shells ignore some, and mean it. */
-		if (sigaction(stopping[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN)
+		/* nohup and background jobs of plain shells ignore some, and mean it; the engine has its own use of
+		 * one. */
+		if (sigaction(stopping[i], NULL, &old) == 0 && old.sa_handler != SIG_DFL)
 			continue;
 		err = handle(stopping[i], on_stop, SA_RESTART);
 	}
@@ -93,7 +96,9 @@ static int install_handlers(void)
 		err = handle(SIGTSTP, on_suspend, SA_RESTART);
 	if (!err)
 		err = handle(SIGALRM, on_time_over, SA_RESTART);
-	/* A reader of our output that went away is an error of write(2), not the end. */
+	/* A reader of our output that went away, or a file's size limit, is an error of write(2), not the end. */
+	if (!err)
+		err = handle(SIGXFSZ, SIG_IGN, 0);
 	return err ? err : handle(SIGPIPE, SIG_IGN, 0);
 }
 

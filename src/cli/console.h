@@ -15,9 +15,9 @@ struct vm;
 enum console_stop { CONSOLE_NOT_STOPPED, CONSOLE_SIGNAL, CONSOLE_TIMEOUT };
 
 /*
- * Installs the handlers: SIGINT, SIGTERM, SIGHUP, SIGQUIT and the time limit stop `vm`; fatal signals put the terminal
- * back first. Then raw mode if `raw` and standard input is a terminal. `timeout` is in seconds, 0 for none, and counts
- * from here. 0 or -errno.
+ * Installs the handlers: signals that ask a process to end, and the time limit, stop `vm`; fatal signals put the
+ * terminal back first. Then raw mode if `raw` and standard input is a terminal. `timeout` is in seconds, 0 for none,
+ * and counts from here. 0 or -errno.
  */
 int console_open(struct vm *vm, bool raw, u64 timeout);
 

@@ -157,6 +157,8 @@ static int take_timeout(void *target, const char *value)
 
 static int take_trace(void *target, const char *value)
 {
+	if (!strcmp(value, "help"))
+		return OPTION_HELP;
 	const char *unknown = trace_enable(value);
 	if (!unknown)
 		return 0;

@@ -99,7 +99,7 @@ def test_what_comes_before_ctrl_bracket_reaches_the_guest():
 
 
 def test_terminal_is_put_back_when_a_signal_ends_the_run():
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGXCPU):
         with Console(ECHO) as console:
             console.read_until(READY)
             expect(console.is_raw())

@@ -35,6 +35,11 @@ def test_help_of_run_names_every_option_and_shows_examples():
     expect(b"Examples:" in result.out and b"Trace channels" in result.out, result)
 
 
+def test_trace_help_lists_the_channels():
+    result = strata("run", "--trace", "help")
+    expect(result.status == 0 and b"\n  vmx " in result.out, result)
+
+
 def test_help_of_host_is_there():
     result = strata("host", "--help")
     expect(result.status == 0 and b"usage: strata host" in result.out, result)
