@@ -230,7 +230,7 @@ static void test_instruction_across_limit(void)
 }
 
 GUEST(loops, ".code16\n mov $0x10003, %ecx\n1: inc %ax\n loop 1b\n mov %ecx, %edx\n mov $0x10003, %ecx\n"
-	     "2: inc %ebx\n addr32 loop 2b\n jcxz 3f\n hlt\n3: mov $0x5a, %si\n hlt\n .code64");
+	     "2: inc %ebx\n .byte 0x67\n loop 2b\n jcxz 3f\n hlt\n3: mov $0x5a, %si\n hlt\n .code64");
 
 static void test_loop_counts(void)
 {

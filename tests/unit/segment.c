@@ -183,7 +183,7 @@ static struct machine *machine_with_segments(void)
 	return m;
 }
 
-GUEST(far_call, "push $0x48\n push $0\n rex.w lcall *(%rsp)\n mov $55, %edx\n hlt\n"
+GUEST(far_call, "push $0x48\n push $0\n .byte 0x48\n lcall *(%rsp)\n mov $55, %edx\n hlt\n"
 		".org far_call + 0x100\n mov %cs, %ecx\n mov (%rsp), %rbx\n lretq");
 
 /* CALL through a gate of the same ring, and back. */
@@ -201,7 +201,7 @@ static void test_call_gate_same_ring(void)
 }
 
 GUEST(to_user, "push $0x33\n push %rsp\n pushf\n push $0x3b\n lea 1f(%rip), %rax\n push %rax\n iretq\n"
-	       "1: mov %cs, %ecx\n mov %ss, %edx\n push $0x4b\n push $0\n rex.w lcall *(%rsp)\n"
+	       "1: mov %cs, %ecx\n mov %ss, %edx\n push $0x4b\n push $0\n .byte 0x48\n lcall *(%rsp)\n"
 	       ".org to_user + 0x100\n mov %cs, %edi\n mov %ss, %esi\n hlt");
 
 /* IRETQ to ring 3, then CALL through a gate of DPL 3 to ring 0 on RSP0, SS null. */
