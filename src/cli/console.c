@@ -23,8 +23,27 @@ void console_restore(void)
 		tcsetattr(STDIN_FILENO, TCSANOW, &cooked);
 }
 
+static int handle(int signal, void (*handler)(int), int flags)
+{
+	struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
+	sigemptyset(&action.sa_mask);
+	return sigaction(signal, &action, NULL) < 0 ? -errno : 0;
+}
+
+void console_die(int signal)
+{
+	console_restore();
+	handle(signal, SIG_DFL, 0);
+	raise(signal);
+}
+
+/* Who asks a second time does not want to wait for the VM. */
 static void on_stop(int signal)
 {
+	if (stop_reason == CONSOLE_SIGNAL) {
+		console_die(signal);
+		return;
+	}
 	if (stop_reason == CONSOLE_NOT_STOPPED) {
 		stop_signal = signal;
 		stop_reason = CONSOLE_SIGNAL;
@@ -61,13 +80,6 @@ static void on_fatal(int signal)
 {
 	console_restore();
 	raise(signal);
-}
-
-static int handle(int signal, void (*handler)(int), int flags)
-{
-	struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
-	sigemptyset(&action.sa_mask);
-	return sigaction(signal, &action, NULL) < 0 ? -errno : 0;
 }
 
 static int install_handlers(void)
@@ -141,10 +153,4 @@ enum console_stop console_stopped(int *signal)
 {
 	*signal = stop_signal;
 	return stop_reason;
-}
-
-void console_die(int signal)
-{
-	handle(signal, SIG_DFL, 0);
-	raise(signal);
 }

@@ -27,7 +27,7 @@ void console_close(void);
 /* What stopped the VM; *signal is its number for CONSOLE_SIGNAL. */
 enum console_stop console_stopped(int *signal);
 
-/* Ends the process as `signal` would have done, so that a shell sees what happened. After console_close(). */
+/* Puts the terminal back and ends the process as `signal` would have done, so that a shell sees what happened. */
 void console_die(int signal);
 
 /* To be called by handlers of fatal signals elsewhere; async-signal-safe. */

@@ -165,6 +165,17 @@ def test_signals_end_the_run_by_the_same_signal_with_statistics():
             expect(json.loads(err)["engine"] == "soft", err)
 
 
+def test_second_signal_does_not_wait():
+    with start(guest(say(b"!") + SPIN), "--timeout", "30") as process:
+        process.stdout.read(1)
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=PROMPT)
+        expect(process.returncode in (-signal.SIGTERM, -signal.SIGINT), process.returncode)
+
+
 def test_signal_ends_a_guest_that_halts_for_good():
     with start(guest(say(b"!") + HALT), "--timeout", "30") as process:
         process.stdout.read(1)
