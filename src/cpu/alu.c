@@ -67,7 +67,7 @@
 	static inline void op##bits##_mem(struct cpu *cpu, const struct insn *insn, u##bits s, bool lock)              \
 	{                                                                                                              \
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock ? lock_begin##bits(cpu, linear, &copy) : rmw_begin##bits(cpu, linear, &copy);             \
 		u16 f = cpu->arith;                                                                                    \
 		if (lock)                                                                                              \
 			host_lock_##op##bits(p, s, &f);                                                                \
@@ -150,7 +150,7 @@
 	static void op##bits##_lm(struct cpu *cpu, const struct insn *insn)                                            \
 	{                                                                                                              \
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u16 ax = cpu->arith;                                                                                   \
 		asm volatile(HOST_FLAGS_IN "lock " #op suffix " %[d]" HOST_FLAGS_OUT                                   \
 			     : [d] "+m"(*(u##bits *)p), "+&a"(ax)                                                      \
@@ -180,7 +180,8 @@
 #define COMPARE(op)                                                                                                    \
 	FORMS_COMPARE(op, 8)                                                                                           \
 	FORMS_COMPARE(op, 16)                                                                                          \
-	FORMS_COMPARE(op, 32) FORMS_COMPARE(op, 64) static form_table op##_forms = {                                   \
+	FORMS_COMPARE(op, 32)                                                                                          \
+	FORMS_COMPARE(op, 64) static form_table op##_forms = {                                                         \
 		[FORM_RR] = SIZES(_rr, op), [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),                    \
 		[FORM_RI] = SIZES(_ri, op), [FORM_MI] = SIZES(_mi, op),                                                \
 	};                                                                                                             \
@@ -192,7 +193,8 @@
 #define UNARY(op)                                                                                                      \
 	FORMS_UNARY(op, 8, "b")                                                                                        \
 	FORMS_UNARY(op, 16, "w")                                                                                       \
-	FORMS_UNARY(op, 32, "l") FORMS_UNARY(op, 64, "q") static form_table op##_forms = {                             \
+	FORMS_UNARY(op, 32, "l")                                                                                       \
+	FORMS_UNARY(op, 64, "q") static form_table op##_forms = {                                                      \
 		[FORM_R] = SIZES(_r, op),                                                                              \
 		[FORM_M] = SIZES(_m, op),                                                                              \
 		[FORM_LM] = SIZES(_lm, op),                                                                            \

@@ -19,7 +19,7 @@
 	static void xadd##bits##_mr(struct cpu *cpu, const struct insn *insn)                                          \
 	{                                                                                                              \
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u##bits s = get_src##bits(cpu, insn);                                                                  \
 		u16 ax;                                                                                                \
 		asm volatile("lock xadd %[s], %[d]" HOST_FLAGS_OUT                                                     \
@@ -53,7 +53,7 @@ bool select_xadd(const struct decode *d, struct insn *insn)
 	static void name##bits(struct cpu *cpu, const struct insn *insn)                                               \
 	{                                                                                                              \
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u64 rax = cpu->reg[RAX], flags;                                                                        \
 		u##bits s = get_src##bits(cpu, insn);                                                                  \
 		asm volatile(lock "cmpxchg %[s], %[d]\n\tmov %%rax, %[flags]" HOST_FLAGS_OUT                           \
@@ -122,7 +122,7 @@ bool select_cmpxchg(const struct decode *d, struct insn *insn)
 static void exec_cmpxchg8b(struct cpu *cpu, const struct insn *insn)
 {
 	u64 copy, linear = access_linear(cpu, insn, 8, MMU_WRITE);
-	u8 *p = rmw_begin64(cpu, linear, &copy);
+	u8 *p = lock_begin64(cpu, linear, &copy);
 	u64 expected = (u32)cpu->reg[RAX] | cpu->reg[RDX] << 32;
 	u64 wanted = (u32)cpu->reg[RBX] | cpu->reg[RCX] << 32;
 	bool equal =

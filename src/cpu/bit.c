@@ -66,7 +66,7 @@ static u64 bit_string_linear(struct cpu *cpu, const struct insn *insn, u64 numbe
 	static void op##bits##_lm##form(struct cpu *cpu, const struct insn *insn)                                      \
 	{                                                                                                              \
 		u64 copy, linear = address(cpu, insn, MMU_WRITE);                                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u16 ax = cpu->arith;                                                                                   \
 		u##bits n = (u##bits)number & (bits - 1);                                                              \
 		asm volatile(HOST_FLAGS_IN "lock " #op " %[n], %[d]" HOST_FLAGS_OUT                                    \

@@ -191,7 +191,7 @@ bool select_movsxd(const struct decode *d, struct insn *insn)
 	static void xchg##bits##_mr(struct cpu *cpu, const struct insn *insn)                                          \
 	{                                                                                                              \
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
-		u8 *p = rmw_begin##bits(cpu, linear, &copy);                                                           \
+		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u##bits old = __atomic_exchange_n((u##bits *)p, get_src##bits(cpu, insn), __ATOMIC_SEQ_CST);           \
 		rmw_end(cpu, linear, bits / 8, p, &copy);                                                              \
 		set_src##bits(cpu, insn, old);                                                                         \

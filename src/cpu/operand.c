@@ -6,8 +6,11 @@
 u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
 {
 	u8 *p = access_rmw_pointer(cpu, linear, size);
-	if (p)
-		return p;
+	return p ? p : rmw_begin_copy(cpu, linear, size, copy);
+}
+
+u8 *rmw_begin_copy(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
+{
 	access_probe(cpu, linear, size, MMU_WRITE);
 	access_read(cpu, linear, copy, size, cpu->mmu.cls);
 	return (u8 *)copy;

@@ -109,6 +109,14 @@ static inline u64 size_mask(unsigned size)
 /* Out of the fast path: bytes to change, in place if possible, else a copy in *copy that rmw_end writes back. */
 u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
 
+/*
+ * Always in a copy: for locked operands across cache lines, which the host may refuse ("split locks": its kernel can
+ * slow them down or end the process). Not atomic: with several virtual CPUs this will need a lock of its own.
+ */
+u8 *rmw_begin_copy(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
+
+enum { CACHE_LINE = 64 };
+
 #define DEFINE_MEMORY(bits)                                                                                            \
 	static inline __attribute__((always_inline)) u##bits get_mem##bits(struct cpu *cpu, const struct insn *insn)   \
 	{                                                                                                              \
@@ -123,6 +131,13 @@ u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
 	{                                                                                                              \
 		u8 *p = access_hit(cpu, cpu->mmu.tlb, linear, bits / 8, true);                                         \
 		return likely(p) ? p : rmw_begin_slow(cpu, linear, bits / 8, copy);                                    \
+	}                                                                                                              \
+	/* For the host's locked instructions. */                                                                      \
+	static inline u8 *lock_begin##bits(struct cpu *cpu, u64 linear, u64 *copy)                                     \
+	{                                                                                                              \
+		if (unlikely((linear & (CACHE_LINE - 1)) > CACHE_LINE - bits / 8))                                     \
+			return rmw_begin_copy(cpu, linear, bits / 8, copy);                                            \
+		return rmw_begin##bits(cpu, linear, copy);                                                             \
 	}                                                                                                              \
 	static inline u##bits load##bits(const u8 *p)                                                                  \
 	{                                                                                                              \

@@ -74,6 +74,16 @@ static inline bool runs_whole(const struct cpu *cpu, const struct block *block)
 	       (within_limit(cpu, block->bytes) && cpu->reg[REG_RIP] + block->bytes <= 0xffffffff);
 }
 
+static const struct insn *scratch_keep(struct scratch_entry *e, u64 linear, u32 key, const u8 bytes[15],
+				       unsigned length)
+{
+	e->linear = linear;
+	e->mode_key = key;
+	e->length = (u8)length;
+	memcpy(e->bytes, bytes, sizeof(e->bytes));
+	return &e->insn;
+}
+
 /*
  * The instruction at RIP, where blocks cannot be: across pages, in a page that changes all the time, or in no RAM. Its
  * second page is looked at only if it reaches there.
@@ -83,33 +93,25 @@ static const struct insn *scratch_get(struct cpu *cpu, u64 linear)
 	u32 key = block_key(cpu->mode_key);
 	struct scratch_entry *e = &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
 	unsigned first = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
-	u8 bytes[15];
+	u8 bytes[sizeof(e->bytes)] = { 0 };
 
 	if (first > sizeof(bytes))
 		first = sizeof(bytes);
 	copy_code(cpu, linear, bytes, first);
-	if (e->length == first && e->linear == linear && e->mode_key == key && !memcmp(e->bytes, bytes, first))
+	bool same = e->length && e->linear == linear && e->mode_key == key && !memcmp(e->bytes, bytes, first);
+	if (same && e->length == first)
 		return &e->insn;
-	bool known = e->length == sizeof(bytes) && e->linear == linear && e->mode_key == key;
-	if (!known || memcmp(e->bytes, bytes, first)) {
-		e->length = 0;
-		if (insn_decode(cpu, key, bytes, first, &e->insn)) {
-			e->length = (u8)first;
-			goto fill;
-		}
-		known = false;
+	if (!same) {
+		e->length = 0; /* for the next page may throw */
+		if (insn_decode(cpu, key, bytes, first, &e->insn))
+			return scratch_keep(e, linear, key, bytes, first);
 	}
 	u64 next = linear + first;
 	copy_code(cpu, cpu->mode_key & MODE_CODE64 ? next : (u32)next, bytes + first, sizeof(bytes) - first);
-	if (known && !memcmp(e->bytes, bytes, sizeof(bytes)))
+	if (same && !memcmp(e->bytes, bytes, sizeof(bytes)))
 		return &e->insn;
 	insn_decode(cpu, key, bytes, sizeof(bytes), &e->insn);
-	e->length = sizeof(bytes);
-fill:
-	e->linear = linear;
-	e->mode_key = key;
-	memcpy(e->bytes, bytes, sizeof(bytes));
-	return &e->insn;
+	return scratch_keep(e, linear, key, bytes, sizeof(bytes));
 }
 
 /*

@@ -373,6 +373,24 @@ static void test_split_lock(void *fixture, const void *unused)
 	g_assert_cmpuint(m->mem.host[0x180ffd], ==, 77);
 }
 
+/* Across cache lines within a page: every locked instruction there is, on one counter. */
+GUEST(split_line,
+      "mov $0x18003d, %edi\n movq $0, (%rdi)\n lock addq $5, (%rdi)\n lock incq (%rdi)\n lock btsq $4, (%rdi)\n"
+      " mov $100, %eax\n lock xadd %rax, (%rdi)\n mov %rax, %rcx\n mov $7, %edx\n xchg %rdx, (%rdi)\n"
+      " mov $7, %eax\n mov $9, %esi\n lock cmpxchg %rsi, (%rdi)\n mov (%rdi), %rbx\n lock notq (%rdi)\n hlt");
+
+static void test_split_line(void *fixture, const void *unused)
+{
+	machine_load(m, split_line);
+	machine_run(m);
+	g_assert_cmpuint(m->cpu.reg[RCX], ==, 5 + 1 + 16);
+	g_assert_cmpuint(m->cpu.reg[RDX], ==, 122);
+	g_assert_cmpuint(m->cpu.reg[RBX], ==, 9);
+	u64 last;
+	memcpy(&last, m->mem.host + 0x18003d, 8);
+	g_assert_cmphex(last, ==, ~9ULL);
+}
+
 GUEST(split_fault, "mov $0x180ffd, %edi\n stc\n incq (%rdi)\n hlt");
 
 static void test_split_fault(void *fixture, const void *unused)
@@ -418,6 +436,7 @@ int main(int argc, char **argv)
 		{ "/string/backwards", test_backwards },
 		{ "/string/moving-over-code-is-seen", test_string_over_code },
 		{ "/atomic/operands-across-pages", test_split_lock },
+		{ "/atomic/operands-across-cache-lines", test_split_line },
 		{ "/atomic/a-fault-on-the-second-page-changes-nothing", test_split_fault },
 	};
 	g_test_init(&argc, &argv, NULL);
