@@ -70,6 +70,8 @@ struct test_case {
 /* forms.c: adds the forms of 64-bit or of 32-bit code. */
 void forms_find(struct form_list *list, bool mode32);
 bool form_encode(const struct form *form, u64 (*rnd)(void), u8 *bytes);
+/* Mnemonics of the guest's instruction sets that have no row: each printed once. */
+unsigned forms_missing(void);
 const ZydisDecoder *form_decoder(const struct form *form);
 
 /* cases.c */

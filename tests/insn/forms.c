@@ -4,6 +4,7 @@
  */
 #include "differ.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,6 +93,55 @@ static bool same_form(const struct form *a, const struct form *b)
 	       a->address_prefix == b->address_prefix;
 }
 
+/* Instruction sets that the guest's CPU has: what Zydis decodes of them must have a row. */
+static bool is_ours(const ZydisDecodedInstruction *zi)
+{
+	static const u8 sets[] = {
+		ZYDIS_ISA_SET_ADOX_ADCX,  ZYDIS_ISA_SET_AES,          ZYDIS_ISA_SET_AVX,
+		ZYDIS_ISA_SET_AVX2,       ZYDIS_ISA_SET_AVX2GATHER,   ZYDIS_ISA_SET_AVXAES,
+		ZYDIS_ISA_SET_BMI1,       ZYDIS_ISA_SET_BMI2,         ZYDIS_ISA_SET_CLFLUSHOPT,
+		ZYDIS_ISA_SET_CLFSH,      ZYDIS_ISA_SET_CLWB,         ZYDIS_ISA_SET_CMOV,
+		ZYDIS_ISA_SET_CMPXCHG16B, ZYDIS_ISA_SET_F16C,         ZYDIS_ISA_SET_FAT_NOP,
+		ZYDIS_ISA_SET_FCMOV,      ZYDIS_ISA_SET_FMA,          ZYDIS_ISA_SET_FXSAVE,
+		ZYDIS_ISA_SET_FXSAVE64,   ZYDIS_ISA_SET_I186,         ZYDIS_ISA_SET_I286PROTECTED,
+		ZYDIS_ISA_SET_I286REAL,   ZYDIS_ISA_SET_I386,         ZYDIS_ISA_SET_I486,
+		ZYDIS_ISA_SET_I486REAL,   ZYDIS_ISA_SET_I86,          ZYDIS_ISA_SET_INVPCID,
+		ZYDIS_ISA_SET_LAHF,       ZYDIS_ISA_SET_LONGMODE,     ZYDIS_ISA_SET_LZCNT,
+		ZYDIS_ISA_SET_MONITOR,    ZYDIS_ISA_SET_MOVBE,        ZYDIS_ISA_SET_PAUSE,
+		ZYDIS_ISA_SET_PCLMULQDQ,  ZYDIS_ISA_SET_PENTIUMMMX,   ZYDIS_ISA_SET_PENTIUMREAL,
+		ZYDIS_ISA_SET_POPCNT,     ZYDIS_ISA_SET_PPRO,         ZYDIS_ISA_SET_PREFETCH_NOP,
+		ZYDIS_ISA_SET_RDPID,      ZYDIS_ISA_SET_RDPMC,        ZYDIS_ISA_SET_RDRAND,
+		ZYDIS_ISA_SET_RDSEED,     ZYDIS_ISA_SET_RDTSCP,       ZYDIS_ISA_SET_RDWRFSGS,
+		ZYDIS_ISA_SET_SHA,        ZYDIS_ISA_SET_SMAP,         ZYDIS_ISA_SET_SSE,
+		ZYDIS_ISA_SET_SSE2,       ZYDIS_ISA_SET_SSE2MMX,      ZYDIS_ISA_SET_SSE3,
+		ZYDIS_ISA_SET_SSE3X87,    ZYDIS_ISA_SET_SSE4,         ZYDIS_ISA_SET_SSE42,
+		ZYDIS_ISA_SET_SSEMXCSR,   ZYDIS_ISA_SET_SSE_PREFETCH, ZYDIS_ISA_SET_SSSE3,
+		ZYDIS_ISA_SET_SSSE3MMX,   ZYDIS_ISA_SET_VTX,          ZYDIS_ISA_SET_X87,
+		ZYDIS_ISA_SET_XSAVE,      ZYDIS_ISA_SET_XSAVEC,       ZYDIS_ISA_SET_XSAVEOPT,
+		ZYDIS_ISA_SET_XSAVES,
+	};
+	/* RSM belongs to system-management mode, FEMMS to 3DNow!. */
+	return memchr(sets, zi->meta.isa_set, sizeof(sets)) && zi->mnemonic != ZYDIS_MNEMONIC_RSM;
+}
+
+static unsigned missing;
+
+static void note_missing(const ZydisDecodedInstruction *zi)
+{
+	static bool noted[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	if (!is_ours(zi) || noted[zi->mnemonic])
+		return;
+	noted[zi->mnemonic] = true;
+	missing++;
+	printf("# %s: decoded, of an instruction set that the guest has, but without a row\n",
+	       ZydisMnemonicGetString(zi->mnemonic));
+}
+
+unsigned forms_missing(void)
+{
+	return missing;
+}
+
 /* Tries one opcode with every ModRM shape. */
 static void try_opcode(struct form_list *list, struct form f, unsigned vvvv)
 {
@@ -108,8 +158,12 @@ static void try_opcode(struct form_list *list, struct form f, unsigned vvvv)
 				/* A memory form through a SIB byte, so that VSIB decodes too. */
 				b[n] = (u8)(shape ? 0xc0 | reg << 3 | (rms == 1 ? 1 : rm) : reg << 3 | 4);
 				b[n + 1] = 0x0b; /* base RBX, index RCX */
-				if (!decode(&f, b, &zi, op) || !insn_row_find(zi.mnemonic))
+				if (!decode(&f, b, &zi, op))
 					continue;
+				if (!insn_row_find(zi.mnemonic)) {
+					note_missing(&zi);
+					continue;
+				}
 				g.mnemonic = zi.mnemonic;
 				g.has_modrm = zi.attributes & ZYDIS_ATTRIB_HAS_MODRM;
 				g.memory = g.has_modrm && !shape;

@@ -394,7 +394,7 @@ int main(int argc, char **argv)
 			printf("# %s: %u of %u cases differ\n", insn_row_find((ZydisMnemonic)m)->name,
 			       tally[m].failures, tally[m].cases);
 	}
-	unsigned missing = only ? 0 : check_rows();
-	printf("# %u cases of %u forms, %u differ, %u rows uncovered\n", done, forms, failures, missing);
+	unsigned missing = only ? 0 : check_rows() + forms_missing();
+	printf("# %u cases of %u forms, %u differ, %u rows uncovered or missing\n", done, forms, failures, missing);
 	return failures || missing ? 1 : 0;
 }
