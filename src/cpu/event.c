@@ -290,6 +290,8 @@ static void attend_init(struct cpu *cpu)
 	cpu_attended(cpu, ATTEND_INIT);
 	if (cpu->non_root)
 		cpu->hv->init_signal(cpu);
+	if (cpu->hv && cpu->hv->init_blocked(cpu))
+		return;
 	cpu_init_signal(cpu);
 }
 
@@ -346,7 +348,8 @@ static int look_once(struct cpu *cpu)
 		REPORT("SMI ignored: there is no system-management mode");
 		cpu_attended(cpu, ATTEND_SMI);
 	}
-	if (unlikely(cpu->activity == CPU_SHUTDOWN))
+	/* A guest's hypervisor can have it in shutdown, too: then NMIs and hv's events go on. */
+	if (unlikely(cpu->activity == CPU_SHUTDOWN && !cpu->non_root))
 		return CPU_STOP_TRIPLE_FAULT + 1;
 	if (unlikely(cpu->activity == CPU_WAIT_SIPI))
 		return CPU_STOP_IDLE + 1;

@@ -44,6 +44,8 @@ struct hv_ops {
 	void (*exception)(struct cpu *cpu, const struct event *event);
 	void (*triple_fault)(struct cpu *cpu);          /* always exits */
 	void (*init_signal)(struct cpu *cpu);           /* always exits */
+	/* INIT outside non-root operation. true: it is blocked now, and hv sets ATTEND_INIT again once it is not. */
+	bool (*init_blocked)(struct cpu *cpu);
 	void (*sipi)(struct cpu *cpu, u8 vector);
 	void (*nmi)(struct cpu *cpu);
 	/* An external interrupt is pending. May exit; returns true if the interrupt is to be delivered when IF allows. */

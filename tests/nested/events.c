@@ -201,6 +201,35 @@ static void test_external_interrupt(void)
 	CHECK_EQUAL("but-kept-for-root", seen.count, 1);
 }
 
+/* --- INIT, shutdown --- */
+
+static void test_init(void)
+{
+	apic_write(ICR_HIGH, 0);
+	apic_write(ICR_LOW, 0x4000 | 5 << 8);
+	let_come();
+	CHECK("init-is-blocked-in-root-operation", true);
+	CHECK_EQUAL("and-exits-after-the-next-entry", vmx_run_fresh(l2_nops), EXIT_INIT);
+	CHECK_EQUAL("before-the-first-instruction", vmread(F(guest_rip)), (u64)l2_nops);
+	CHECK_EQUAL("once", vmx_run(), EXIT_VMCALL);
+}
+
+static void test_shutdown(void)
+{
+	vmcs_make(l2_nops);
+	vmcs_set(F(pin_controls), PIN_PREEMPTION_TIMER | PIN_EXTERNAL_INTERRUPT);
+	vmwrite(F(preemption_timer), 20000);
+	vmwrite(F(guest_activity), ACTIVITY_SHUTDOWN);
+	send_self_interrupt();
+	CHECK_EQUAL("a-guest-in-shutdown-takes-no-interrupt", vmx_run(), EXIT_PREEMPTION_TIMER);
+	CHECK_EQUAL("and-stays-there", vmread(F(guest_activity)), ACTIVITY_SHUTDOWN);
+	handlers[VECTOR] = note_interrupt;
+	irq_enable();
+	let_come();
+	irq_disable();
+	handlers[VECTOR] = NULL;
+}
+
 /* --- windows --- */
 
 static void test_interrupt_window(void)
@@ -449,6 +478,8 @@ void guest_main(void)
 	test_injection_is_not_intercepted();
 	test_vectoring();
 	test_external_interrupt();
+	test_init();
+	test_shutdown();
 	test_interrupt_window();
 	test_nmi_window();
 	test_nmi();

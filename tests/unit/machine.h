@@ -118,9 +118,12 @@ static void machine_set_long_mode(struct machine *m)
 	cpu_set_state(&m->cpu, &s);
 }
 
-static inline struct machine *machine_new(void)
+/* With extensions `hv` (NULL: none) of the kind `nested`. */
+static inline struct machine *machine_new_nested(enum nested_kind nested, const struct hv_ops *hv)
 {
 	struct machine *m = g_new0(struct machine, 1);
+	m->config.nested = nested;
+	m->cpu.hv = hv;
 	m->config.tsc_khz = 1000000;
 	m->config.phys_bits = 40;
 	m->config.cpu_count = 1;
@@ -133,6 +136,11 @@ static inline struct machine *machine_new(void)
 	machine_tables(m);
 	machine_set_long_mode(m);
 	return m;
+}
+
+static inline struct machine *machine_new(void)
+{
+	return machine_new_nested(NESTED_NONE, NULL);
 }
 
 static inline void machine_free(struct machine *m)

@@ -147,6 +147,23 @@ void vmx_init_signal(struct cpu *cpu)
 	vmx_exit_boundary(cpu, EXIT_INIT, 0);
 }
 
+/* Root operation blocks INIT; leaving VMX operation, or a VM entry, lets it through. */
+bool vmx_init_blocked(struct cpu *cpu)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	vmx->init_held = vmx->on;
+	return vmx->on;
+}
+
+void vmx_release_init(struct cpu *cpu)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (likely(!vmx->init_held))
+		return;
+	vmx->init_held = false;
+	cpu_attend(cpu, ATTEND_INIT);
+}
+
 void vmx_sipi(struct cpu *cpu, u8 vector)
 {
 	vmx_exit_boundary(cpu, EXIT_SIPI, vector);
@@ -250,6 +267,7 @@ void vmx_events_arm(struct cpu *cpu)
 		vmx->timer_end = timer_now(cpu) + v->preemption_timer;
 	if (windows || timer || cpu->hv_step)
 		cpu_attend(cpu, ATTEND_HV);
+	vmx_release_init(cpu);
 	/* An interrupt or NMI that root held back may cause an exit at once. */
 	if (cpu->intr_held)
 		cpu_attend(cpu, ATTEND_INTR);

@@ -95,6 +95,7 @@ static void vmxoff(struct cpu *cpu)
 	vmx->on = false;
 	TRACE(vmx, "VMXOFF");
 	succeed(cpu);
+	vmx_release_init(cpu);
 }
 
 static void vmclear(struct cpu *cpu, const struct insn *insn)

@@ -28,7 +28,7 @@ static void destroy(struct cpu *cpu)
 static void reset(struct cpu *cpu, bool init_signal)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	vmx->on = false;
+	vmx->on = vmx->init_held = false;
 	vmx->current = VMCS_NONE;
 	vmx->timer_armed = 0;
 	vmx->virtual_nmi_blocked = vmx->mtf_due = vmx->iret_unblocked = false;
@@ -55,6 +55,7 @@ const struct hv_ops vmx_ops = {
 	.exception = vmx_exception,
 	.triple_fault = vmx_triple_fault,
 	.init_signal = vmx_init_signal,
+	.init_blocked = vmx_init_blocked,
 	.sipi = vmx_sipi,
 	.nmi = vmx_nmi,
 	.interrupt = vmx_interrupt,

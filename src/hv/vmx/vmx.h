@@ -45,9 +45,10 @@ struct vmx {
 	struct cpu *cpu;
 	u64 caps[MSR_VMX_END - MSR_VMX_BASIC]; /* fixed after init */
 	u64 feature_control;
-	bool on;       /* in VMX operation, root or not */
-	gpa_t vmxon;   /* the VMXON pointer while `on` */
-	gpa_t current; /* the current-VMCS pointer */
+	bool on;        /* in VMX operation, root or not */
+	bool init_held; /* an INIT came in root operation */
+	gpa_t vmxon;    /* the VMXON pointer while `on` */
+	gpa_t current;  /* the current-VMCS pointer */
 	struct vmcs vmcs;
 	/*
 	 * Checks that need not be repeated: they passed, and nothing that they look at has changed since. CHECKED_SEGS
@@ -253,6 +254,9 @@ u32 vmx_event_info(const struct event *event);
 void vmx_exception(struct cpu *cpu, const struct event *event);
 void vmx_triple_fault(struct cpu *cpu);
 void vmx_init_signal(struct cpu *cpu);
+bool vmx_init_blocked(struct cpu *cpu);
+/* INIT is no longer blocked: one that came meanwhile comes now. */
+void vmx_release_init(struct cpu *cpu);
 void vmx_sipi(struct cpu *cpu, u8 vector);
 void vmx_nmi(struct cpu *cpu);
 bool vmx_interrupt(struct cpu *cpu);
