@@ -1,9 +1,9 @@
 #include "vm/vm.h"
 
 #include "base/trace.h"
-#include "vm/acpi.h"
 #include "vm/board.h"
 #include "vm/boot.h"
+#include "vm/firmware.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -352,7 +352,7 @@ static void serve_devices(struct vm *vm)
 
 /* --- booting --- */
 
-/* What firmware would do: describe the machine, load the kernel, set the boot CPU up. */
+/* What firmware and a boot loader would do. */
 static bool boot(struct vm *vm, struct vm_error *error)
 {
 	struct boot b = {
@@ -360,7 +360,7 @@ static bool boot(struct vm *vm, struct vm_error *error)
 		.kernel = &vm->config.kernel,
 		.initrd = &vm->config.initrd,
 		.cmdline = vm->config.append,
-		.rsdp = acpi_write_tables(&vm->board.mem, vm->config.cpus),
+		.rsdp = firmware_leave_behind(&vm->board),
 		.error = error,
 	};
 	if (!boot_load(&b))

@@ -149,6 +149,41 @@ static void reset_restores_the_image_and_the_cpu(void)
 	g_assert_cmpuint(result.resets, ==, 1);
 }
 
+/*
+ * Back in real mode, with what firmware left behind: three timer ticks through the interrupt vectors, counted in the
+ * BIOS data area. The code copies its second half below 1 MiB first.
+ */
+asm(".pushsection .rodata\n"
+    "real_mode: .code32\n"
+    " mov $0x300100 + real_part - real_mode, %esi\n mov $0x7000, %edi\n mov $real_mode_end - real_part, %ecx\n"
+    " rep movsb\n"
+    " lgdt 0x300100 + gdtr - real_mode\n"
+    " ljmp $8, $0x7000\n"
+    "gdtr: .word 23\n .long 0x300100 + gdt - real_mode\n"
+    "gdt: .quad 0, 0x00009b000000ffff, 0x000093000000ffff\n"
+    "real_part: .code16\n"
+    " mov $0x10, %ax\n mov %ax, %ds\n mov %ax, %ss\n"
+    " mov %cr0, %eax\n and $0xfe, %al\n mov %eax, %cr0\n"
+    " ljmp $0, $0x7000 + 1f - real_part\n"
+    "1: xor %ax, %ax\n mov %ax, %ds\n mov %ax, %ss\n mov $0x7000, %sp\n"
+    " lidt 0x7000 + idtr - real_part\n"
+    " sti\n"
+    "2: hlt\n cmpl $3, 0x46c\n jb 2b\n"
+    " mov $9, %al\n out %al, $0xf4\n"
+    "3: jmp 3b\n"
+    "idtr: .word 0x3ff\n .long 0\n"
+    "real_mode_end: .code64\n"
+    ".popsection");
+extern const u8 real_mode[], real_mode_end[];
+
+static void real_mode_finds_what_firmware_leaves(void)
+{
+	struct vm_result result = run(real_mode, (size_t)(real_mode_end - real_mode));
+	g_assert_cmpint(result.end, ==, VM_DEBUG_EXIT);
+	g_assert_cmpint(result.status, ==, 19);
+	g_assert_cmpuint(result.run_ns, >=, NS_PER_SEC * 65536 / 1193182);
+}
+
 static void probe_offers_vtx_but_no_amdv(void)
 {
 	char reason[160];
@@ -167,6 +202,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/soft/an-endless-loop-can-be-stopped", an_endless_loop_can_be_stopped);
 	g_test_add_func("/soft/a-halted-cpu-can-be-stopped", a_halted_cpu_can_be_stopped);
 	g_test_add_func("/soft/reset-restores-the-image-and-the-cpu", reset_restores_the_image_and_the_cpu);
+	g_test_add_func("/soft/real-mode-finds-what-firmware-leaves", real_mode_finds_what_firmware_leaves);
 	g_test_add_func("/soft/probe-offers-vtx-but-no-amdv", probe_offers_vtx_but_no_amdv);
 	return g_test_run();
 }
