@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "x86/exit_reason.h"
 
-#include <stdlib.h>
+#include <string.h>
 
 static const struct {
 	const char *name, *text;
@@ -39,6 +39,16 @@ static unsigned sort_reasons(const struct counters *counters, unsigned order[COU
 	return count;
 }
 
+/* A reason's name; its number if it has none, so that names are not repeated. */
+static const char *name_of_reason(unsigned reason, char buffer[16])
+{
+	const char *name = exit_reason_name(reason);
+	if (strcmp(name, "reserved"))
+		return name;
+	snprintf(buffer, 16, "reason %u", reason);
+	return buffer;
+}
+
 static void table_line(FILE *out, const char *name, unsigned long long value)
 {
 	fprintf(out, "  %-48s %16llu\n", name, value);
@@ -61,8 +71,8 @@ void stats_print_table(FILE *out, const struct stats *stats)
 			   (unsigned long long)per_second(counters->instructions, stats->run_ns));
 	unsigned count = sort_reasons(counters, order);
 	for (unsigned i = 0; i < count; i++) {
-		char name[64];
-		snprintf(name, sizeof name, "VM exits: %s", exit_reason_name(order[i]));
+		char name[64], number[16];
+		snprintf(name, sizeof name, "VM exits: %s", name_of_reason(order[i], number));
 		table_line(out, name, counters->exit_reason[order[i]]);
 	}
 }
@@ -81,9 +91,11 @@ void stats_print_json(FILE *out, const struct stats *stats)
 				(unsigned long long)value_of(counters, i));
 		fprintf(out, "\n  },\n  \"vm_exits_by_reason\": {");
 		unsigned count = sort_reasons(counters, order);
-		for (unsigned i = 0; i < count; i++)
-			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", exit_reason_name(order[i]),
+		for (unsigned i = 0; i < count; i++) {
+			char number[16];
+			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", name_of_reason(order[i], number),
 				(unsigned long long)counters->exit_reason[order[i]]);
+		}
 		fprintf(out, "\n  }");
 	}
 	fprintf(out, "\n}\n");
