@@ -1,8 +1,6 @@
 /*
  * BMI1, BMI2 and ADX, in C: the host need not have them. Three-operand forms keep the third operand's register in cond.
- * VEX encodings do not exist in real and virtual-8086 mode.
  */
-#include "cpu/block.h"
 #include "cpu/operand.h"
 
 /* SF, ZF of the result, CF as given, OF clear. AF and PF are undefined: clear. */
@@ -119,8 +117,6 @@ static bool select_bmi(const struct decode *d, struct insn *insn, unsigned a_at,
 		       const insn_fn table[2][2])
 {
 	bool high;
-	if (d->mode_key & (MODE_REAL | MODE_V86))
-		return false;
 	if (a_at)
 		insn->cond = (u8)gpr_slot(d->op[a_at].reg.value, &high);
 	bool memory = d->op[b_at].type == OPERAND_MEM;

@@ -213,6 +213,12 @@ static bool is_foreign(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* VEX and its successors do not exist in real and virtual-8086 mode (SDM vol. 2, 2.3). */
+static bool encoding_exists(const struct decode *d)
+{
+	return d->zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY || !(d->mode_key & (MODE_REAL | MODE_V86));
+}
+
 /* Finds the row and its handler; wraps it where privilege or intercepts ask for it. */
 static void choose_handler(const struct decode *d, struct insn *insn)
 {
@@ -225,7 +231,7 @@ static void choose_handler(const struct decode *d, struct insn *insn)
 		make_undefined(insn, exec_unimplemented);
 		return;
 	}
-	if (!has_feature(d->cpu, insn->row->feature) ||
+	if (!has_feature(d->cpu, insn->row->feature) || !encoding_exists(d) ||
 	    (insn->row->privilege == PRIV_PROTECTED && (d->mode_key & (MODE_REAL | MODE_V86))) ||
 	    !insn->row->select(d, insn)) {
 		make_undefined(insn, insn_exec_undefined);

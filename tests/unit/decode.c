@@ -260,6 +260,27 @@ static void test_features(void)
 	g_assert_false(ONE(MODE_CODE64, "\xf3\x0f\xb8\xc3").exec == insn_exec_undefined);
 }
 
+static void test_vex(void)
+{
+	const char andn[] = "\xc4\xe2\x60\xf2\xc1", vaddps[] = "\xc5\xf8\x58\xc1";
+	const u32 protected16 = MODE_CODE16 | MODE_STACK16;
+	g_assert_false(ONE(protected16, andn).exec == insn_exec_undefined);
+	g_assert_true(ONE(protected16 | MODE_REAL, andn).exec == insn_exec_undefined);
+	g_assert_true(ONE(protected16 | MODE_V86, andn).exec == insn_exec_undefined);
+	g_assert_false(ONE(MODE_CODE64, vaddps).exec == insn_exec_undefined);
+	g_assert_true(ONE(protected16 | MODE_REAL, vaddps).exec == insn_exec_undefined);
+	/* C5 is LDS with an operand in memory. */
+	g_assert_cmpstr(ONE(protected16 | MODE_REAL, "\xc5\x07").row->name, ==, "LDS");
+}
+
+static void test_evex(void)
+{
+	struct insn zmm = ONE(MODE_CODE64, "\x62\xf1\x7c\x48\x58\xc1"); /* vaddps zmm0, zmm0, zmm1 */
+	struct insn xmm = ONE(MODE_CODE64, "\x62\xf1\x7c\x08\x58\xc1"); /* vaddps xmm0, xmm0, xmm1 */
+	g_assert_true(zmm.exec == insn_exec_undefined);
+	g_assert_true(xmm.exec == insn_exec_undefined);
+}
+
 static void test_wrappers(void)
 {
 	const char hlt[] = "\xf4", cpuid[] = "\x0f\xa2";
@@ -282,6 +303,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/decode/lock-only-where-it-may-be", test_lock);
 	g_test_add_func("/decode/hints-of-absent-features-are-nops", test_hint_nops);
 	g_test_add_func("/decode/absent-features-are-undefined", test_features);
+	g_test_add_func("/decode/vex-needs-protected-mode", test_vex);
+	g_test_add_func("/decode/evex-is-undefined", test_evex);
 	g_test_add_func("/decode/privilege-and-intercepts-are-wrapped", test_wrappers);
 	return g_test_run();
 }
