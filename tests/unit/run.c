@@ -358,6 +358,24 @@ static void test_string_over_code(void *fixture, const void *unused)
 	g_assert_cmpuint(m->cpu.reg[RAX], ==, 9);
 }
 
+/* TF is set by the POPF; its traps count in R8. */
+GUEST(step_string,
+      "cld\n mov $0x180000, %esi\n mov $0x180100, %edi\n mov $3, %ecx\n pushfq\n orl $0x100, (%rsp)\n popfq\n"
+      " rep movsb\n pushfq\n andl $~0x100, (%rsp)\n popfq\n hlt");
+GUEST(count_trap, "inc %r8d\n iretq");
+
+static void test_step_string(void *fixture, const void *unused)
+{
+	machine_load(m, step_string);
+	machine_load_at(m, HANDLERS + 16 * VEC_DB, count_trap, count_trap_end);
+	memcpy(m->mem.host + 0x180000, "xyz", 3);
+	machine_run(m);
+	/* One for each element, one each for PUSHF, AND and the POPF that ends it. */
+	g_assert_cmpuint(m->cpu.reg[R8], ==, 6);
+	g_assert_cmpuint(m->cpu.reg[RCX], ==, 0);
+	g_assert_cmpmem(m->mem.host + 0x180100, 3, "xyz", 3);
+}
+
 /* --- atomics across pages: no host address holds the operand whole --- */
 
 GUEST(split_lock, "mov $0x180ffd, %edi\n movq $41, (%rdi)\n lock incq (%rdi)\n mov $42, %eax\n mov $77, %edx\n"
@@ -435,6 +453,7 @@ int main(int argc, char **argv)
 		{ "/string/a-fault-leaves-the-registers-at-the-element", test_string_fault },
 		{ "/string/backwards", test_backwards },
 		{ "/string/moving-over-code-is-seen", test_string_over_code },
+		{ "/string/single-step-traps-after-each-element", test_step_string },
 		{ "/atomic/operands-across-pages", test_split_lock },
 		{ "/atomic/operands-across-cache-lines", test_split_line },
 		{ "/atomic/a-fault-on-the-second-page-changes-nothing", test_split_fault },
