@@ -70,11 +70,11 @@ enum cpu_stop {
 enum event_type {
 	EVENT_INTERRUPT = 0,
 	EVENT_NMI = 2,
-	EVENT_EXCEPTION = 3,      /* hardware exception */
-	EVENT_SOFT_INT = 4,       /* INT n */
-	EVENT_PRIV_SOFT_EXC = 5,  /* INT1 */
-	EVENT_SOFT_EXC = 6,       /* INT3, INTO */
-	EVENT_OTHER = 7           /* MTF, pending */
+	EVENT_EXCEPTION = 3,     /* hardware exception */
+	EVENT_SOFT_INT = 4,      /* INT n */
+	EVENT_PRIV_SOFT_EXC = 5, /* INT1 */
+	EVENT_SOFT_EXC = 6,      /* INT3, INTO */
+	EVENT_OTHER = 7          /* MTF, pending */
 };
 
 struct event {
@@ -109,8 +109,8 @@ struct cpu_platform {
 	/* The guest moved its TSC (TSC, TSC_ADJUST): the TSC-deadline timer must look anew. May be NULL. */
 	void (*tsc_changed)(void *opaque);
 	/*
-	 * Calls cpu_attend(ATTEND_HV), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish. For the
-	 * VMX-preemption timer. May be NULL: then hv polls.
+	 * Calls cpu_attend(ATTEND_HV), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish. For
+	 * the VMX-preemption timer. May be NULL: then hv polls.
 	 */
 	void (*attend_at)(void *opaque, u64 tsc);
 	/* May be NULL: called on HLT, before the CPU reports idle. */
@@ -119,7 +119,7 @@ struct cpu_platform {
 
 /* MSRs that are plain storage; the table is msr.def. */
 struct cpu_msrs {
-#define MSR_STORED(field, ...) u64 field;
+#define MSR_STORED(field, ...)  u64 field;
 #define MSR_CHECKED(field, ...) u64 field;
 #define MSR_COMPUTED(...)
 #include "cpu/msr.def"
@@ -138,55 +138,55 @@ struct xsave_area {
 
 struct cpu {
 	/* --- hot --- */
-	u64 reg[REG_SLOTS];   /* GPRs, then a zero, then RIP (next instruction) */
-	u16 arith;            /* ARITH_* */
+	u64 reg[REG_SLOTS]; /* GPRs, then a zero, then RIP (next instruction) */
+	u16 arith;          /* ARITH_* */
 	u8 cpl;
-	u8 mode;              /* enum cpu_mode */
-	u32 attention;        /* ATTEND_*; atomic */
-	u64 rip_start;        /* address (offset in CS) of the running instruction */
+	u8 mode;                 /* enum cpu_mode */
+	u32 attention;           /* ATTEND_*; atomic */
+	u64 rip_start;           /* address (offset in CS) of the running instruction */
 	const struct insn *insn; /* the running instruction */
-	u64 rflags_sys;       /* RFLAGS without the six arithmetic flags; bit 1 set */
+	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
 	struct mmu mmu;
 	/* --- warm --- */
-	u32 mode_key;         /* what blocks depend on besides their bytes: MODE_* in block.h */
-	bool non_root;        /* VMX non-root or SVM guest mode */
-	u8 code_size;         /* 2, 4, 8: default operand/address width of CS */
-	u8 stack_size;        /* 2, 4, 8: width of the stack pointer */
+	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
+	bool non_root; /* VMX non-root or SVM guest mode */
+	u8 code_size;  /* 2, 4, 8: default operand/address width of CS */
+	u8 stack_size; /* 2, 4, 8: width of the stack pointer */
 	struct segment seg[SEG_COUNT];
 	struct table_register gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4, efer, xcr0;
 	u64 dr[8];
-	u8 activity;          /* enum cpu_activity */
+	u8 activity; /* enum cpu_activity */
 	bool nmi_blocked;
-	u64 shadow_rip;       /* CS offset of the instruction under the STI or MOV SS shadow; valid with shadow != 0 */
-	u8 shadow;            /* SHADOW_*, see event.h */
-	bool shadow_seen;     /* the boundary before the shadowed instruction has passed: the next one ends the shadow */
-	bool intr_held;       /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
-	u8 step_armed;        /* CPU_STEP_*, see event.h */
-	u64 step_rip;         /* where that instruction begins */
-	u64 rf_rip;           /* the instruction that RFLAGS.RF is for */
-	bool hv_step;         /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
-	bool monitor_armed;   /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
-	u8 sipi_vector;       /* written before cpu_attend(ATTEND_SIPI) */
+	u64 shadow_rip;   /* CS offset of the instruction under the STI or MOV SS shadow; valid with shadow != 0 */
+	u8 shadow;        /* SHADOW_*, see event.h */
+	bool shadow_seen; /* the boundary before the shadowed instruction has passed: the next one ends the shadow */
+	bool intr_held;   /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
+	u8 step_armed;    /* CPU_STEP_*, see event.h */
+	u64 step_rip;     /* where that instruction begins */
+	u64 rf_rip;       /* the instruction that RFLAGS.RF is for */
+	bool hv_step;     /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
+	bool monitor_armed; /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
+	u8 sipi_vector;     /* written before cpu_attend(ATTEND_SIPI) */
 	struct cpu_msrs msr;
 	struct xsave_area fpu;
 	/* --- events --- */
-	struct event pending; /* raised, to be delivered by cpu_run() */
+	struct event pending;   /* raised, to be delivered by cpu_run() */
 	struct event vectoring; /* being delivered now: what a fault during it reports (IDT-vectoring, #DF rules) */
-	u64 pending_db;       /* DR6 bits of debug traps due at the next boundary */
-	jmp_buf restart;      /* cpu_run()'s: where cpu_raise*() and cpu_resume() jump to */
+	u64 pending_db;         /* DR6 bits of debug traps due at the next boundary */
+	jmp_buf restart;        /* cpu_run()'s: where cpu_raise*() and cpu_resume() jump to */
 	/* --- attachments --- */
 	struct mem *mem;
 	struct bus *bus;
 	struct block_cache *blocks;
-	struct native *native;  /* stubs that run vector and x87 instructions on the host CPU */
+	struct native *native;   /* stubs that run vector and x87 instructions on the host CPU */
 	const struct hv_ops *hv; /* NULL: no virtualization extensions */
-	void *hv_state;         /* private to src/hv */
+	void *hv_state;          /* private to src/hv */
 	const struct cpu_platform *platform;
 	struct cpu_config *config;
 	struct counters counters;
-	u64 last_rip[16];     /* linear start addresses of the last blocks, a ring, for the state dump */
+	u64 last_rip[16]; /* linear start addresses of the last blocks, a ring, for the state dump */
 	unsigned last_rip_at;
 };
 
@@ -209,7 +209,7 @@ struct cpu_config {
 int cpu_init(struct cpu *cpu, struct mem *mem, struct bus *bus, struct cpu_config *config,
 	     const struct cpu_platform *platform);
 void cpu_destroy(struct cpu *cpu);
-void cpu_reset(struct cpu *cpu); /* RESET pin */
+void cpu_reset(struct cpu *cpu);       /* RESET pin */
 void cpu_init_signal(struct cpu *cpu); /* INIT */
 
 /* Runs until something stops it. */
@@ -240,7 +240,8 @@ void cpu_update_mode(struct cpu *cpu);
 
 /*
  * RFLAGS as the architecture shows them. Setting takes every defined bit as given (callers mask by privilege), and sees
- * to what depends on IF, TF and AC; RF counts for the instruction at RIP. A change of VM needs cpu_update_mode() after it.
+ * to what depends on IF, TF and AC; RF counts for the instruction at RIP. A change of VM needs cpu_update_mode() after
+ * it.
  */
 u64 cpu_rflags(const struct cpu *cpu);
 void cpu_set_rflags(struct cpu *cpu, u64 value);

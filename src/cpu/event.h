@@ -16,10 +16,10 @@
 /* cpu->step_armed: at the end of the coming instruction a single-step trap is due; RF is to be cleared. */
 enum { CPU_STEP_TF = 1, CPU_STEP_RF = 2 };
 
-NORETURN void cpu_raise(struct cpu *cpu, enum vector vector);                 /* without error code */
+NORETURN void cpu_raise(struct cpu *cpu, enum vector vector); /* without error code */
 NORETURN void cpu_raise_error(struct cpu *cpu, enum vector vector, u32 error);
 NORETURN void cpu_raise_page_fault(struct cpu *cpu, u64 va, u32 error);
-NORETURN void cpu_raise_db(struct cpu *cpu, u64 dr6_bits);                    /* fault-class #DB */
+NORETURN void cpu_raise_db(struct cpu *cpu, u64 dr6_bits); /* fault-class #DB */
 /* #GP(0), the commonest. */
 NORETURN void cpu_raise_gp(struct cpu *cpu);
 /* Undefined opcode that the table does not know: one report line with the bytes, then #UD. */
@@ -36,14 +36,15 @@ NORETURN void cpu_resume(struct cpu *cpu);
 
 /*
  * Delivers one event now, on the current state: RIP is that of the interrupted instruction (software events return
- * `length` behind it). Throws if the delivery itself faults. VM entry injects with it, since cpu_take_pending() would ask
- * the exception bitmap; CR2, DR6 and DR7 stay as they are.
+ * `length` behind it). Throws if the delivery itself faults. VM entry injects with it, since cpu_take_pending() would
+ * ask the exception bitmap; CR2, DR6 and DR7 stay as they are.
  */
 void cpu_deliver(struct cpu *cpu, const struct event *event);
 
 /*
- * Takes cpu->pending, an event that cpu_raise*() or hv left: hv's exception bitmap, double-fault rules, CR2 and DR6, then
- * cpu_deliver(). cpu_run() calls it when `pending.valid` after its setjmp. Returns 0, or CPU_STOP_* + 1 (triple fault).
+ * Takes cpu->pending, an event that cpu_raise*() or hv left: hv's exception bitmap, double-fault rules, CR2 and DR6,
+ * then cpu_deliver(). cpu_run() calls it when `pending.valid` after its setjmp. Returns 0, or CPU_STOP_* + 1 (triple
+ * fault).
  */
 int cpu_take_pending(struct cpu *cpu);
 
@@ -51,10 +52,10 @@ int cpu_take_pending(struct cpu *cpu);
 void cpu_set_shadow(struct cpu *cpu, u8 kind);
 
 /*
- * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table 6-2.
- * Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on. cpu_run() calls it on entry too, attention or not (the
- * CPU may be halted). If it leaves ATTEND_SHADOW set or blocks step (MODE_STEP), exactly one instruction runs before the
- * next call.
+ * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table
+ * 6-2. Returns CPU_STOP_* + 1 if cpu_run() must return, 0 to go on. cpu_run() calls it on entry too, attention or not
+ * (the CPU may be halted). If it leaves ATTEND_SHADOW set or blocks step (MODE_STEP), exactly one instruction runs
+ * before the next call.
  */
 int cpu_attend_events(struct cpu *cpu);
 

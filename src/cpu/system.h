@@ -12,7 +12,8 @@ void segment_load(struct cpu *cpu, enum seg seg, u16 selector);
 /* Real and virtual-8086 mode: base = selector << 4. */
 void segment_load_real(struct cpu *cpu, enum seg seg, u16 selector);
 
-/* Control registers with every architectural check and side effect (TLB flushes, mode switch). Throw #GP. Not intercepted. */
+/* Control registers with every architectural check and side effect (TLB flushes, mode switch). Throw #GP. Not
+ * intercepted. */
 void cr0_write(struct cpu *cpu, u64 value);
 void cr3_write(struct cpu *cpu, u64 value);
 void cr4_write(struct cpu *cpu, u64 value);

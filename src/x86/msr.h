@@ -38,19 +38,19 @@
 #define MSR_TSC_AUX           0xc0000103
 
 /* IA32_ARCH_CAPABILITIES: what this CPU is not affected by. */
-#define ARCH_CAP_RDCL_NO       BIT(0)
-#define ARCH_CAP_SKIP_L1DFL    BIT(3)
-#define ARCH_CAP_SSB_NO        BIT(4)
-#define ARCH_CAP_MDS_NO        BIT(5)
-#define ARCH_CAP_PSCHANGE_NO   BIT(6)
-#define ARCH_CAP_TAA_NO        BIT(8)
-#define ARCH_CAP_SBDR_SSDP_NO  BIT(13)
-#define ARCH_CAP_FBSDP_NO      BIT(14)
-#define ARCH_CAP_PSDP_NO       BIT(15)
-#define ARCH_CAP_BHI_NO        BIT(20)
-#define ARCH_CAP_PBRSB_NO      BIT(24)
-#define ARCH_CAP_GDS_NO        BIT(26)
-#define ARCH_CAP_RFDS_NO       BIT(27)
-#define ARCH_CAP_ITS_NO        BIT(62)
+#define ARCH_CAP_RDCL_NO      BIT(0)
+#define ARCH_CAP_SKIP_L1DFL   BIT(3)
+#define ARCH_CAP_SSB_NO       BIT(4)
+#define ARCH_CAP_MDS_NO       BIT(5)
+#define ARCH_CAP_PSCHANGE_NO  BIT(6)
+#define ARCH_CAP_TAA_NO       BIT(8)
+#define ARCH_CAP_SBDR_SSDP_NO BIT(13)
+#define ARCH_CAP_FBSDP_NO     BIT(14)
+#define ARCH_CAP_PSDP_NO      BIT(15)
+#define ARCH_CAP_BHI_NO       BIT(20)
+#define ARCH_CAP_PBRSB_NO     BIT(24)
+#define ARCH_CAP_GDS_NO       BIT(26)
+#define ARCH_CAP_RFDS_NO      BIT(27)
+#define ARCH_CAP_ITS_NO       BIT(62)
 
 #endif
