@@ -36,7 +36,7 @@ struct mem {
 	u64 size;          /* bytes of RAM, a multiple of PAGE_SIZE */
 	u64 low_size;      /* how many of them lie below the hole */
 	u8 *flags;         /* PAGE_* of each RAM page */
-	int fd;            /* the memory object behind it (shared with no one yet) */
+	int fd;            /* the memory object behind it; -1: private memory, which can have huge pages */
 	void *reservation; /* whole mapping with its guard pages */
 	u64 reservation_size;
 	/*

@@ -94,6 +94,7 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 	if (!c->filled)
 		return;
 	mmu->counters->tlb_flushes++;
+	TRACE(mmu, "flush of vpid %u, pcid %u, eptp %#llx", c->vpid, c->pcid, (unsigned long long)c->eptp);
 	c->filled = false;
 	memset(c->writes, 0, sizeof c->writes);
 	memset(c->large, 0, sizeof c->large);

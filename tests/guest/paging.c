@@ -300,6 +300,31 @@ static u64 other_pml4[512] ALIGNED(4096),
 
 #define NOFLUSH BIT(63)
 
+/* In PCID 1, whose page 0 is pages[2]. */
+static void test_invpcid(void)
+{
+	u32 r[4];
+	cpuid(7, 0, r);
+	if (!(r[1] & BIT(10))) {
+		skip("invpcid", "not in CPUID");
+		return;
+	}
+	struct {
+		u64 pcid, address;
+	} d = { 1, (u64)at(0) };
+	window_pt[0] = (u64)pages[0] | P | W;
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(0ULL) : "memory");
+	CHECK("invpcid-0-drops-the-page", *at(0) == 1);
+	window_pt[0] = (u64)pages[2] | P | W;
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(1ULL) : "memory");
+	CHECK("invpcid-1-drops-the-pcid", *at(0) == 3);
+	window_pt[0] = (u64)pages[0] | P | W;
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(2ULL) : "memory");
+	CHECK("invpcid-2-drops-all", *at(0) == 1);
+	TRY_AT("invpcid %0, %1", : : "m"(d), "r"(4ULL) : "memory");
+	CHECK("invpcid-4-is-gp", is_fault(GP, 0));
+}
+
 static void test_pcid(void)
 {
 	u32 r[4];
@@ -332,23 +357,7 @@ static void test_pcid(void)
 	window_pt[0] = (u64)pages[2] | P | W;
 	write_cr3(base | 1);
 	CHECK("mov-to-cr3-flushes-its-pcid", *at(0) == 3);
-	cpuid(7, 0, r);
-	if (r[1] & BIT(10)) {
-		struct {
-			u64 pcid, address;
-		} d = { 1, (u64)at(0) };
-		window_pt[0] = (u64)pages[0] | P | W;
-		asm volatile("invpcid %0, %1" : : "m"(d), "r"(0ULL) : "memory");
-		CHECK("invpcid-0-drops-the-page", *at(0) == 1);
-		window_pt[0] = (u64)pages[2] | P | W;
-		asm volatile("invpcid %0, %1" : : "m"(d), "r"(1ULL) : "memory");
-		CHECK("invpcid-1-drops-the-pcid", *at(0) == 3);
-		window_pt[0] = (u64)pages[0] | P | W;
-		asm volatile("invpcid %0, %1" : : "m"(d), "r"(2ULL) : "memory");
-		CHECK("invpcid-2-drops-all", *at(0) == 1);
-		TRY_AT("invpcid %0, %1", : : "m"(d), "r"(4ULL) : "memory");
-		CHECK("invpcid-4-is-gp", is_fault(GP, 0));
-	}
+	test_invpcid();
 	TRY_AT("mov %0, %%cr4", : : "r"(read_cr4() & ~BIT(5)) : "memory");
 	CHECK("pae-stays-with-pcide", is_fault(GP, 0));
 	write_cr3(base);

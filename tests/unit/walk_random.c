@@ -170,20 +170,90 @@ struct step {
 	u64 l2_gpa, gpa, rights;
 };
 
+/* What a walk down to the leaf found. */
+struct path {
+	struct step steps[5];
+	unsigned count, level, shift;
+	u64 leaf;
+	bool w, u, nx;
+};
+
+static bool plain_canonical(const struct mode *m, u64 va)
+{
+	if (m->levels < 4)
+		return true;
+	unsigned bits = m->levels == 4 ? 48 : 57;
+	u64 high = va >> (bits - 1);
+	return high == 0 || high == ~0ULL >> (bits - 1);
+}
+
+static bool plain_is_leaf(unsigned mode, unsigned level, u64 entry)
+{
+	if (level == 1)
+		return true;
+	if (!(entry & PS))
+		return false;
+	return (level == 2 && mode != MODE_32) || (level == 3 && modes[mode].levels >= 4);
+}
+
+/* Down to the leaf; false: t->e says why not. */
+static bool plain_walk(struct plain *t, unsigned mode, u64 va, enum mmu_access access, enum mmu_class cls, u64 table,
+		       struct path *p)
+{
+	const struct mode *m = &modes[mode];
+	*p = (struct path){ .w = true, .u = true };
+	for (p->level = m->levels;; p->level--) {
+		p->shift = 12 + (p->level - 1) * m->index_bits;
+		struct step *s = &p->steps[p->count++];
+		s->l2_gpa = table + (va >> p->shift) % (1u << m->index_bits) * m->bytes;
+		if (!plain_ept(t, s->l2_gpa, t->p.eptp & BIT(6) ? 3 : 1, &s->gpa, &s->rights)) {
+			if (t->e.kind == MMU_EPT_VIOLATION)
+				t->e.qualification |= BIT(7);
+			return false;
+		}
+		u64 entry = plain_load(t, s->gpa, m->bytes);
+		bool leaf = plain_is_leaf(mode, p->level, entry);
+		if (!(entry & 1) || plain_reserved(t, mode, entry, p->level, leaf)) {
+			plain_page_fault(t, access, cls, entry & 1, entry & 1);
+			return false;
+		}
+		p->w = p->w && entry & W;
+		p->u = p->u && entry & U;
+		p->nx = p->nx || (m->bytes == 8 && entry & NX);
+		p->leaf = entry;
+		if (leaf)
+			return true;
+		table = entry & (m->bytes == 4 ? 0xfffff000 : BITS(51, 12));
+	}
+}
+
+/* Accessed and dirty bits; false: stage 2 does not let the table be written. */
+static bool plain_mark(struct plain *t, const struct path *p, unsigned bytes, enum mmu_access access)
+{
+	for (unsigned i = 0; i < p->count; i++) {
+		u64 old = plain_load(t, p->steps[i].gpa, bytes), now = old | A;
+		if (i == p->count - 1 && access == MMU_WRITE)
+			now |= D;
+		if (old == now)
+			continue;
+		if (!(p->steps[i].rights & 2)) {
+			plain_violation(t, p->steps[i].l2_gpa, 3, p->steps[i].rights);
+			t->e.qualification |= BIT(7);
+			return false;
+		}
+		plain_store(t, p->steps[i].gpa, now, bytes);
+	}
+	return true;
+}
+
 static void plain_translate(struct plain *t, unsigned mode, u64 va, enum mmu_access access, enum mmu_class cls)
 {
 	const struct mode *m = &modes[mode];
-	u64 table = t->p.cr3 & ~0xfffULL, entry = 0;
-	bool w = true, u = true, nx = false, leaf;
-	struct step steps[5];
-	unsigned n = 0, shift, level;
-	if (m->levels >= 4) {
-		unsigned bits = m->levels == 4 ? 48 : 57;
-		u64 high = va >> (bits - 1);
-		if (high != 0 && high != ~0ULL >> (bits - 1)) {
-			t->e = (struct expected){ .kind = MMU_NOT_CANONICAL };
-			return;
-		}
+	u64 table = t->p.cr3 & ~0xfffULL, rights;
+	struct path p;
+	if (!plain_canonical(m, va)) {
+		t->e = (struct expected){ .kind = MMU_NOT_CANONICAL };
+		return;
 	}
 	if (mode == MODE_PAE_) {
 		u64 pdpte = t->p.pdpte[va >> 30 & 3];
@@ -193,54 +263,18 @@ static void plain_translate(struct plain *t, unsigned mode, u64 va, enum mmu_acc
 		}
 		table = pdpte & BITS(51, 12);
 	}
-	for (level = m->levels;; level--) {
-		shift = 12 + (level - 1) * m->index_bits;
-		struct step *s = &steps[n++];
-		s->l2_gpa = table + (va >> shift) % (1u << m->index_bits) * m->bytes;
-		if (!plain_ept(t, s->l2_gpa, t->p.eptp & BIT(6) ? 3 : 1, &s->gpa, &s->rights)) {
-			if (t->e.kind == MMU_EPT_VIOLATION)
-				t->e.qualification |= BIT(7);
-			return;
-		}
-		entry = plain_load(t, s->gpa, m->bytes);
-		if (!(entry & 1)) {
-			plain_page_fault(t, access, cls, false, false);
-			return;
-		}
-		leaf = level == 1 || (level == 2 && entry & PS && mode != MODE_32) ||
-		       (level == 3 && entry & PS && m->levels >= 4);
-		if (plain_reserved(t, mode, entry, level, leaf)) {
-			plain_page_fault(t, access, cls, true, true);
-			return;
-		}
-		w = w && entry & W;
-		u = u && entry & U;
-		nx = nx || (m->bytes == 8 && entry & NX);
-		if (leaf)
-			break;
-		table = entry & (m->bytes == 4 ? 0xfffff000 : BITS(51, 12));
-	}
-	if (!plain_allowed(t, w, u, nx, access, cls)) {
+	if (!plain_walk(t, mode, va, access, cls, table, &p))
+		return;
+	if (!plain_allowed(t, p.w, p.u, p.nx, access, cls)) {
 		plain_page_fault(t, access, cls, true, false);
 		return;
 	}
-	for (unsigned i = 0; i < n; i++) {
-		u64 old = plain_load(t, steps[i].gpa, m->bytes), now = old | A;
-		if (i == n - 1 && access == MMU_WRITE)
-			now |= D;
-		if (old == now)
-			continue;
-		if (!(steps[i].rights & 2)) {
-			plain_violation(t, steps[i].l2_gpa, 3, steps[i].rights);
-			t->e.qualification |= BIT(7);
-			return;
-		}
-		plain_store(t, steps[i].gpa, now, m->bytes);
-	}
-	u64 offset_mask = (1ULL << shift) - 1, rights;
-	u64 page = entry & (m->bytes == 4 ? 0xfffff000 : BITS(51, 12)) & ~offset_mask;
-	if (m->bytes == 4 && level == 2)
-		page |= (entry >> 13 & 0xff) << 32;
+	if (!plain_mark(t, &p, m->bytes, access))
+		return;
+	u64 offset_mask = (1ULL << p.shift) - 1;
+	u64 page = p.leaf & (m->bytes == 4 ? 0xfffff000 : BITS(51, 12)) & ~offset_mask;
+	if (m->bytes == 4 && p.level == 2)
+		page |= (p.leaf >> 13 & 0xff) << 32;
 	u64 l2_gpa = page | (va & offset_mask);
 	t->e = (struct expected){ .kind = MMU_OK, .l2_gpa = l2_gpa };
 	u64 kind = access == MMU_READ ? 1 : access == MMU_WRITE ? 2 : 4;
