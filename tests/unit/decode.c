@@ -194,6 +194,31 @@ static void test_operands(void)
 	g_assert_cmphex(i.imm, ==, 0x1122334455667788ULL);
 }
 
+/* SDM vol. 2, table 2-1: mod 01, with an 8-bit displacement. */
+static void test_addresses16(void)
+{
+	static const struct {
+		u8 base, index, seg;
+	} forms[8] = {
+		{ RBX, RSI, SEG_DS },      { RBX, RDI, SEG_DS },      { RBP, RSI, SEG_SS },
+		{ RBP, RDI, SEG_SS },      { RSI, REG_ZERO, SEG_DS }, { RDI, REG_ZERO, SEG_DS },
+		{ RBP, REG_ZERO, SEG_SS }, { RBX, REG_ZERO, SEG_DS },
+	};
+	for (unsigned rm = 0; rm < 8; rm++) {
+		const char bytes[3] = { (char)0x8b, (char)(0x40 | rm), (char)0x85 };
+		struct insn i = one(MODE_CODE16 | MODE_STACK16, 3, bytes);
+		g_assert_cmpuint(i.base, ==, forms[rm].base);
+		g_assert_cmpuint(i.index, ==, forms[rm].index);
+		g_assert_cmpuint(i.seg, ==, forms[rm].seg);
+		g_assert_cmpuint(i.scale, ==, 0);
+		g_assert_cmpint(i.disp, ==, -0x7b);
+		g_assert_cmpuint(i.adsize, ==, 2);
+	}
+	struct insn i = ONE(MODE_CODE16 | MODE_STACK16, "\x8b\x06\x34\xf2"); /* mov ax, [0f234h] */
+	cpu.reg[REG_ZERO] = 0;
+	g_assert_cmphex(insn_ea(&cpu, &i), ==, 0xf234);
+}
+
 static void test_segment_checks(void)
 {
 	const u32 flat = MODE_CODE32 | MODE_STACK32 | MODE_FLAT, checked = MODE_CODE32 | MODE_STACK32;
@@ -297,6 +322,7 @@ int main(int argc, char **argv)
 	setup();
 	g_test_add_func("/decode/every-row-is-reached-by-an-encoding", test_every_row);
 	g_test_add_func("/decode/operand-fields-say-what-the-bytes-say", test_operands);
+	g_test_add_func("/decode/addresses-of-16-bits", test_addresses16);
 	g_test_add_func("/decode/only-flat-segments-go-unchecked", test_segment_checks);
 	g_test_add_func("/decode/too-few-bytes-ask-for-more", test_truncated);
 	g_test_add_func("/decode/sixteen-bytes-are-too-many", test_too_long);

@@ -4,6 +4,8 @@
  */
 #include "machine.h"
 
+#include <setjmp.h>
+
 enum { GATES32 = 0x9000, GDT32 = 0xa000, STACK_BASE = 0x30000, DATA_BASE = 0x40000, EXTRA_BASE = 0x50000 };
 
 static struct machine *m;
@@ -188,6 +190,114 @@ static void test_flag_words(void)
 	g_assert_cmphex(cpu_rflags(&m->cpu), ==, RFLAGS_ONE);
 }
 
+/* --- PUSHF and POPF by privilege: handlers called one by one, for no IDT of ours serves virtual-8086 mode --- */
+
+/* Runs one instruction of the current mode; the vector it raised, or -1. */
+static int execute(const char *bytes, size_t size)
+{
+	struct insn insn;
+	u8 padded[15] = { 0 };
+	memcpy(padded, bytes, size);
+	g_assert_true(insn_decode(&m->cpu, m->cpu.mode_key, padded, sizeof(padded), &insn));
+	m->cpu.pending.valid = false;
+	m->cpu.insn = &insn;
+	m->cpu.rip_start = m->cpu.reg[REG_RIP];
+	if (_setjmp(m->cpu.restart) == 0)
+		insn.exec(&m->cpu, &insn);
+	int vector = m->cpu.pending.valid ? m->cpu.pending.vector : -1;
+	m->cpu.pending.valid = false;
+	return vector;
+}
+#define EXECUTE(bytes) execute(bytes, sizeof(bytes) - 1)
+
+static void enter_v86(u64 flags, u64 cr4)
+{
+	struct x86_state s;
+	enter_real();
+	cpu_get_state(&m->cpu, &s);
+	s.cr0 |= CR0_PE;
+	s.cr4 = cr4;
+	for (unsigned i = 0; i < SEG_LDTR; i++)
+		s.seg[i].ar = 0xf3;
+	s.rflags = RFLAGS_ONE | RFLAGS_VM | flags;
+	cpu_set_state(&m->cpu, &s);
+	g_assert_cmpuint(m->cpu.mode, ==, CPU_V86);
+}
+
+static void enter_user32(u64 flags)
+{
+	struct x86_state s;
+	enter_flat32();
+	cpu_get_state(&m->cpu, &s);
+	s.seg[SEG_CS].ar = 0xc0fb;
+	s.seg[SEG_SS].ar = 0xc0f3;
+	s.rflags = RFLAGS_ONE | flags;
+	cpu_set_state(&m->cpu, &s);
+	g_assert_cmpuint(m->cpu.cpl, ==, 3);
+}
+
+/* Pops `value` into the flags; what they are then. */
+static u64 popf32(u32 value)
+{
+	u64 sp = m->cpu.reg[RSP];
+	memcpy(m->mem.host + m->cpu.seg[SEG_SS].base + sp, &value, 4);
+	g_assert_cmpint(EXECUTE("\x9d"), ==, -1);
+	g_assert_cmphex(m->cpu.reg[RSP], ==, sp + 4);
+	return cpu_rflags(&m->cpu);
+}
+
+static int popf16(u16 value)
+{
+	memcpy(m->mem.host + m->cpu.seg[SEG_SS].base + (u16)m->cpu.reg[RSP], &value, 2);
+	return EXECUTE("\x9d");
+}
+
+/* All but TF, whose trap is not at stake here. */
+#define ALL_FLAGS 0xfffffeffu
+
+static void test_popf_privilege(void)
+{
+	const u64 always = RFLAGS_ONE | RFLAGS_ARITH | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID;
+	enter_flat32();
+	g_assert_cmphex(popf32(ALL_FLAGS), ==, always | RFLAGS_IF | RFLAGS_IOPL);
+	enter_user32(0);
+	g_assert_cmphex(popf32(ALL_FLAGS), ==, always);
+	enter_user32(RFLAGS_IF);
+	g_assert_cmphex(popf32(0), ==, RFLAGS_ONE | RFLAGS_IF);
+	enter_user32(RFLAGS_IOPL);
+	g_assert_cmphex(popf32(ALL_FLAGS), ==, always | RFLAGS_IF | RFLAGS_IOPL);
+	g_assert_cmphex(popf32(0), ==, RFLAGS_ONE | RFLAGS_IOPL);
+}
+
+static void test_v86_flags(void)
+{
+	enter_v86(RFLAGS_IOPL, 0);
+	g_assert_cmpint(EXECUTE("\x9c"), ==, -1);
+	g_assert_cmphex(word(STACK_BASE + 0xffe), ==, RFLAGS_ONE | RFLAGS_IOPL);
+	g_assert_cmpint(popf16(RFLAGS_IF | RFLAGS_CF), ==, -1);
+	g_assert_cmphex(cpu_rflags(&m->cpu), ==, RFLAGS_ONE | RFLAGS_VM | RFLAGS_IOPL | RFLAGS_IF | RFLAGS_CF);
+	enter_v86(0, 0);
+	g_assert_cmpint(EXECUTE("\x9c"), ==, VEC_GP);
+	g_assert_cmpint(EXECUTE("\x9d"), ==, VEC_GP);
+	g_assert_cmphex(m->cpu.reg[RSP], ==, 0x1000);
+}
+
+static void test_v86_virtual_flags(void)
+{
+	enter_v86(RFLAGS_VIF, CR4_VME);
+	g_assert_cmpint(EXECUTE("\x9c"), ==, -1);
+	g_assert_cmphex(word(STACK_BASE + 0xffe), ==, RFLAGS_ONE | RFLAGS_IOPL | RFLAGS_IF); /* VIF shows as IF */
+	g_assert_cmpint(popf16(RFLAGS_CF), ==, -1);
+	g_assert_cmphex(cpu_rflags(&m->cpu), ==, RFLAGS_ONE | RFLAGS_VM | RFLAGS_CF);
+	g_assert_cmpint(popf16(RFLAGS_IF), ==, -1);
+	g_assert_cmphex(cpu_rflags(&m->cpu), ==, RFLAGS_ONE | RFLAGS_VM | RFLAGS_VIF);
+	g_assert_cmpint(popf16(RFLAGS_TF), ==, VEC_GP);
+	g_assert_cmpint(EXECUTE("\x66\x9c"), ==, VEC_GP); /* 32 bits have no virtual form */
+	enter_v86(RFLAGS_VIP, CR4_VME);
+	g_assert_cmpint(popf16(RFLAGS_IF), ==, VEC_GP);
+	g_assert_cmpint(popf16(0), ==, -1);
+}
+
 /* --- branches --- */
 
 GUEST(jump_back, ".code16\n .byte 0xeb, 0xfd - 5"); /* at 0: to IP -6, which is FFFAh */
@@ -369,6 +479,9 @@ int main(int argc, char **argv)
 		{ "/legacy/stack/enter-copies-frame-pointers", test_enter_leave },
 		{ "/legacy/stack/pop-addresses-with-the-new-pointer", test_pop_to_stack },
 		{ "/legacy/stack/flag-words", test_flag_words },
+		{ "/legacy/flags/popf-changes-what-privilege-allows", test_popf_privilege },
+		{ "/legacy/flags/virtual-8086-needs-iopl-3", test_v86_flags },
+		{ "/legacy/flags/vme-shows-vif-as-if", test_v86_virtual_flags },
 		{ "/legacy/branch/ip-wraps-at-16-bits", test_ip_wraps },
 		{ "/legacy/branch/running-past-the-limit-is-gp", test_code_limit },
 		{ "/legacy/branch/an-instruction-across-the-limit-is-gp", test_instruction_across_limit },
