@@ -380,19 +380,37 @@ static void put_image(struct test_case *c, u8 *data)
 	memcpy(p + 520, &comp, 8);
 }
 
-static void make_special(struct test_case *c, u8 *data)
+/* Operands in memory that random bytes seldom make interesting. */
+static void make_operand(const struct test_case *c, u8 *at)
 {
-	u8 *at = NULL;
-	if (c->memory_at >= DATA_BASE && c->memory_at + 128 <= DATA_BASE + DATA_SIZE)
-		at = data + (c->memory_at - DATA_BASE);
 	switch (c->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_VLDMXCSR:
-		if (at && !one_in(4)) /* bit 17 is AMD's misaligned mode */
+		if (!one_in(4)) /* bit 17 is AMD's misaligned mode */
 			at[2] = at[3] = 0;
-		else if (at)
+		else
 			at[2] &= 0xfd;
 		break;
+	case ZYDIS_MNEMONIC_FLD:
+	case ZYDIS_MNEMONIC_FBLD:
+		if (c->memory_size == 10 && one_in(2)) {
+			put_extended(at);
+		} else if (c->memory_size == 10) {
+			for (unsigned i = 0; i < 9; i++)
+				at[i] = (u8)(random64() % 10 << 4 | random64() % 10);
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+static void make_special(struct test_case *c, u8 *data)
+{
+	u64 sp = c->start.gpr[RSP] - DATA_BASE;
+	if (c->memory_at >= DATA_BASE && c->memory_at + 128 <= DATA_BASE + DATA_SIZE)
+		make_operand(c, data + (c->memory_at - DATA_BASE));
+	switch (c->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_FXRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR64:
 		put_image(c, data);
@@ -412,25 +430,13 @@ static void make_special(struct test_case *c, u8 *data)
 		break;
 	case ZYDIS_MNEMONIC_POPF:
 	case ZYDIS_MNEMONIC_POPFD:
-	case ZYDIS_MNEMONIC_POPFQ: {
-		/* No trap flag, no alignment checks. */
-		u64 sp = c->start.gpr[RSP] - DATA_BASE;
-		if (sp < DATA_SIZE - 8)
+	case ZYDIS_MNEMONIC_POPFQ:
+		if (sp < DATA_SIZE - 8) /* no TF, NT or AC */
 			data[sp + 1] &= 0xbe, data[sp + 2] &= 0xf9;
 		break;
-	}
 	case ZYDIS_MNEMONIC_LEAVE:
 	case ZYDIS_MNEMONIC_ENTER:
 		c->start.gpr[RBP] = DATA_BASE + 0x1400 + random64() % 64;
-		break;
-	case ZYDIS_MNEMONIC_FLD:
-	case ZYDIS_MNEMONIC_FBLD:
-		if (at && c->memory_size == 10 && one_in(2)) {
-			put_extended(at);
-		} else if (at && c->memory_size == 10) {
-			for (unsigned i = 0; i < 9; i++)
-				at[i] = (u8)(random64() % 10 << 4 | random64() % 10);
-		}
 		break;
 	default:
 		break;
