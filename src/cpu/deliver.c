@@ -197,6 +197,9 @@ static void deliver_protected(struct cpu *cpu, const struct delivery *dv)
 		return;
 	}
 	cpu->reg[REG_RIP] = dv->rip;
+	/* The TSS gets the image that a stack would. */
+	if (dv->rflags & RFLAGS_RF)
+		cpu_set_rflags(cpu, dv->rflags);
 	task_switch(cpu, (u16)(gate >> 16), TASK_GATE, dv->event->has_error, dv->event->error, dv->ext);
 }
 

@@ -7,6 +7,12 @@
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
 
+static u16 tss_word(struct cpu *cpu, u32 offset)
+{
+	u64 linear = cpu->seg[SEG_TR].base + offset;
+	return sys_read16(cpu, cpu_long_mode(cpu) ? linear : (u32)linear);
+}
+
 /* The two bytes of the bit map that hold the port's bits must lie in the TSS. */
 static bool bitmap_allows(struct cpu *cpu, u16 port, unsigned size)
 {
@@ -15,10 +21,10 @@ static bool bitmap_allows(struct cpu *cpu, u16 port, unsigned size)
 
 	if ((tr->ar & SEG_AR_UNUSABLE) || (type != DESC_TSS32 && type != DESC_TSS32_BUSY) || tr->limit < 0x67)
 		return false;
-	u32 offset = sys_read16(cpu, tr->base + 0x66) + port / 8u;
+	u32 offset = tss_word(cpu, 0x66) + port / 8u;
 	if (offset + 1 > tr->limit)
 		return false;
-	unsigned bits = sys_read16(cpu, tr->base + offset) >> (port & 7);
+	unsigned bits = tss_word(cpu, offset) >> (port & 7);
 	return !(bits & ((1u << size) - 1));
 }
 

@@ -307,6 +307,101 @@ static void test_sysret_canonical(void)
 	machine_free(m);
 }
 
+GUEST(sysenter, "sysenter\n .org sysenter + 0x100\n mov %cs, %r10d\n mov %ss, %r11d\n mov %rsp, %r12\n"
+		"pushf\n pop %r13\n lea 0x100200, %rdx\n lea 0x21000, %rcx\n rex.w sysexit\n"
+		".org sysenter + 0x200\n mov %cs, %r8d\n mov %ss, %r9d\n hlt");
+
+static void test_sysenter(void)
+{
+	struct machine *m = machine_with_segments();
+	machine_load(m, sysenter);
+	cpu_set_rflags(&m->cpu, RFLAGS_ONE | RFLAGS_IF);
+	m->cpu.msr.sysenter_cs = 0x1b; /* RPL is masked: CS 18h, SS 20h, and 38h, 40h for the way back */
+	m->cpu.msr.sysenter_esp = STACK - 0x800;
+	m->cpu.msr.sysenter_eip = CODE + 0x100;
+	machine_run(m);
+	g_assert_cmphex(m->cpu.reg[R10], ==, 0x18);
+	g_assert_cmphex(m->cpu.reg[R11], ==, 0x20);
+	g_assert_cmphex(m->cpu.reg[R12], ==, STACK - 0x800);
+	g_assert_false(m->cpu.reg[R13] & RFLAGS_IF);
+	g_assert_cmphex(m->cpu.reg[R8], ==, 0x3b);
+	g_assert_cmphex(m->cpu.reg[R9], ==, 0x43);
+	g_assert_cmphex(machine_frame(m, 4), ==, 0x21000);
+	machine_free(m);
+}
+
+GUEST(sysenter_alone, "sysenter\n hlt");
+
+static void test_sysenter_needs_cs(void)
+{
+	struct machine *m = machine_with_segments();
+	machine_load(m, sysenter_alone);
+	m->cpu.msr.sysenter_cs = 3; /* null but for the RPL */
+	machine_run(m);
+	g_assert_cmpuint(m->cpu.reg[RAX] & 0xff, ==, VEC_GP);
+	g_assert_cmphex(machine_frame(m, 1), ==, CODE);
+	machine_free(m);
+}
+
+GUEST(nested_iret, "pushf\n orl $0x4000, (%rsp)\n popf\n iretq\n hlt");
+
+/* There is no task to go back to in long mode. */
+static void test_iret_nested_task(void)
+{
+	struct machine *m = machine_with_segments();
+	machine_load(m, nested_iret);
+	machine_run(m);
+	g_assert_cmpuint(m->cpu.reg[RAX] & 0xff, ==, VEC_GP);
+	g_assert_cmphex(machine_frame(m, 1), ==, CODE + 9);
+	machine_free(m);
+}
+
+GUEST(iret_frame, "push %r8\n push %r9\n push %r10\n push %r11\n push %r12\n iretq\n"
+		  ".org iret_frame + 0x100\n mov $0x77, %ecx\n hlt");
+
+/* IRETQ's checks, each with the frame that breaks just it. */
+static void test_iret_checks(void)
+{
+	static const struct {
+		u64 ss, cs, rip;
+		unsigned vector; /* 0: none */
+		u32 error;
+	} cases[] = {
+		{ 0x10, CODE64, CODE + 0x100, 0, 0 },
+		{ 0, CODE64, CODE + 0x100, 0, 0 },                              /* null SS in ring 0 */
+		{ 3, CODE64, CODE + 0x100, VEC_GP, 0 },                         /* but with its RPL */
+		{ 0x10, 0, CODE + 0x100, VEC_GP, 0 },                           /* null CS */
+		{ 0x10, 0x10, CODE + 0x100, VEC_GP, 0x10 },                     /* data */
+		{ 0x10, 0x68, CODE + 0x100, VEC_GP, 0x68 },                     /* beyond the table */
+		{ 8, CODE64, CODE + 0x100, VEC_GP, 8 },                         /* code as stack */
+		{ USER_DATA, CODE64, CODE + 0x100, VEC_GP, USER_DATA & ~3 },    /* ring of SS */
+		{ 0x10, CODE64, 1ULL << 47, VEC_GP, 0 },                        /* not canonical */
+		{ 0, USER_CODE, CODE + 0x100, VEC_GP, 0 },                      /* null SS in ring 3 */
+		{ 0x10, USER_CODE & ~3, CODE + 0x100, VEC_GP, USER_CODE & ~3 }, /* DPL 3, RPL 0 */
+	};
+	struct machine *m = machine_with_segments();
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		machine_set_long_mode(m);
+		m->cpu.gdtr.limit = GDT_LIMIT;
+		machine_load(m, iret_frame);
+		m->cpu.reg[R8] = cases[i].ss;
+		m->cpu.reg[R9] = STACK;
+		m->cpu.reg[R10] = RFLAGS_ONE;
+		m->cpu.reg[R11] = cases[i].cs;
+		m->cpu.reg[R12] = cases[i].rip;
+		m->cpu.reg[RAX] = m->cpu.reg[RCX] = 0;
+		machine_run(m);
+		g_assert_cmpuint(m->cpu.reg[RCX], ==, cases[i].vector ? 0 : 0x77);
+		g_assert_cmpuint(m->cpu.reg[RAX] & 0xff, ==, cases[i].vector);
+		if (cases[i].vector) {
+			g_assert_cmphex(machine_frame(m, 0), ==, cases[i].error);
+			g_assert_cmphex(machine_frame(m, 1), ==, CODE + 10);
+			g_assert_cmphex(machine_frame(m, 4), ==, STACK - 40); /* RSP as before the IRET */
+		}
+	}
+	machine_free(m);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -323,5 +418,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/segment/lar-lsl-verr-verw", test_lar_lsl);
 	g_test_add_func("/segment/syscall-and-sysret-switch-rings", test_syscall);
 	g_test_add_func("/segment/sysret-refuses-a-non-canonical-rip", test_sysret_canonical);
+	g_test_add_func("/segment/sysenter-and-sysexit-switch-rings", test_sysenter);
+	g_test_add_func("/segment/sysenter-needs-a-code-segment", test_sysenter_needs_cs);
+	g_test_add_func("/segment/iret-of-a-nested-task-faults-in-long-mode", test_iret_nested_task);
+	g_test_add_func("/segment/iret-checks-its-frame", test_iret_checks);
 	return g_test_run();
 }

@@ -119,6 +119,18 @@ static void test_error_code(void)
 	machine_free(m);
 }
 
+/* A fault through a task gate saves RF in the old task, so that its instruction restarts past a breakpoint. */
+static void test_gate_saves_rf(void)
+{
+	struct machine *m = machine_with_tasks();
+	machine_write_u64(m, IDT + 8 * VEC_UD, (u64)NEW_TSS << 16 | 0x85ULL << 40);
+	cpu_deliver(&m->cpu, &(struct event){ .valid = true, .vector = VEC_UD, .type = EVENT_EXCEPTION });
+	check_new_task(m);
+	g_assert_cmphex(read_u32(m, OLD_BASE + 0x24), ==, RFLAGS_ONE | RFLAGS_IF | RFLAGS_RF);
+	g_assert_cmphex(read_u32(m, OLD_BASE + 0x20), ==, CODE);
+	machine_free(m);
+}
+
 static void check_fault(struct machine *m, u16 selector, enum task_source source, unsigned vector, u32 error)
 {
 	g_assert_false(switch_to(m, selector, source));
@@ -216,6 +228,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/task/jump-saves-and-loads-every-register", test_jump);
 	g_test_add_func("/task/call-links-and-iret-returns", test_call_and_iret);
 	g_test_add_func("/task/error-code-is-pushed-on-the-new-stack", test_error_code);
+	g_test_add_func("/task/gate-saves-rf-of-a-fault", test_gate_saves_rf);
 	g_test_add_func("/task/early-faults-belong-to-the-old-task", test_early_faults);
 	g_test_add_func("/task/late-faults-belong-to-the-new-task", test_late_faults);
 	g_test_add_func("/task/virtual-8086-task", test_v86_task);
