@@ -5,6 +5,7 @@
 enum { INDEXES = 32, SLOTS = 16 * INDEXES };
 
 _Static_assert(sizeof(struct vmcs) == 784, "the layout of VMCS regions changed: so must VMCS_REVISION");
+_Static_assert(offsetof(struct vmcs, host_sysenter_cs) + 8 <= sizeof(struct vmcs), "");
 _Static_assert(offsetof(struct vmcs, abort) == VMCS_ABORT_OFFSET, "");
 _Static_assert(offsetof(struct vmcs, launch) == VMCS_LAUNCH_OFFSET, "");
 
@@ -29,17 +30,31 @@ const struct vmcs_field *vmcs_field_find(u64 encoding)
 	return field->name ? field : NULL;
 }
 
+/*
+ * Fields are read and written as 8 bytes of which a mask picks the field's: the widest ones come last in struct vmcs,
+ * so that this never leaves it.
+ */
+static u64 field_mask(const struct vmcs_field *field)
+{
+	return ~0ULL >> (64 - 8 * field->bytes);
+}
+
 u64 vmcs_field_read(const struct vmcs *vmcs, const struct vmcs_field *field, u64 encoding)
 {
-	u64 value = 0;
-	memcpy(&value, (const u8 *)vmcs + field->offset, field->bytes);
+	u64 value;
+	memcpy(&value, (const u8 *)vmcs + field->offset, sizeof(value));
+	value &= field_mask(field);
 	return VMCS_HIGH(encoding) ? value >> 32 : value;
 }
 
 void vmcs_field_write(struct vmcs *vmcs, const struct vmcs_field *field, u64 encoding, u64 value)
 {
-	if (VMCS_HIGH(encoding))
-		memcpy((u8 *)vmcs + field->offset + 4, &value, 4);
-	else
-		memcpy((u8 *)vmcs + field->offset, &value, field->bytes);
+	u64 old, mask = field_mask(field);
+	if (VMCS_HIGH(encoding)) {
+		mask = BITS(63, 32);
+		value <<= 32;
+	}
+	memcpy(&old, (u8 *)vmcs + field->offset, sizeof(old));
+	value = (old & ~mask) | (value & mask);
+	memcpy((u8 *)vmcs + field->offset, &value, sizeof(value));
 }

@@ -132,6 +132,7 @@ void vmx_caps_init(struct vmx *vmx)
 	set(vmx, MSR_VMX_CR0_FIXED1, BITS(31, 0));
 	set(vmx, MSR_VMX_CR4_FIXED0, CR4_VMXE);
 	set(vmx, MSR_VMX_CR4_FIXED1, cr4_allowed(vmx));
+	vmx->linear_bits = cr4_allowed(vmx) & CR4_LA57 ? 57 : 48;
 	set(vmx, MSR_VMX_VMCS_ENUM, VMCS_INDEX_MAX << 1);
 	set(vmx, MSR_VMX_EPT_VPID,
 	    EPT_EXECUTE_ONLY | EPT_WALK4 | EPT_UC | EPT_WB | EPT_2M | EPT_1G | EPT_INVEPT | EPT_AD | EPT_INVEPT_TYPES |

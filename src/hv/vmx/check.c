@@ -2,7 +2,6 @@
  * Running the tables of entry checks, and what several of them share.
  */
 #include "hv/vmx/vmx.h"
-#include "x86/feature.h"
 
 /* vmcs_selector() and its kin index these fields by enum seg. */
 _Static_assert(offsetof(struct vmcs, guest_tr_selector) - offsetof(struct vmcs, guest_es_selector) == SEG_TR * 2, "");
@@ -54,20 +53,9 @@ u8 vmx_checks_of_field(u64 encoding)
 	}
 }
 
-bool vmx_address_fits(const struct vmx *vmx, u64 address)
-{
-	return !(address >> vmx->cpu->config->phys_bits);
-}
-
 bool vmx_address_ok(const struct vmx *vmx, u64 address, u64 alignment)
 {
 	return !(address & (alignment - 1)) && vmx_address_fits(vmx, address);
-}
-
-bool vmx_canonical(const struct vmx *vmx, u64 va)
-{
-	bool la57 = vmx_cap(vmx, MSR_VMX_CR4_FIXED1) & CR4_LA57;
-	return sign_extend(va, la57 ? 57 : 48) == va;
 }
 
 /* Each byte one of UC, WC, WT, WP, WB, UC- (SDM vol. 3, 12.12.2). */

@@ -45,6 +45,7 @@ struct vmx {
 	struct cpu *cpu;
 	u64 caps[MSR_VMX_END - MSR_VMX_BASIC]; /* fixed after init */
 	u64 feature_control;
+	u8 linear_bits; /* of the widest linear address */
 	bool on;        /* in VMX operation, root or not */
 	bool init_held; /* an INIT came in root operation */
 	gpa_t vmxon;    /* the VMXON pointer while `on` */
@@ -171,9 +172,19 @@ const struct vmx_check *vmx_check_memory(const struct vmx_check *table, const st
 u8 vmx_checks_of_field(u64 encoding);
 
 /* Helpers of several tables. */
-bool vmx_address_fits(const struct vmx *vmx, u64 address); /* no bit above the physical-address width */
+/* No bit above the physical-address width. */
+static inline bool vmx_address_fits(const struct vmx *vmx, u64 address)
+{
+	return !(address >> vmx->cpu->config->phys_bits);
+}
+
+/* Canonical for the widest linear address of this CPU, whatever paging is on. */
+static inline bool vmx_canonical(const struct vmx *vmx, u64 va)
+{
+	return sign_extend(va, vmx->linear_bits) == va;
+}
+
 bool vmx_address_ok(const struct vmx *vmx, u64 address, u64 alignment);
-bool vmx_canonical(const struct vmx *vmx, u64 va); /* for the widest linear address of this CPU */
 bool vmx_pat_valid(u64 pat);
 bool vmx_pdptes_valid(const struct vmx *vmx, const u64 pdpte[4]);
 
