@@ -50,11 +50,17 @@ static u64 irq_read(void *device, u64 offset, unsigned size)
 	return 0;
 }
 
+static void set_line(struct testdev *dev, unsigned gsi, bool level)
+{
+	dev->raised = level ? dev->raised | 1u << gsi : dev->raised & ~(1u << gsi);
+	if (dev->gsi.set)
+		dev->gsi.set(dev->gsi.controller, gsi, level);
+}
+
 static void irq_write(void *device, u64 offset, unsigned size, u64 value)
 {
-	struct testdev *dev = device;
-	if (dev->gsi.set && offset < TESTDEV_IRQS)
-		dev->gsi.set(dev->gsi.controller, (unsigned)offset, value & 1);
+	if (offset < TESTDEV_IRQS)
+		set_line(device, (unsigned)offset, value & 1);
 }
 
 static u64 iomem_read(void *device, u64 offset, unsigned size)
@@ -78,6 +84,9 @@ void testdev_reset(struct testdev *dev)
 {
 	dev->echo = 0;
 	memset(dev->iomem, 0, sizeof(dev->iomem));
+	for (unsigned gsi = 0; gsi < TESTDEV_IRQS; gsi++)
+		if (dev->raised & 1u << gsi)
+			set_line(dev, gsi, false);
 }
 
 void testdev_init(struct testdev *dev, struct irq_line gsi, void (*console)(void *opaque, u8 byte), void *opaque)
@@ -85,6 +94,7 @@ void testdev_init(struct testdev *dev, struct irq_line gsi, void (*console)(void
 	dev->gsi = gsi;
 	dev->console = console;
 	dev->opaque = opaque;
+	dev->raised = 0;
 	testdev_reset(dev);
 }
 

@@ -20,6 +20,7 @@ enum { TESTDEV_ECHO = 0xe0, TESTDEV_FLUSH = 0xe4, TESTDEV_CONSOLE = 0xf1, TESTDE
 
 struct testdev {
 	u32 echo;
+	u32 raised; /* lines that the guest has up, bit n is GSI n */
 	u8 iomem[TESTDEV_IOMEM_SIZE];
 	struct irq_line gsi;                    /* input is ignored: the device passes the GSI */
 	void (*console)(void *opaque, u8 byte); /* may be NULL */

@@ -10,13 +10,22 @@
 
 /* --- interrupt lines --- */
 
+/* Devices drive their lines more often than they change them, and telling costs a system call. */
+static void tell_engine(struct board *board, unsigned gsi, bool level)
+{
+	u32 bit = (u32)BIT(gsi % 32);
+	if (!board->engine || !(board->gsi_levels & bit) == !level)
+		return;
+	board->gsi_levels ^= bit;
+	board->engine_ops->irq(board->engine, gsi, level);
+}
+
 /* An I/O APIC pin, and the PIC's input of the same number. */
 static void set_gsi(void *opaque, unsigned gsi, bool level)
 {
 	struct board *board = opaque;
 	if (board->engine_ops->has_irqchip) {
-		if (board->engine)
-			board->engine_ops->irq(board->engine, gsi, level);
+		tell_engine(board, gsi, level);
 		return;
 	}
 	ioapic_set_irq(&board->ioapic, gsi, level);

@@ -73,6 +73,7 @@ struct board {
 	unsigned cpus;
 	const struct engine_ops *engine_ops;
 	struct engine *engine; /* set by the VM once created; lines of in-kernel interrupt chips go there */
+	u32 gsi_levels;        /* what the engine was last told */
 	const struct board_ops *ops;
 	void *opaque;
 };
