@@ -122,12 +122,15 @@
 		host_##op##bits(cpu, get_mem##bits(cpu, insn), (u##bits)insn->imm);                                    \
 	}
 
-/* One operand. Flags go in, for INC and DEC keep CF and NOT keeps all. */
-#define FORMS_UNARY(op, bits, suffix)                                                                                  \
+/*
+ * One operand. `in` and `out` are the assembly around the operation for the flags: INC and DEC keep CF, so it goes in;
+ * NOT touches none.
+ */
+#define FORMS_UNARY(op, bits, suffix, in, out)                                                                         \
 	static inline u##bits host_##op##bits(u##bits d, u16 *f)                                                       \
 	{                                                                                                              \
 		u16 ax = *f;                                                                                           \
-		asm(HOST_FLAGS_IN #op " %[d]" HOST_FLAGS_OUT : [d] "+r"(d), "+&a"(ax) : : "cc");                       \
+		asm(in #op " %[d]" out : [d] "+r"(d), "+&a"(ax) : : "cc");                                             \
 		*f = ax;                                                                                               \
 		return d;                                                                                              \
 	}                                                                                                              \
@@ -152,7 +155,7 @@
 		u64 copy, linear = access_linear(cpu, insn, bits / 8, MMU_WRITE);                                      \
 		u8 *p = lock_begin##bits(cpu, linear, &copy);                                                          \
 		u16 ax = cpu->arith;                                                                                   \
-		asm volatile(HOST_FLAGS_IN "lock " #op suffix " %[d]" HOST_FLAGS_OUT                                   \
+		asm volatile(in "lock " #op suffix " %[d]" out                                                         \
 			     : [d] "+m"(*(u##bits *)p), "+&a"(ax)                                                      \
 			     :                                                                                         \
 			     : "cc", "memory");                                                                        \
@@ -160,49 +163,53 @@
 		cpu->arith = ax;                                                                                       \
 	}
 
-#define SIZES(form, op)                                                                                                \
+/* clang-format off */
+#define SIZES(form, op) { op##8##form, op##16##form, op##32##form, op##64##form }
+#define ALL_SIZES(make, ...) \
+	make(__VA_ARGS__, 8) make(__VA_ARGS__, 16) make(__VA_ARGS__, 32) make(__VA_ARGS__, 64)
+
+#define SELECT(op)                                                                                                     \
+	bool select_##op(const struct decode *d, struct insn *insn)                                                    \
 	{                                                                                                              \
-		op##8##form, op##16##form, op##32##form, op##64##form                                                  \
+		return select_form(d, insn, op##_forms);                                                               \
 	}
 
 #define BINARY(op, host)                                                                                               \
-	host(op, 8) host(op, 16) host(op, 32) host(op, 64) FORMS_BINARY(op, 8) FORMS_BINARY(op, 16)                    \
-		FORMS_BINARY(op, 32) FORMS_BINARY(op, 64) static form_table op##_forms = {                             \
-			[FORM_RR] = SIZES(_rr, op),   [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),          \
-			[FORM_RI] = SIZES(_ri, op),   [FORM_MI] = SIZES(_mi, op), [FORM_LMR] = SIZES(_lmr, op),        \
-			[FORM_LMI] = SIZES(_lmi, op),                                                                  \
-		};                                                                                                     \
-	bool select_##op(const struct decode *d, struct insn *insn)                                                    \
-	{                                                                                                              \
-		return select_form(d, insn, op##_forms);                                                               \
-	}
+	ALL_SIZES(host, op)                                                                                            \
+	ALL_SIZES(FORMS_BINARY, op)                                                                                    \
+	static form_table op##_forms = {                                                                               \
+		[FORM_RR] = SIZES(_rr, op),                                                                            \
+		[FORM_RM] = SIZES(_rm, op),                                                                            \
+		[FORM_MR] = SIZES(_mr, op),                                                                            \
+		[FORM_RI] = SIZES(_ri, op),                                                                            \
+		[FORM_MI] = SIZES(_mi, op),                                                                            \
+		[FORM_LMR] = SIZES(_lmr, op),                                                                          \
+		[FORM_LMI] = SIZES(_lmi, op),                                                                          \
+	};                                                                                                             \
+	SELECT(op)
 
 #define COMPARE(op)                                                                                                    \
-	FORMS_COMPARE(op, 8)                                                                                           \
-	FORMS_COMPARE(op, 16)                                                                                          \
-	FORMS_COMPARE(op, 32)                                                                                          \
-	FORMS_COMPARE(op, 64) static form_table op##_forms = {                                                         \
-		[FORM_RR] = SIZES(_rr, op), [FORM_RM] = SIZES(_rm, op), [FORM_MR] = SIZES(_mr, op),                    \
-		[FORM_RI] = SIZES(_ri, op), [FORM_MI] = SIZES(_mi, op),                                                \
+	ALL_SIZES(FORMS_COMPARE, op)                                                                                   \
+	static form_table op##_forms = {                                                                               \
+		[FORM_RR] = SIZES(_rr, op),                                                                            \
+		[FORM_RM] = SIZES(_rm, op),                                                                            \
+		[FORM_MR] = SIZES(_mr, op),                                                                            \
+		[FORM_RI] = SIZES(_ri, op),                                                                            \
+		[FORM_MI] = SIZES(_mi, op),                                                                            \
 	};                                                                                                             \
-	bool select_##op(const struct decode *d, struct insn *insn)                                                    \
-	{                                                                                                              \
-		return select_form(d, insn, op##_forms);                                                               \
-	}
+	SELECT(op)
 
-#define UNARY(op)                                                                                                      \
-	FORMS_UNARY(op, 8, "b")                                                                                        \
-	FORMS_UNARY(op, 16, "w")                                                                                       \
-	FORMS_UNARY(op, 32, "l")                                                                                       \
-	FORMS_UNARY(op, 64, "q") static form_table op##_forms = {                                                      \
+#define UNARY(op, in, out)                                                                                             \
+	FORMS_UNARY(op, 8, "b", in, out)                                                                               \
+	FORMS_UNARY(op, 16, "w", in, out)                                                                              \
+	FORMS_UNARY(op, 32, "l", in, out)                                                                              \
+	FORMS_UNARY(op, 64, "q", in, out)                                                                              \
+	static form_table op##_forms = {                                                                               \
 		[FORM_R] = SIZES(_r, op),                                                                              \
 		[FORM_M] = SIZES(_m, op),                                                                              \
 		[FORM_LM] = SIZES(_lm, op),                                                                            \
 	};                                                                                                             \
-	bool select_##op(const struct decode *d, struct insn *insn)                                                    \
-	{                                                                                                              \
-		return select_form(d, insn, op##_forms);                                                               \
-	}
+	SELECT(op)
 
 BINARY(add, HOST_BINARY)
 BINARY(or, HOST_BINARY)
@@ -213,7 +220,8 @@ BINARY(sub, HOST_BINARY)
 BINARY(xor, HOST_BINARY)
 COMPARE(cmp)
 COMPARE(test)
-UNARY(inc)
-UNARY(dec)
-UNARY(neg)
-UNARY(not )
+UNARY(inc, "sahf\n\t", HOST_FLAGS_OUT)
+UNARY(dec, "sahf\n\t", HOST_FLAGS_OUT)
+UNARY(neg, "", HOST_FLAGS_OUT)
+UNARY(not, "", "")
+/* clang-format on */
