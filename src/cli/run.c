@@ -24,6 +24,7 @@
 struct run {
 	struct run_options options;
 	struct vm_config config;
+	char engine_reason[ENGINE_REASON_MAX];
 	FILE *stats_file; /* NULL unless --stats */
 	int status;
 };
@@ -91,18 +92,31 @@ static int open_stats(struct run *run)
 	return 0;
 }
 
-/* Inputs before outputs, so that a mistake in the former leaves no empty file behind. */
-static int open_all(struct run *run)
+static int read_inputs(struct run *run)
 {
 	const struct run_options *options = &run->options;
 	int status = image_read("kernel", options->kernel, options->memory, &run->config.kernel);
 	if (!status && options->initrd)
 		status = image_read("initrd", options->initrd, options->memory, &run->config.initrd);
-	if (!status)
-		status = open_serial(run);
-	if (!status)
-		status = open_stats(run);
 	return status;
+}
+
+static int choose_engine(struct run *run)
+{
+	int status = 0;
+	run->config.engine = engines_choose(&run->options, run->engine_reason, &status);
+	return run->config.engine ? 0 : cli_fail(status, "run: %s", run->engine_reason);
+}
+
+/* After all that may turn out wrong, so that a mistake leaves no empty file behind. */
+static int open_outputs(struct run *run)
+{
+	struct vm_error error;
+	bool creates_files = run->options.serial_path || run->options.stats_path;
+	if (creates_files && !vm_check(&run->config, &error))
+		return cli_fail(error.status, "run: %s", error.text);
+	int status = open_serial(run);
+	return status ? status : open_stats(run);
 }
 
 /* --- The end --- */
@@ -172,22 +186,21 @@ static int run_vm(struct run *run, struct vm *vm)
 
 static int start(struct run *run)
 {
-	const struct run_options *options = &run->options;
-	char reason[ENGINE_REASON_MAX];
 	struct vm_error error;
-	int status = open_all(run);
+	int status = read_inputs(run);
+	if (!status)
+		status = choose_engine(run);
+	if (!status)
+		status = open_outputs(run);
 	if (status)
 		return status;
-	run->config.engine = engines_choose(options, reason, &status);
-	if (!run->config.engine)
-		return cli_fail(status, "run: %s", reason);
-	if (options->engine == ENGINE_AUTO)
-		cli_say("%s", reason);
-	if (!options->no_sandbox)
+	if (!run->options.no_sandbox)
 		sandbox_enter(run->config.engine == &engine_kvm);
 	struct vm *vm = vm_create(&run->config, &error);
 	if (!vm)
 		return cli_fail(error.status, "run: %s", error.text);
+	if (run->options.engine == ENGINE_AUTO)
+		cli_say("%s", run->engine_reason);
 	status = run_vm(run, vm);
 	vm_destroy(vm);
 	return status;

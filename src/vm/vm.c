@@ -434,6 +434,26 @@ static bool check_config(const struct vm_config *config, struct vm_error *error)
 	return true;
 }
 
+bool vm_check(const struct vm_config *config, struct vm_error *error)
+{
+	struct mem mem;
+	if (!check_config(config, error))
+		return false;
+	int err = mem_init(&mem, config->memory);
+	if (err)
+		return fail(error, VM_STATUS_FAILED, "cannot map guest memory: %s", strerror(-err));
+	struct boot b = {
+		.mem = &mem,
+		.kernel = &config->kernel,
+		.initrd = &config->initrd,
+		.cmdline = config->append,
+		.error = error,
+	};
+	bool loads = boot_load(&b);
+	mem_destroy(&mem);
+	return loads;
+}
+
 static bool open_descriptors(struct vm *vm, struct vm_error *error)
 {
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -58,6 +58,12 @@ struct vm_error {
 	char text[320];
 };
 
+/*
+ * Would the images load? Loads them into memory of its own, with no engine and no threads, so that a front knows before
+ * it creates files. false with *error filled.
+ */
+bool vm_check(const struct vm_config *config, struct vm_error *error);
+
 /* NULL on failure, with *error filled. Nothing is left behind. */
 struct vm *vm_create(const struct vm_config *config, struct vm_error *error);
 

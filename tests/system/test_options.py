@@ -287,9 +287,12 @@ def test_statistics_into_the_serial_file_are_refused():
 
 
 def test_bad_input_leaves_no_file_behind():
-    path = absent() + "-log"
-    refused("--kernel", absent(), "--serial", "file:" + path, status=3, pattern="No such file")
-    expect(not os.path.exists(path))
+    log, stats = absent() + "-log", absent() + "-stats"
+    outputs = ("--serial", "file:" + log, "--stats=json:" + stats)
+    refused("--kernel", absent(), *outputs, status=3, pattern="No such file")
+    refused("--kernel", scratch(b"no kernel"), "--engine", "soft", *outputs, pattern=r"file\d+")
+    refused("--kernel", KERNEL, "--engine", "soft", "--nested", "amd-v", *outputs, pattern="cannot run")
+    expect(not os.path.exists(log) and not os.path.exists(stats))
 
 
 main(globals())
