@@ -237,7 +237,7 @@ bool mxcsr_select(const struct decode *d, struct insn *insn)
 
 static u8 *vector_byte(struct cpu *cpu, unsigned reg, unsigned at)
 {
-	return at < 16 ? fpu_xmm(cpu, reg) + at : cpu->fpu.ymm_high[reg] + at - 16;
+	return at < 16 ? fpu_xmm(cpu, reg) + at : &cpu->fpu.ymm_high[reg][at - 16];
 }
 
 /* The top bit of an element of `size` bytes. */
