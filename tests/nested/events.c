@@ -149,6 +149,17 @@ static void test_vectoring(void)
 	CHECK_EQUAL("vectoring-is-the-exception", vmread(F(vectoring_event)),
 		    VALID | EVENT_TYPE_HARDWARE << 8 | EVENT_INFO_ERROR | GP);
 	CHECK_EQUAL("vectoring-error-code", vmread(F(vectoring_error)), 0x40);
+	vmcs_set(F(pin_controls), PIN_NMI | PIN_VIRTUAL_NMIS);
+	vmwrite(F(entry_event), VALID | EVENT_TYPE_NMI << 8 | NMI);
+	CHECK_EQUAL("and-with-an-nmi", vmx_run(), EXIT_EPT_VIOLATION);
+	CHECK_EQUAL("vectoring-is-the-nmi", vmread(F(vectoring_event)), VALID | EVENT_TYPE_NMI << 8 | NMI);
+	CHECK_EQUAL("its-delivery-blocks-virtual-nmis", vmread(F(guest_interruptibility)), INTR_STATE_NMI);
+	handlers[NMI] = note;
+	forget();
+	send_self_nmi();
+	let_come();
+	CHECK_EQUAL("but-none-in-root", seen.count, 1);
+	handlers[NMI] = NULL;
 	ept_make();
 	invept(2, 0);
 	vmwrite(F(entry_event), 0);
@@ -473,6 +484,9 @@ static void test_activity(void)
 void guest_main(void)
 {
 	apic_write(SVR, 0x1ff);
+	/* The PICs' interrupts would come on the vectors of exceptions. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
 	vmx_start();
 	test_injection();
 	test_injection_is_not_intercepted();

@@ -243,8 +243,6 @@ static void inject(struct cpu *cpu, struct vmx *vmx)
 		vmx->virtual_nmi_blocked = true;
 	TRACE(exits, "entry injects vector %u type %d", e.vector, e.type);
 	cpu_deliver(cpu, &e);
-	if (e.type == EVENT_NMI && vmx_pin(vmx, PIN_VIRTUAL_NMIS))
-		cpu->nmi_blocked = false;
 }
 
 /* --- the whole --- */

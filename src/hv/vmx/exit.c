@@ -281,6 +281,9 @@ void vmx_exit(struct cpu *cpu, const struct vmx_exit *x)
 	struct vmcs *v = &vmx->vmcs;
 	cpu->counters.vm_exits++;
 	cpu->counters.exit_reason[x->reason % COUNTERS_EXIT_REASONS]++;
+	/* The delivery of an injected NMI blocked NMIs: with virtual NMIs that is the guest's own affair. */
+	if (vmx_pin(vmx, PIN_VIRTUAL_NMIS))
+		cpu->nmi_blocked = false;
 	record(cpu, vmx, x);
 	save_guest(cpu, vmx, x);
 	TRACE(exits, "exit %s rip %llx qualification %llx event %x vectoring %x", exit_reason_name(x->reason),

@@ -81,9 +81,12 @@ void vmx_stage2_fault(struct cpu *cpu, u64 va, const struct mmu_result *fault)
 
 /* --- NMIs --- */
 
+/* With virtual NMIs, the guest's blocking is in virtual_nmi_blocked and real NMIs are never blocked. */
 void vmx_nmi(struct cpu *cpu)
 {
-	if (cpu->nmi_blocked || !vmx_pin(vmx_of(cpu), PIN_NMI))
+	const struct vmx *vmx = vmx_of(cpu);
+	bool blocked = cpu->nmi_blocked && !vmx_pin(vmx, PIN_VIRTUAL_NMIS);
+	if (blocked || !vmx_pin(vmx, PIN_NMI))
 		return;
 	cpu_attended(cpu, ATTEND_NMI);
 	vmx_exit(cpu, &(struct vmx_exit){
