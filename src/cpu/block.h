@@ -1,13 +1,14 @@
 /*
  * Blocks: runs of decoded instructions, keyed by RAM offset and mode, so that any virtual alias, process or guest level
- * shares them. A block ends at control flow, at a page's end, or after BLOCK_MAX instructions. Code outside RAM and
- * instructions across pages run from a one-instruction scratch block decoded each time (or checked each time).
+ * shares them. A block ends at control flow, at a page's end, or after BLOCK_MAX instructions. Code outside RAM,
+ * instructions across pages and code that changes all the time run one by one, each compared with its bytes first.
  *
  * Invalidation: a page with blocks has PAGE_HAS_CODE; a write to it ends in block_code_written(), which drops the
- * blocks whose bytes change. Dropped blocks are unlinked at once and freed at the next quiescent point (the top of
- * cpu_run()'s loop), since the running one may be among them; the running block is left after the writing instruction.
+ * blocks whose bytes change. Dropped blocks are unlinked at once, and left after the writing instruction if one runs;
+ * their memory is taken back when the whole cache is emptied, which happens only between blocks. The tables beside the
+ * blocks know 64-byte lines, so that data beside code drops nothing.
  *
- * Owner: one cache per CPU for now; other CPUs' writes reach it through mem->code_written.
+ * Owner: one cache per CPU for now, used by the CPU's thread alone; block_code_written() may come from any thread.
  */
 #ifndef STRATA_CPU_BLOCK_H
 #define STRATA_CPU_BLOCK_H
@@ -25,7 +26,7 @@
 #define MODE_V86      0x040
 #define MODE_FLAT     0x080 /* protected mode: CS, DS, ES, SS have base 0, limit 4 GiB, read/write: no checks needed */
 #define MODE_NON_ROOT 0x100 /* rows with intercepts ask hv */
-#define MODE_STEP     0x200 /* TF or a debug/HV reason: blocks of one instruction */
+#define MODE_STEP     0x200 /* TF or a debug/HV reason: one instruction at a time; the same blocks serve it */
 
 enum { BLOCK_MAX = 64 };
 

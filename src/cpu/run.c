@@ -196,6 +196,7 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 /* Whatever keeps the loop from going straight on. Returns like cpu_attend_events(). */
 static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 {
+	cpu->blocks->running = NULL; /* what throws from here is no instruction of it */
 	if (cpu->attention & ATTEND_CODE)
 		cpu_attended(cpu, ATTEND_CODE);
 	if (cpu->blocks->flush_wanted)

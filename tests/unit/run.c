@@ -84,6 +84,35 @@ static void test_stop(void *fixture, const void *unused)
 	g_assert_cmpuint(m->cpu.reg[RAX], >, before);
 }
 
+static bool raised;
+
+static bool one_interrupt(void *opaque)
+{
+	return raised;
+}
+
+static int take_vector_2(void *opaque)
+{
+	raised = false;
+	return VEC_NMI; /* any vector with a handler: external interrupts may use them all */
+}
+
+GUEST(interrupted, "sti\n nop\n inc %rcx\n inc %rcx\n jmp 1f\n1: hlt");
+
+static void test_interrupt(void *fixture, const void *unused)
+{
+	machine_load(m, interrupted);
+	m->platform.interrupt_pending = one_interrupt;
+	m->platform.ack_interrupt = take_vector_2;
+	raised = true;
+	cpu_attend(&m->cpu, ATTEND_INTR);
+	machine_run(m);
+	g_assert_cmpuint(m->cpu.reg[RAX] & 0xff, ==, VEC_NMI);
+	g_assert_cmphex(machine_frame(m, 0), ==, CODE + 2); /* behind the NOP, which the shadow of STI covered */
+	g_assert_cmpuint(m->cpu.reg[RCX], ==, 0);
+	g_assert_cmpuint(m->cpu.counters.instructions, ==, 2 + 3);
+}
+
 /* --- code that changes --- */
 
 /* The second byte of `mov $1, %al` becomes 7 before it runs, in the same block. */
@@ -433,6 +462,7 @@ int main(int argc, char **argv)
 		{ "/run/blocks-have-a-largest-size", test_long_block },
 		{ "/run/a-fault-inside-a-block-is-precise", test_fault_inside },
 		{ "/run/attention-from-a-thread-stops-it", test_stop },
+		{ "/run/an-interrupt-waits-for-the-shadow-of-sti", test_interrupt },
 		{ "/code/patching-ahead-in-the-running-block-is-seen", test_patch_ahead },
 		{ "/code/patching-a-subroutine-is-seen-each-time", test_patch_callee },
 		{ "/code/a-page-patched-often-keeps-no-blocks", test_patch_often },
