@@ -57,12 +57,22 @@ static u64 next_page(const struct cpu *cpu, u64 linear, unsigned first)
 	return cpu->mode == CPU_LONG || linear >> 32 ? next : (u32)next;
 }
 
-/* Alignment that #AC checks for (SDM vol. 3, table 6-7): the size itself where it is a power of two, else 4 or 8. */
+/* Alignment that #AC checks for (SDM vol. 3, table 6-7): the size itself where it is a power of two. */
 static unsigned required_alignment(unsigned size)
 {
-	if (size > 16)
-		return 1;
-	return size & (size - 1) ? (size > 8 ? 8 : size > 4 ? 4 : 2) : size;
+	switch (size) {
+	case 14: /* FLDENV, FSTENV */
+		return 2;
+	case 6: /* far pointers */
+	case 28:
+		return 4;
+	case 10: /* extended precision */
+		return 8;
+	case 32: /* as processors do; the table ends with 16 */
+		return 16;
+	default:
+		return size <= 16 && !(size & (size - 1)) ? size : 1;
+	}
 }
 
 static void check_alignment(struct cpu *cpu, u64 linear, unsigned size, enum mmu_class cls)

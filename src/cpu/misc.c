@@ -45,15 +45,13 @@ static void exec_bound(struct cpu *cpu, const struct insn *insn)
 	i64 index, low, high;
 
 	if (size == 2) {
-		u32 pair = mem_read32(cpu, linear);
 		index = (i16)cpu->reg[insn->dst];
-		low = (i16)pair;
-		high = (i16)(pair >> 16);
+		low = (i16)mem_read16(cpu, linear);
+		high = (i16)mem_read16(cpu, (linear + 2) & linear_mask(cpu));
 	} else {
-		u64 pair = mem_read64(cpu, linear);
 		index = (i32)cpu->reg[insn->dst];
-		low = (i32)pair;
-		high = (i32)(pair >> 32);
+		low = (i32)mem_read32(cpu, linear);
+		high = (i32)mem_read32(cpu, (linear + 4) & linear_mask(cpu));
 	}
 	if (index < low || index > high)
 		cpu_raise(cpu, VEC_BR);

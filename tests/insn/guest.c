@@ -111,7 +111,7 @@ void guest_init(void)
 	set_segment(&s.seg[SEG_ES], 0, 0xc0f3);
 	s.seg[SEG_FS].base = s.seg[SEG_GS].base = 0;
 	s.seg[SEG_TR].limit = 0; /* no I/O permission bitmap */
-	s.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	s.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	s.cr3 = TABLES;
 	s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
 	s.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
