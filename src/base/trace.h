@@ -15,6 +15,7 @@
 	X(irq, "interrupt lines, interrupt delivery, APIC messages")                                                   \
 	X(io, "port and memory-mapped device accesses")                                                                \
 	X(cpu, "exceptions, mode changes, CPUID")                                                                      \
+	X(jit, "blocks translated")                                                                                    \
 	X(vmx, "VMX instructions and failed VM-entry checks")                                                          \
 	X(boot, "what the boot loader put where")
 

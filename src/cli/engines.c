@@ -27,8 +27,9 @@ const struct engine_ops *engines_choose(const struct run_options *options, char 
 		return choose_named(&engine_kvm, options->nested, reason, status);
 	if (options->engine == ENGINE_SOFT)
 		return choose_named(&engine_soft, options->nested, reason, status);
-	if (options->interpret) {
-		snprintf(kvm_found, sizeof kvm_found, "--interpret asks for it");
+	if (options->interpret || options->translation) {
+		snprintf(kvm_found, sizeof kvm_found,
+			 options->interpret ? "--interpret asks for it" : "translation asks for it");
 	} else if (engine_kvm.probe(options->nested, kvm_found, sizeof kvm_found) == 0) {
 		snprintf(reason, ENGINE_REASON_MAX, "engine kvm: %s", kvm_found);
 		return &engine_kvm;

@@ -52,6 +52,33 @@ static int take_interpret(void *target, const char *value)
 	return 0;
 }
 
+static int take_translate(void *target, const char *value)
+{
+	((struct run_options *)target)->translation = TRANSLATION_ON;
+	return 0;
+}
+
+static int take_exact_flags(void *target, const char *value)
+{
+	((struct run_options *)target)->translation = TRANSLATION_EXACT;
+	return 0;
+}
+
+static int take_translate_after(void *target, const char *value)
+{
+	u64 runs;
+	if (!option_number(value, 1000, &runs) || runs == 0)
+		return cli_fail(CLI_USAGE, "run: --translate-after %s: a number from 1 to 1000", value);
+	((struct run_options *)target)->translate_after = (unsigned)runs;
+	return 0;
+}
+
+static int take_check_translation(void *target, const char *value)
+{
+	((struct run_options *)target)->translation = TRANSLATION_CHECKED;
+	return 0;
+}
+
 static int take_cpus(void *target, const char *value)
 {
 	u64 cpus;
@@ -222,6 +249,15 @@ static const struct option_row rows[] = {
 	  "what executes the guest: Strata's own CPU, or the host's KVM;\nauto: kvm where it can, else soft",
 	  take_engine },
 	{ "interpret", OPTION_FLAG, NULL, "engine soft without translation", take_interpret },
+	{ "translate", OPTION_FLAG, NULL, "engine soft with hot code translated to host code", take_translate },
+	{ "exact-flags", OPTION_FLAG, NULL,
+	  "translate, with flags right even in page-fault frames where\nno instruction of the guest's could use them",
+	  take_exact_flags },
+	{ "translate-after", OPTION_VALUE, "RUNS", "how often a block runs before it is translated; 16 unless given",
+	  take_translate_after },
+	{ "check-translation", OPTION_FLAG, NULL,
+	  "translate, and run each translation beside the interpreter;\nthe first difference ends Strata",
+	  take_check_translation },
 	{ "cpus", OPTION_VALUE, "N", "virtual CPUs; 1 for now", take_cpus },
 	{ "memory", OPTION_VALUE, "SIZE",
 	  "guest RAM: MiB, or with K, M, G, T; 512M unless given,\nor half of the host's", take_memory },
@@ -258,6 +294,10 @@ static int check(const struct run_options *options)
 		return cli_fail(CLI_USAGE, "run: nothing to boot; give --kernel FILE");
 	if (options->interpret && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: --interpret is for engine soft, --engine says kvm");
+	if (options->interpret && options->translation)
+		return cli_fail(CLI_USAGE, "run: --interpret does without translation, another option asks for it");
+	if (options->translation && options->engine == ENGINE_KVM)
+		return cli_fail(CLI_USAGE, "run: translation is for engine soft, --engine says kvm");
 	return 0;
 }
 

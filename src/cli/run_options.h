@@ -15,6 +15,8 @@ enum { RUN_TIMEOUT_MAX = 1000000 }; /* seconds */
 struct run_options {
 	enum engine_choice engine;
 	bool interpret;
+	enum translation translation;
+	unsigned translate_after; /* 0: not given */
 	u64 memory; /* bytes */
 	unsigned cpus;
 	enum nested_choice nested;

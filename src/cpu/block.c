@@ -3,6 +3,7 @@
  */
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
+#include "cpu/jit_ops.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -93,6 +94,8 @@ void block_cache_flush_now(struct cpu *cpu)
 	memset(cache->scratch, 0, sizeof(cache->scratch));
 	cache->arena_used = 0;
 	cache->flush_wanted = false;
+	if (cpu->jit)
+		cpu->jit->flushed(cpu);
 }
 
 static struct block **bucket_of(struct block_cache *cache, u64 ram_offset, u32 key)
@@ -187,7 +190,7 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 		return NULL;
 	}
 	struct block *block = (struct block *)(cache->arena + cache->arena_used);
-	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key };
+	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key, .entry = cache->untranslated };
 	mark_page(cpu, ram_offset >> PAGE_SHIFT);
 	decode_insns(cpu, block);
 	if (!block->count) {
@@ -218,6 +221,7 @@ static void drop_block(struct cpu *cpu, struct block *block)
 		at = &(*at)->hash_next;
 	*at = block->hash_next;
 	block->mode_key = MODE_DROPPED;
+	block->entry = cache->untranslated;
 	cpu->counters.blocks_dropped++;
 	bool runs = cache->running == block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count;
 	if (runs)

@@ -34,6 +34,8 @@ struct block {
 	struct block *hash_next;
 	struct block *page_next;
 	struct block *next[2]; /* chains: the block behind it and the branch's target, where known and on this page */
+	const void *entry;     /* its translation; or block_cache.untranslated, always for a dropped one */
+	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
 
@@ -78,6 +80,7 @@ struct block_cache {
 	u8 *arena;
 	size_t arena_used;
 	bool flush_wanted; /* arena is full, or code was written by another thread: flush before the next block */
+	const void *untranslated; /* host code that leaves for the run loop; NULL without a translator */
 	bool has_owner;
 	pthread_t owner; /* the thread in cpu_run() */
 	struct decoders decoders;

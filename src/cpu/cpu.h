@@ -28,6 +28,7 @@ struct block;
 struct block_cache;
 struct hv_ops;
 struct insn;
+struct jit_ops;
 struct native;
 
 /* Register-file slots beyond the 16 general ones, so that address computation needs no tests. */
@@ -148,6 +149,8 @@ struct cpu {
 	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
 	struct mmu mmu;
+	u64 jit_page;  /* translated code: linear address of the page it runs in */
+	u64 jit_stamp; /* translated code: what valid entries of the jump cache are stamped with */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */
@@ -180,9 +183,12 @@ struct cpu {
 	struct mem *mem;
 	struct bus *bus;
 	struct block_cache *blocks;
-	struct native *native;   /* stubs that run vector and x87 instructions on the host CPU */
-	const struct hv_ops *hv; /* NULL: no virtualization extensions */
-	void *hv_state;          /* private to src/hv */
+	const struct jit_ops *jit; /* jit_ops.h; NULL: no translation */
+	u16 jit_hot;               /* translate a block when it runs for this time */
+	void *jit_state;           /* private to src/jit */
+	struct native *native;     /* stubs that run vector and x87 instructions on the host CPU */
+	const struct hv_ops *hv;   /* NULL: no virtualization extensions */
+	void *hv_state;            /* private to src/hv */
 	const struct cpu_platform *platform;
 	struct cpu_config *config;
 	struct counters counters;

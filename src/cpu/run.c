@@ -5,6 +5,7 @@
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
 #include "cpu/hv_ops.h"
+#include "cpu/jit_ops.h"
 
 /* --- fetching --- */
 
@@ -213,26 +214,46 @@ static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 }
 
 /*
- * The block at RIP, after `last` has run from `start`. A direct branch within the page leads where it led before:
- * nothing in between could have changed the mapping, for whatever does ends its block and is no direct branch.
+ * The block at RIP. `link` is where the block before keeps what a direct branch within the page leads to; NULL if it
+ * ended otherwise. Nothing in between could have changed the mapping, for whatever does ends its block and is no direct
+ * branch.
  */
-static inline struct block *next_block(struct cpu *cpu, struct block *last, u64 start)
+static inline struct block *next_block(struct cpu *cpu, struct block **link, u64 start)
 {
-	u64 rip = cpu->reg[REG_RIP];
-	if (!last || !last->chains)
+	if (!link)
 		return find_block(cpu, code_linear(cpu));
-	struct block **link = &last->next[rip != start + last->bytes];
 	if (likely(*link && (*link)->mode_key != MODE_DROPPED))
 		return *link;
+	u64 rip = cpu->reg[REG_RIP];
 	struct block *block = find_block(cpu, rip);
 	if (block && !((rip ^ start) & PAGE_MASK))
 		*link = block;
 	return block;
 }
 
+/* Runs the block, as host code if it has any, and returns the link to the next one. */
+static inline struct block **run_any(struct cpu *cpu, struct block *block, u64 *start)
+{
+	if (cpu->jit && block->mode_key & MODE_CODE64) {
+		if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
+			cpu->jit->translate(cpu, block);
+		if (block->entry != cpu->blocks->untranslated) {
+			cpu->jit_page = *start & PAGE_MASK;
+			cpu->jit_stamp = jump_stamp(cpu);
+			cpu->blocks->running = NULL;
+			struct block **link = cpu->jit->run(cpu, block);
+			cpu->blocks->running = NULL;
+			*start = cpu->reg[REG_RIP]; /* a link out of translated code does not leave the page */
+			return link;
+		}
+	}
+	run_block(cpu, block);
+	return block->chains ? &block->next[cpu->reg[REG_RIP] != *start + block->bytes] : NULL;
+}
+
 static int run_blocks(struct cpu *cpu)
 {
-	struct block *block = NULL;
+	struct block **link = NULL;
 	u64 start = 0;
 
 	for (;;) {
@@ -241,18 +262,18 @@ static int run_blocks(struct cpu *cpu)
 			int stop = run_attentive(cpu);
 			if (stop)
 				return stop;
-			block = NULL;
+			link = NULL;
 			continue;
 		}
-		block = next_block(cpu, block, start);
-		if (unlikely(!block || !runs_whole(cpu, block))) {
+		struct block *block = next_block(cpu, link, start);
+		if (unlikely(!block || !within_limit(cpu, block->bytes))) {
 			run_one(cpu);
-			block = NULL;
+			link = NULL;
 			continue;
 		}
 		start = cpu->reg[REG_RIP];
 		note_block(cpu, code_linear(cpu));
-		run_block(cpu, block);
+		link = run_any(cpu, block, &start);
 	}
 }
 

@@ -17,6 +17,12 @@
 struct engine;      /* one VM's worth, private to the engine */
 struct engine_vcpu;
 
+/*
+ * How the soft engine runs hot 64-bit code. EXACT: flags in page-fault frames are right even where no instruction could
+ * use them. CHECKED: interpreted and translated, comparing.
+ */
+enum translation { TRANSLATION_OFF, TRANSLATION_ON, TRANSLATION_EXACT, TRANSLATION_CHECKED };
+
 enum nested_choice { NESTING_NONE, NESTING_VTX, NESTING_SVM };
 
 /* What the engine needs of the board to run; owned by the VM, outlives the engine. */
@@ -27,7 +33,8 @@ struct engine_board {
 	unsigned cpus;
 	u32 tsc_khz; /* soft: rate of the guest's TSC, counted from `clock`; the local APICs know the same */
 	enum nested_choice nested;
-	bool interpret;
+	enum translation translation; /* soft */
+	unsigned translate_after;     /* soft: runs of a block before it is translated; 0: as is best */
 	/* soft: local APIC of CPU n (chip/lapic.h) and the PIC's INTR pin behind it. NULL with an in-kernel irqchip. */
 	struct lapic **lapics;
 };

@@ -11,12 +11,13 @@
 #include "cpu/cpu.h"
 #include "cpu/hv_ops.h"
 #include "cpu/system.h"
+#include "jit/jit.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PHYS_BITS = 40 };
+enum { PHYS_BITS = 40, HOT_RUNS = 16 };
 
 struct engine_vcpu {
 	struct cpu cpu;
@@ -238,6 +239,7 @@ static void destroy_vcpu(struct engine_vcpu *vcpu)
 	if (!vcpu)
 		return;
 	timer_disarm(&vcpu->hv_timer);
+	jit_destroy(&vcpu->cpu);
 	cpu_destroy(&vcpu->cpu);
 	pthread_cond_destroy(&vcpu->wake);
 	pthread_mutex_destroy(&vcpu->lock);
@@ -249,6 +251,16 @@ static void soft_destroy(struct engine *engine)
 	for (unsigned i = 0; i < engine->vcpu_count; i++)
 		destroy_vcpu(engine->vcpu[i]);
 	free(engine);
+}
+
+static int create_translator(struct engine_vcpu *vcpu, const struct engine_board *board)
+{
+	struct jit_options options = {
+		.hot = (u16)(board->translate_after ? board->translate_after : HOT_RUNS),
+		.exact = board->translation == TRANSLATION_EXACT,
+		.check = board->translation == TRANSLATION_CHECKED,
+	};
+	return board->translation == TRANSLATION_OFF ? 0 : jit_create(&vcpu->cpu, &options);
 }
 
 static int create_vcpu(struct engine *engine, unsigned index)
@@ -273,6 +285,12 @@ static int create_vcpu(struct engine *engine, unsigned index)
 	timer_init(&vcpu->hv_timer, board->clock, hv_timer_fired, vcpu);
 	int err = cpu_init(&vcpu->cpu, board->mem, board->bus, &vcpu->config, &vcpu->platform);
 	if (err) {
+		free(vcpu);
+		return err;
+	}
+	err = create_translator(vcpu, board);
+	if (err) {
+		cpu_destroy(&vcpu->cpu);
 		free(vcpu);
 		return err;
 	}

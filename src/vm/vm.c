@@ -473,7 +473,8 @@ static bool create_engine(struct vm *vm, struct vm_error *error)
 		.cpus = vm->config.cpus,
 		.tsc_khz = BOARD_TSC_KHZ,
 		.nested = vm->config.nested,
-		.interpret = vm->config.interpret,
+		.translation = vm->config.translation,
+		.translate_after = vm->config.translate_after,
 		.lapics = ops->has_irqchip ? NULL : vm->board.lapics,
 	};
 	int err = ops->create(&vm->engine_board, &vm->engine);

@@ -29,8 +29,8 @@ def test_help_lists_the_verbs():
 def test_help_of_run_names_every_option_and_shows_examples():
     result = strata("run", "--help")
     expect(result.status == 0 and result.err == "", result)
-    for option in ("engine", "interpret", "cpus", "memory", "nested", "kernel", "initrd", "append", "firmware", "disk",
-                   "nic", "serial", "debug-exit", "test-devices", "timeout", "trace", "stats", "no-sandbox"):
+    for option in ("engine", "interpret", "translate", "exact-flags", "translate-after", "check-translation", "cpus",
+                   "memory", "nested", "kernel", "initrd", "append", "firmware", "disk", "nic", "serial", "debug-exit", "test-devices", "timeout", "trace", "stats", "no-sandbox"):
         expect(f"  --{option}".encode() in result.out, f"--{option} is missing\n{result}")
     expect(b"Examples:" in result.out and b"Trace channels" in result.out, result)
 
@@ -189,6 +189,18 @@ def test_timeout_that_is_no_time_is_refused():
 
 def test_unknown_trace_channel_is_refused_and_the_known_are_listed():
     refused("--kernel", KERNEL, "--trace", "irq,frob", pattern="'frob'; there are all, exits.*vmx")
+
+
+def test_interpret_and_translate_are_refused_together():
+    refused("--kernel", KERNEL, "--interpret", "--translate", pattern="--interpret does without")
+
+
+def test_translation_is_not_for_kvm():
+    refused("--kernel", KERNEL, "--engine", "kvm", "--check-translation", pattern="engine soft")
+
+
+def test_translate_after_no_runs_is_refused():
+    refused("--kernel", KERNEL, "--translate-after", "0", pattern="1 to 1000")
 
 
 def test_unknown_form_of_stats_is_refused():

@@ -1,0 +1,365 @@
+/*
+ * Which instructions are translated how, and where a guest's flags are needed. Whatever is not plainly known to be
+ * right is left to the interpreter's handler.
+ */
+#include "jit/internal.h"
+
+#include <string.h>
+
+static bool is_gpr(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AL &&
+	       op->reg.value <= ZYDIS_REGISTER_R15;
+}
+
+static bool is_high_byte(ZydisRegister reg)
+{
+	return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
+}
+
+/* Instructions that mean the same with other registers and with the guest's memory in another place. */
+static bool is_copied(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_NEG:
+	case ZYDIS_MNEMONIC_NOT:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_MUL:
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CQO:
+	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_LZCNT:
+	case ZYDIS_MNEMONIC_BSF:
+	case ZYDIS_MNEMONIC_BSR:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_CMC:
+		return true;
+	default:
+		return (m >= ZYDIS_MNEMONIC_CMOVB && m <= ZYDIS_MNEMONIC_CMOVZ) ||
+		       (m >= ZYDIS_MNEMONIC_SETB && m <= ZYDIS_MNEMONIC_SETZ && m != ZYDIS_MNEMONIC_SETSSBSY);
+	}
+}
+
+/* F3 as part of the opcode. */
+static bool has_mandatory_f3(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_POPCNT || m == ZYDIS_MNEMONIC_TZCNT || m == ZYDIS_MNEMONIC_LZCNT;
+}
+
+static bool is_bit_test(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC;
+}
+
+static unsigned guest_of(ZydisRegister reg)
+{
+	if (reg >= ZYDIS_REGISTER_RAX)
+		return reg - ZYDIS_REGISTER_RAX;
+	if (reg >= ZYDIS_REGISTER_EAX)
+		return reg - ZYDIS_REGISTER_EAX;
+	if (reg >= ZYDIS_REGISTER_AX)
+		return reg - ZYDIS_REGISTER_AX;
+	unsigned n = reg - ZYDIS_REGISTER_AL;
+	return n < 4 ? n : n - 4; /* AH to BH, then SPL and so on */
+}
+
+/* The operand in memory lies where insn says, has a plain size, and its address can be made of 32-bit displacements. */
+static bool plan_memory(struct plan *p, const ZydisDecodedOperand *op)
+{
+	const struct insn *insn = p->insn;
+	if (!(insn->flags & INSN_MEM) || (insn->flags & INSN_LEGACY) || insn->adsize != 8 ||
+	    op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+		return false;
+	if (insn->base == REG_RIP) {
+		i64 disp = (i64)insn->disp + p->offset + insn->length;
+		if (disp != (i32)disp || insn->index != REG_ZERO)
+			return false;
+	} else if (insn->base > REG_ZERO || insn->index > REG_ZERO || insn->index == RSP) {
+		return false;
+	}
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_MEM &&
+	    op->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+		return false;
+	p->memory_size = (u8)(op->size / 8);
+	return op->mem.type == ZYDIS_MEMOP_TYPE_AGEN || op->size == 8 || op->size == 16 || op->size == 32 ||
+	       op->size == 64;
+}
+
+/* High bytes of registers have no encoding beside a REX prefix. */
+static bool high_bytes_fit(const struct plan *p)
+{
+	bool high = false, rex = p->memory || p->zi.raw.rex.W;
+	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
+		if (!is_gpr(&p->op[i]))
+			continue;
+		if (is_high_byte(p->op[i].reg.value)) {
+			high = true;
+			continue;
+		}
+		unsigned host = host_register[guest_of(p->op[i].reg.value)];
+		rex |= host >= 8 || (p->op[i].size == 8 && host >= 4); /* HOST_NONE: a temporary, R10 or R11 */
+	}
+	return !high || !rex;
+}
+
+static bool operand_fits(struct plan *p, const ZydisDecodedOperand *op)
+{
+	switch (op->type) {
+	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+		return true;
+	case ZYDIS_OPERAND_TYPE_MEMORY:
+		if (p->memory || !plan_memory(p, op))
+			return false;
+		p->memory = true;
+		p->memory_write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+		return true;
+	case ZYDIS_OPERAND_TYPE_REGISTER:
+		if (op->reg.value == ZYDIS_REGISTER_RFLAGS || op->reg.value == ZYDIS_REGISTER_FLAGS ||
+		    op->reg.value == ZYDIS_REGISTER_EFLAGS)
+			return true;
+		if (!is_gpr(op))
+			return false;
+		if (op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ||
+		    op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
+			return true;
+		/* Implicit ones stay where they are: their number must be the host's. */
+		return op->encoding == ZYDIS_OPERAND_ENCODING_NONE &&
+		       host_register[guest_of(op->reg.value)] == guest_of(op->reg.value);
+	default:
+		return false;
+	}
+}
+
+static bool plan_copy(struct plan *p)
+{
+	ZydisMnemonic m = p->zi.mnemonic;
+	bool f3 = p->insn->flags & (INSN_REP | INSN_REPNE);
+
+	if (p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || f3 != has_mandatory_f3(m) ||
+	    p->zi.opcode_map > ZYDIS_OPCODE_MAP_0F3A || (m == ZYDIS_MNEMONIC_BSWAP && p->insn->opsize == 2))
+		return false;
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (!operand_fits(p, &p->op[i]))
+			return false;
+	if ((p->insn->flags & INSN_LOCK) && !p->memory)
+		return false;
+	/* With the bit's number in a register the operand is a string of bits of any length. */
+	if (is_bit_test(m) && p->memory && p->op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return false;
+	return high_bytes_fit(p);
+}
+
+static bool plan_lea(struct plan *p)
+{
+	return p->insn->opsize >= 4 && plan_memory(p, &p->op[1]);
+}
+
+static bool is_jcc(const struct plan *p)
+{
+	return p->zi.meta.category == ZYDIS_CATEGORY_COND_BR &&
+	       ((p->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (p->zi.opcode & 0xf0) == 0x70) ||
+		(p->zi.opcode_map == ZYDIS_OPCODE_MAP_0F && (p->zi.opcode & 0xf0) == 0x80));
+}
+
+/* JMP and CALL: near, to an immediate, a register, or a pointer in memory. */
+static bool plan_branch(struct plan *p)
+{
+	if (p->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return false;
+	if (p->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
+		return true;
+	p->memory = true;
+	return plan_memory(p, &p->op[0]) && p->memory_size == 8;
+}
+
+/* PUSH and POP of a 64-bit register or an immediate. */
+static bool plan_push_pop(struct plan *p)
+{
+	if (p->insn->opsize != 8 || !(is_gpr(&p->op[0]) || p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE))
+		return false;
+	p->memory = true;
+	p->memory_write = p->zi.mnemonic == ZYDIS_MNEMONIC_PUSH;
+	p->memory_size = 8;
+	return true;
+}
+
+static enum plan_kind classify(struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
+		return PLAN_HANDLER;
+	ZydisMnemonic m = p->zi.mnemonic;
+	if (is_copied(m) && !(insn->flags & INSN_ENDS))
+		return plan_copy(p) ? PLAN_COPY : PLAN_HANDLER;
+	if (is_jcc(p))
+		return PLAN_JCC;
+	switch (m) {
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_PAUSE:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_PREFETCHW:
+		return PLAN_NOTHING;
+	case ZYDIS_MNEMONIC_LEA:
+		return plan_lea(p) ? PLAN_LEA : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_PUSH:
+		return plan_push_pop(p) ? PLAN_PUSH : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_POP:
+		return plan_push_pop(p) ? PLAN_POP : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_LEAVE:
+		p->memory = insn->opsize == 8;
+		p->memory_size = 8;
+		return insn->opsize == 8 ? PLAN_LEAVE : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_JMP:
+		return plan_branch(p) ? PLAN_JMP : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_CALL:
+		return plan_branch(p) ? PLAN_CALL : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_RET:
+		return p->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR ? PLAN_RET : PLAN_HANDLER;
+	default:
+		return PLAN_HANDLER;
+	}
+}
+
+/* --- flags --- */
+
+#define ARITHMETIC                                                                                                     \
+	(ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF | ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF |                \
+	 ZYDIS_CPUFLAG_OF)
+
+static bool is_logic(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_AND || m == ZYDIS_MNEMONIC_OR || m == ZYDIS_MNEMONIC_XOR || m == ZYDIS_MNEMONIC_TEST;
+}
+
+/* A count of zero leaves all flags alone. */
+static bool is_shift_by_maybe_zero(const struct plan *p)
+{
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+		break;
+	default:
+		return false;
+	}
+	const ZydisDecodedOperand *count = &p->op[p->zi.operand_count_visible - 1];
+	return count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !(p->insn->imm & (p->insn->opsize == 8 ? 63 : 31));
+}
+
+/*
+ * In exact mode flags that the manual leaves undefined come out as the host's instruction makes them of the flags
+ * before it, as in the interpreter.
+ */
+static void plan_flags(struct plan *p, bool exact)
+{
+	const ZydisAccessedFlags *f = p->zi.cpu_flags;
+	if (p->kind != PLAN_COPY && p->kind != PLAN_JCC)
+		return;
+	if (!f)
+		return;
+	u32 defined = (f->modified | f->set_0 | f->set_1) & ARITHMETIC;
+	u32 undefined = f->undefined & ARITHMETIC;
+	u32 written = defined | (exact && !is_logic(p->zi.mnemonic) ? 0 : undefined);
+	p->writes_flags = (defined | undefined) != 0;
+	p->reads_flags =
+		(f->tested & ARITHMETIC) || (p->writes_flags && (written != ARITHMETIC || is_shift_by_maybe_zero(p)));
+}
+
+/* Backwards from the end, where all flags may be looked at. */
+static void plan_liveness(struct plan *plan, unsigned count, bool exact)
+{
+	bool live = true;
+	for (unsigned i = count; i-- > 0;) {
+		struct plan *p = &plan[i];
+		p->live_after = live;
+		/*
+		 * A handler may look at them, a fault shows them, and a write may change the instructions to come. A
+		 * read can only fault; dead flags in a fault's frame matter to nobody but tests: exact mode.
+		 */
+		bool seen = p->kind == PLAN_HANDLER || p->memory_write || (p->memory && exact) ||
+			    p->kind == PLAN_CALL || p->kind == PLAN_JMP || p->kind == PLAN_RET || p->kind == PLAN_JCC;
+		if (seen || p->reads_flags)
+			live = true;
+		else if (p->writes_flags)
+			live = false;
+		p->live_before = live;
+	}
+}
+
+bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsigned first, unsigned count)
+{
+	const ZydisDecoder *decoder = &cpu->blocks->decoders.mode[DECODER_64];
+	u64 at = block->ram_offset, end = block->ram_offset + block->bytes;
+	bool exact = jit->options.exact || jit->options.check;
+
+	for (unsigned i = 0; i < first; i++)
+		at += block->insn[i].length;
+	for (unsigned i = 0; i < count; i++) {
+		struct plan *p = &jit->plan[i];
+		const struct insn *insn = &block->insn[first + i];
+		size_t n = end - at < sizeof(p->bytes) ? end - at : sizeof(p->bytes);
+		*p = (struct plan){ .insn = insn, .offset = (u16)(at & (PAGE_SIZE - 1)) };
+		memcpy(p->bytes, cpu->mem->host + at, n);
+		ZydisDecoderContext context;
+		bool decodes =
+			ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, n, &p->zi)) &&
+			ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
+		if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
+			decodes = false;
+		p->kind = decodes ? classify(p) : PLAN_HANDLER;
+		p->native = p->kind != PLAN_HANDLER;
+		/* The checker wants calls of handlers too, and these have no side effects. */
+		if (jit->options.check && !(insn->flags & INSN_ENDS) && (at * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
+			p->kind = PLAN_HANDLER;
+		if (p->kind == PLAN_HANDLER)
+			p->memory = p->memory_write = false;
+		plan_flags(p, exact);
+		at += insn->length;
+	}
+	plan_liveness(jit->plan, count, exact);
+	return true;
+}

@@ -1,0 +1,147 @@
+/*
+ * The way into translated code and out of it, and from it to the interpreter's handlers. Made once, at the start of the
+ * code area.
+ */
+#include "jit/internal.h"
+
+const u8 host_register[GPR_COUNT] = {
+	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,  [RSP] = 14,        [RBP] = HOST_RBP,
+	[RSI] = HOST_RSI, [RDI] = HOST_RDI, [R8] = HOST_NONE, [R9] = HOST_NONE,  [R10] = HOST_NONE, [R11] = HOST_NONE,
+	[R12] = 12,       [R13] = 13,       [R14] = HOST_R8,  [R15] = HOST_NONE,
+};
+
+/* Pushed by `enter`, besides 8 bytes that align the stack. */
+static const u8 saved[] = { HOST_RBX, HOST_RBP, 12, 13, 14, 15 };
+
+static i32 guest_offset(unsigned guest)
+{
+	return (i32)(offsetof(struct cpu, reg) + 8 * guest);
+}
+
+static void emit_store_guest(struct emit *e)
+{
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (host_register[g] != HOST_NONE)
+			emit_store(e, host_register[g], HOST_CPU, guest_offset(g));
+}
+
+static void emit_load_guest(struct emit *e)
+{
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (host_register[g] != HOST_NONE)
+			emit_load(e, host_register[g], HOST_CPU, guest_offset(g));
+}
+
+static void emit_push(struct emit *e, unsigned reg)
+{
+	emit_o(e, (struct opcode){ .byte = 0x50 }, reg);
+}
+
+static void emit_pop(struct emit *e, unsigned reg)
+{
+	emit_o(e, (struct opcode){ .byte = 0x58 }, reg);
+}
+
+/* enter(RDI = cpu, RSI = block, RDX = code) */
+static void make_enter(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
+		emit_push(e, saved[i]);
+	emit_alu_imm(e, 5, true, HOST_RSP, 8);
+	emit_mov(e, HOST_CPU, HOST_RDI);
+	emit_mov(e, HOST_T1, HOST_RSI);
+	emit_mov(e, HOST_T0, HOST_RDX);
+	emit_mov_imm(e, HOST_T2, 0);
+	emit_load_guest(e);
+	emit_rr(e, (struct opcode){ .byte = 0xff }, 4, HOST_T0);
+}
+
+/* Back to the caller of enter(); RAX is set. */
+static void make_return(struct emit *e)
+{
+	emit_alu_imm(e, 0, true, HOST_RSP, 8);
+	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
+		emit_pop(e, saved[i]);
+	emit8(e, 0xc3);
+}
+
+static void emit_call_c(struct emit *e, u64 function)
+{
+	emit_mov_imm(e, HOST_RAX, function);
+	emit_rr(e, (struct opcode){ .byte = 0xff }, 2, HOST_RAX);
+}
+
+/*
+ * Runs an instruction's handler in the interpreter's circumstances. Nonzero: the block was dropped meanwhile, RIP is
+ * right, and translated code must be left.
+ */
+static u64 run_handler(struct cpu *cpu, u64 site)
+{
+	struct block *block = (struct block *)(cpu->blocks->arena + (site >> 32));
+	unsigned index = site >> 8 & 0xff, counted = site & 0xff;
+	const struct insn *insn = &block->insn[index];
+
+	cpu->blocks->running = block;
+	cpu->insn = insn;
+	cpu->rip_start = cpu->jit_page + (site >> 16 & 0xffff);
+	cpu->reg[REG_RIP] = cpu->rip_start + insn->length;
+	/* As in the interpreter: a throw counts what was done, from the block's beginning. */
+	cpu->counters.instructions -= counted;
+	cpu->counters.instructions_by_handler++;
+	insn->exec(cpu, insn);
+	cpu->counters.instructions += counted;
+	if (likely(block->mode_key != MODE_DROPPED))
+		return 0;
+	cpu->counters.instructions -= counted - (index + 1u < counted ? index + 1u : counted);
+	return 1;
+}
+
+void jit_make_stubs(struct cpu *cpu, struct jit *jit)
+{
+	struct emit e = { .at = jit->writable, .end = jit->writable + 4096 };
+
+	u8 *enter = e.at;
+	make_enter(&e);
+
+	u8 *leave_no_link = e.at; /* the state is in struct cpu already */
+	emit_mov_imm(&e, HOST_RAX, 0);
+	make_return(&e);
+
+	jit->stub_handler_end = e.at;
+	emit_store_guest(&e);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_c(&e, (u64)run_handler);
+	emit_jmp(&e, leave_no_link);
+
+	jit->stub_handler = e.at;
+	emit_store_guest(&e);
+	emit_alu_imm(&e, 5, true, HOST_RSP, 8);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_c(&e, (u64)run_handler);
+	emit_rr(&e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
+	u8 *dropped = emit_jcc(&e, COND_NZ, NULL);
+	emit_load_guest(&e);
+	emit_alu_imm(&e, 0, true, HOST_RSP, 8);
+	emit8(&e, 0xc3);
+	emit_patch(&e, dropped, e.at);
+	emit_alu_imm(&e, 0, true, HOST_RSP, 16);
+	emit_jmp(&e, leave_no_link);
+
+	jit->stub_untranslated = e.at;
+	emit_rm(&e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T1, HOST_NONE, 0,
+		offsetof(struct block, ram_offset));
+	emit_alu_imm(&e, 4, false, HOST_T0, PAGE_SIZE - 1);
+	emit_rm(&e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, offsetof(struct cpu, jit_page));
+	jit->stub_leave = e.at;
+	emit_store(&e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	emit_store_guest(&e);
+	emit_mov(&e, HOST_RAX, HOST_T2);
+	make_return(&e);
+
+	jit->enter = (struct block * *(*)(struct cpu *, const struct block *, const void *)) jit_executable(jit, enter);
+	jit->stubs_end = (size_t)(e.at - jit->writable + 15) & ~15UL;
+	jit->used = jit->stubs_end;
+	cpu->blocks->untranslated = jit_executable(jit, jit->stub_untranslated);
+}

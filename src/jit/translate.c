@@ -1,0 +1,704 @@
+/*
+ * From a planned block to host code.
+ */
+#include "jit/internal.h"
+
+#include "base/trace.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Where the guest's arithmetic flags are. */
+enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
+
+/* A jump to a cold piece of code behind the block. */
+struct cold {
+	enum { COLD_HANDLER, COLD_UNLINKED, COLD_FAR_MISS } kind;
+	u8 *from;         /* the jump's displacement */
+	const u8 *resume; /* COLD_HANDLER: where to go on; NULL: the instruction ends its block */
+	bool load_flags;
+	unsigned index;  /* of the instruction, in the block */
+	unsigned offset; /* of the instruction in its page; COLD_UNLINKED: of the target */
+};
+
+enum { COLD_MAX = 4 * BLOCK_MAX };
+
+struct translation {
+	struct cpu *cpu;
+	struct jit *jit;
+	struct block *block;
+	struct emit e;
+	enum flags_place flags;
+	unsigned first, count;
+	bool chain;
+	struct cold cold[COLD_MAX];
+	unsigned colds;
+};
+
+static_assert(sizeof(struct tlb_entry) == 32 && TLB_ENTRIES == 1024 && PAGE_SHIFT == 12, "as emit_check() computes it");
+static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 4096,
+	      "as emit_lookup() computes it");
+
+#define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
+
+static i32 guest_offset(unsigned guest)
+{
+	return (i32)(offsetof(struct cpu, reg) + 8 * guest);
+}
+
+/* --- flags --- */
+
+/* LAHF; SETO AL: neither changes a flag. Uses T2. */
+static void emit_save_flags(struct translation *t)
+{
+	if (t->flags != IN_HOST)
+		return;
+	emit_mov(&t->e, HOST_T2, HOST_RAX);
+	emit8(&t->e, 0x9f);
+	emit_rr(&t->e, (struct opcode){ .byte = 0x90, .map = 1 }, 0, HOST_RAX);
+	emit_rm(&t->e, (struct opcode){ .byte = 0x89, .operand16 = true }, HOST_RAX, HOST_CPU, HOST_NONE, 0,
+		CPU_FIELD(arith));
+	emit_mov(&t->e, HOST_RAX, HOST_T2);
+	t->flags = IN_BOTH;
+}
+
+/* ADD AL, 7Fh makes OF of bit 0, SAHF the others. Uses T2. */
+static void emit_load_flags(struct translation *t)
+{
+	emit_mov(&t->e, HOST_T2, HOST_RAX);
+	emit_rm(&t->e, (struct opcode){ .byte = 0xb7, .map = 1 }, HOST_RAX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
+	emit8(&t->e, 0x04);
+	emit8(&t->e, 0x7f);
+	emit8(&t->e, 0x9e);
+	emit_mov(&t->e, HOST_RAX, HOST_T2);
+}
+
+static void need_host_flags(struct translation *t)
+{
+	if (t->flags != IN_MEMORY)
+		return;
+	emit_load_flags(t);
+	t->flags = IN_BOTH;
+}
+
+/* What follows destroys the host's flags. `live`: the guest's are still wanted. */
+static void give_up_host_flags(struct translation *t, bool live)
+{
+	if (live)
+		emit_save_flags(t);
+	t->flags = IN_MEMORY;
+}
+
+/* --- cold code --- */
+
+static struct cold *add_cold(struct translation *t, u8 *from)
+{
+	if (t->colds == COLD_MAX) {
+		t->e.overflow = true;
+		return &t->cold[0];
+	}
+	struct cold *c = &t->cold[t->colds++];
+	*c = (struct cold){ .from = from };
+	return c;
+}
+
+/* To the instruction's handler if `condition`; then to the instruction behind, see end_instruction(). */
+static void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
+{
+	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	c->kind = COLD_HANDLER;
+	c->index = (unsigned)(p->insn - t->block->insn);
+	c->offset = p->offset;
+}
+
+static void emit_site(struct translation *t, unsigned index, unsigned offset)
+{
+	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, t->block, index, offset, t->count));
+}
+
+static void emit_cold(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	emit_patch(e, c->from, e->at);
+	switch (c->kind) {
+	case COLD_HANDLER:
+		emit_site(t, c->index, c->offset);
+		if (!c->resume) {
+			emit_jmp(e, t->jit->stub_handler_end);
+			break;
+		}
+		emit_call(e, t->jit->stub_handler);
+		if (c->load_flags)
+			emit_load_flags(t);
+		emit_jmp(e, c->resume);
+		break;
+	case COLD_UNLINKED:
+		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+		emit_lea(e, HOST_T0, HOST_T0, (i32)c->offset);
+		emit_jmp(e, t->jit->stub_leave);
+		break;
+	case COLD_FAR_MISS:
+		emit_mov_imm(e, HOST_T2, 0);
+		emit_jmp(e, t->jit->stub_leave);
+		break;
+	}
+}
+
+/* --- registers and memory --- */
+
+/* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
+static unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
+{
+	if (host_register[guest] != HOST_NONE)
+		return host_register[guest];
+	emit_load(&t->e, temporary, HOST_CPU, guest_offset(guest));
+	return temporary;
+}
+
+/* `to` = RIP-relative address; RIP is not known before the code runs. */
+static void emit_page_address(struct translation *t, unsigned to, i64 offset)
+{
+	emit_load(&t->e, to, HOST_CPU, CPU_FIELD(jit_page));
+	if (offset == (i32)offset) {
+		emit_lea(&t->e, to, to, (i32)offset);
+		return;
+	}
+	emit_mov_imm(&t->e, HOST_T1, (u64)offset);
+	emit_rm(&t->e, OPCODE_WIDE(0x8d), to, to, HOST_T1, 0, 0);
+}
+
+/* LEA `to`, the operand's offset; changes no flags. Uses T0 and T1. */
+static void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide)
+{
+	const struct insn *insn = p->insn;
+	if (insn->base == REG_RIP) {
+		emit_page_address(t, to, (i64)insn->disp + p->offset + insn->length);
+		if (!wide)
+			emit_rr(&t->e, (struct opcode){ .byte = 0x89 }, to, to);
+		return;
+	}
+	unsigned base = insn->base == REG_ZERO ? HOST_NONE : emit_use(t, insn->base, HOST_T0);
+	unsigned index = insn->index == REG_ZERO ? HOST_NONE : emit_use(t, insn->index, HOST_T1);
+	emit_rm(&t->e, (struct opcode){ .byte = 0x8d, .wide = wide }, to, base, index, insn->scale, insn->disp);
+}
+
+/*
+ * T0 holds a linear address: makes it the host's, or leaves for the handler. This is access_hit(); that the tag of the
+ * last byte's page must be that of the first one's entry excludes operands across pages. Uses T1 and T2, and the flags.
+ */
+static void emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
+{
+	struct emit *e = &t->e;
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
+	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_T1);
+	emit8(e, 7);
+	emit_alu_imm(e, 4, false, HOST_T1, (TLB_ENTRIES - 1) << 5);
+	emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.tlb));
+	emit_lea(e, HOST_T2, HOST_T0, (i32)size - 1);
+	emit_alu_imm(e, 4, true, HOST_T2, -(i32)PAGE_SIZE);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0,
+		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	emit_handler_if(t, p, COND_NZ);
+	emit_rm(e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
+}
+
+/* T0 = host address of the instruction's operand. */
+static void emit_operand(struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	give_up_host_flags(t, p->live_before);
+	emit_address(t, p, HOST_T0, true);
+	if (insn->seg == SEG_FS || insn->seg == SEG_GS)
+		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0,
+			(i32)(offsetof(struct cpu, seg_base) + 8 * insn->seg));
+	emit_check(t, p, p->memory_size, p->memory_write);
+}
+
+/* --- copied instructions --- */
+
+struct operand {
+	const ZydisDecodedOperand *op;
+	unsigned guest;
+	unsigned host;
+	bool high;
+};
+
+static unsigned register_guest(ZydisRegister reg, bool *high)
+{
+	*high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
+	if (reg >= ZYDIS_REGISTER_RAX)
+		return reg - ZYDIS_REGISTER_RAX;
+	if (reg >= ZYDIS_REGISTER_EAX)
+		return reg - ZYDIS_REGISTER_EAX;
+	if (reg >= ZYDIS_REGISTER_AX)
+		return reg - ZYDIS_REGISTER_AX;
+	unsigned n = reg - ZYDIS_REGISTER_AL;
+	return n < 4 ? n : n - 4;
+}
+
+/* Does the instruction need the register's old value? Writing 32 or 64 bits always leaves nothing of it. */
+static bool needs_old(const struct plan *p, const ZydisDecodedOperand *op)
+{
+	/* Without a bit set in the source these leave their destination alone. */
+	if (p->zi.mnemonic == ZYDIS_MNEMONIC_BSF || p->zi.mnemonic == ZYDIS_MNEMONIC_BSR)
+		return true;
+	return op->size < 32 || op->actions != ZYDIS_OPERAND_ACTION_WRITE;
+}
+
+/* A register operand: finds or loads its host register. */
+static void take_operand(struct translation *t, const struct plan *p, unsigned encoding, unsigned temporary,
+			 struct operand *o)
+{
+	o->op = NULL;
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (p->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[i].encoding == encoding)
+			o->op = &p->op[i];
+	if (!o->op)
+		return;
+	o->guest = register_guest(o->op->reg.value, &o->high);
+	o->host = host_register[o->guest];
+	if (o->host == HOST_NONE)
+		o->host = temporary;
+}
+
+static void load_operand(struct translation *t, const struct plan *p, const struct operand *o)
+{
+	if (o->op && host_register[o->guest] == HOST_NONE && needs_old(p, o->op))
+		emit_load(&t->e, o->host, HOST_CPU, guest_offset(o->guest));
+}
+
+static void store_operand(struct translation *t, const struct operand *o)
+{
+	if (o->op && host_register[o->guest] == HOST_NONE && (o->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		emit_store(&t->e, o->host, HOST_CPU, guest_offset(o->guest));
+}
+
+static unsigned encoded(const struct operand *o)
+{
+	return o->high ? o->host + 4 : o->host;
+}
+
+static bool needs_rex(const struct operand *o)
+{
+	return o->op && o->op->size == 8 && !o->high && o->host >= 4;
+}
+
+static struct opcode copied_opcode(const struct plan *p)
+{
+	return (struct opcode){
+		.byte = p->zi.opcode,
+		.map = (u8)p->zi.opcode_map,
+		.mandatory = p->insn->flags & INSN_REP ? 0xf3 : 0,
+		.operand16 = p->zi.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE,
+		.wide = p->zi.raw.rex.W,
+		.lock = p->insn->flags & INSN_LOCK,
+	};
+}
+
+static void emit_immediates(struct translation *t, const struct plan *p)
+{
+	for (unsigned i = 0; i < 2; i++)
+		for (unsigned n = 0; n < p->zi.raw.imm[i].size / 8u; n++)
+			emit8(&t->e, p->bytes[p->zi.raw.imm[i].offset + n]);
+}
+
+static void translate_copy(struct translation *t, const struct plan *p)
+{
+	struct operand reg, rm, low;
+	if (p->memory)
+		emit_operand(t, p);
+	if (p->reads_flags)
+		need_host_flags(t);
+	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_T1, &reg);
+	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T2, &rm);
+	take_operand(t, p, ZYDIS_OPERAND_ENCODING_OPCODE, HOST_T1, &low);
+	/* One register twice is one temporary. */
+	if (reg.op && rm.op && reg.guest == rm.guest)
+		rm.host = reg.host;
+	load_operand(t, p, &reg);
+	load_operand(t, p, &rm);
+	load_operand(t, p, &low);
+	struct opcode op = copied_opcode(p);
+	op.byte_registers = needs_rex(&reg) || needs_rex(&rm) || needs_rex(&low);
+	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
+		if (p->memory)
+			emit_rm(&t->e, op, r, HOST_T0, HOST_NONE, 0, 0);
+		else
+			emit_rr(&t->e, op, r, encoded(&rm));
+	} else {
+		if (low.op)
+			op.byte &= 0xf8;
+		emit_o(&t->e, op, low.op ? encoded(&low) : HOST_NONE);
+	}
+	emit_immediates(t, p);
+	if (p->writes_flags)
+		t->flags = IN_HOST;
+	store_operand(t, &reg);
+	store_operand(t, &rm);
+	store_operand(t, &low);
+}
+
+static void translate_lea(struct translation *t, const struct plan *p)
+{
+	bool high;
+	unsigned guest = register_guest(p->op[0].reg.value, &high), host = host_register[guest];
+	unsigned to = host == HOST_NONE ? HOST_T0 : host;
+	emit_address(t, p, to, p->insn->opsize == 8);
+	if (host == HOST_NONE)
+		emit_store(&t->e, to, HOST_CPU, guest_offset(guest));
+}
+
+/* --- the stack --- */
+
+/* T0 = host address of the 8 bytes at RSP + change (RBP for LEAVE). */
+static void emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
+{
+	give_up_host_flags(t, p->live_before);
+	emit_lea(&t->e, HOST_T0, base, change);
+	emit_check(t, p, 8, write);
+}
+
+static void emit_adjust_rsp(struct translation *t, i32 change)
+{
+	emit_lea(&t->e, host_register[RSP], host_register[RSP], change);
+}
+
+static void translate_push(struct translation *t, const struct plan *p)
+{
+	emit_stack(t, p, host_register[RSP], -8, true);
+	if (p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, HOST_T0, HOST_NONE, 0, 0);
+		emit32(&t->e, (u32)p->insn->imm);
+	} else {
+		emit_store(&t->e, emit_use(t, p->insn->dst, HOST_T1), HOST_T0, 0);
+	}
+	emit_adjust_rsp(t, -8);
+}
+
+static void translate_pop(struct translation *t, const struct plan *p)
+{
+	unsigned guest = p->insn->dst, host = host_register[guest];
+	emit_stack(t, p, host_register[RSP], 0, false);
+	if (guest != RSP)
+		emit_adjust_rsp(t, 8);
+	emit_load(&t->e, host == HOST_NONE ? HOST_T0 : host, HOST_T0, 0);
+	if (host == HOST_NONE)
+		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(guest));
+}
+
+static void translate_leave(struct translation *t, const struct plan *p)
+{
+	emit_stack(t, p, host_register[RBP], 0, false);
+	emit_lea(&t->e, host_register[RSP], host_register[RBP], 8);
+	emit_load(&t->e, host_register[RBP], HOST_T0, 0);
+}
+
+/* --- leaving the block --- */
+
+static void emit_enter_block(struct translation *t)
+{
+	emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
+}
+
+static void emit_leave(struct translation *t)
+{
+	emit_mov_imm(&t->e, HOST_T2, 0);
+	emit_jmp(&t->e, t->jit->stub_leave);
+}
+
+/* To `offset` in this page, by way of the block's link n. */
+static void emit_chain(struct translation *t, unsigned n, unsigned offset)
+{
+	struct emit *e = &t->e;
+	if (!t->chain) {
+		emit_page_address(t, HOST_T0, offset);
+		emit_leave(t);
+		return;
+	}
+	emit_mov_imm(e, HOST_T2, (u64)&t->block->next[n]);
+	emit_load(e, HOST_T1, HOST_T2, 0);
+	emit_rr(e, OPCODE_WIDE(0x85), HOST_T1, HOST_T1);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_Z, NULL));
+	c->kind = COLD_UNLINKED;
+	c->offset = offset;
+	emit_enter_block(t);
+}
+
+/* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
+static void emit_canonical(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	emit_mov(e, HOST_T1, HOST_T0);
+	emit_rr(e, OPCODE_WIDE(0xc1), 7, HOST_T1);
+	emit8(e, 47);
+	emit_alu_imm(e, 0, true, HOST_T1, 1);
+	emit_alu_imm(e, 7, true, HOST_T1, 1);
+	emit_handler_if(t, p, COND_A);
+}
+
+static void emit_miss(struct translation *t, const struct plan *p)
+{
+	if (p) {
+		emit_handler_if(t, p, COND_NZ);
+	} else {
+		struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
+		c->kind = COLD_FAR_MISS;
+	}
+}
+
+/*
+ * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `p`: a miss is for its handler, which
+ * does the whole branch; NULL: a miss leaves with RIP = T0. Uses T2.
+ */
+static void emit_lookup(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+
+	if (!t->chain) {
+		if (p)
+			emit_canonical(t, p);
+		return;
+	}
+	emit_mov(e, HOST_T1, HOST_T0);
+	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_T1);
+	emit8(e, PAGE_SHIFT);
+	emit_rr(e, OPCODE_WIDE(0x31), HOST_T0, HOST_T1);
+	emit_alu_imm(e, 4, false, HOST_T1, JUMP_ENTRIES - 1);
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T1, HOST_T1, 1, 0);
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(blocks));
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T2, HOST_T1, 3, 0);
+	emit_rm(e, OPCODE_WIDE(0x39), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, linear));
+	emit_miss(t, p);
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
+	emit_rm(e, OPCODE_WIDE(0x39), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, stamp));
+	emit_miss(t, p);
+	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jump_entry, block));
+}
+
+/* After emit_lookup(): enters the block T1, whose address is T0. */
+static void emit_go_far(struct translation *t)
+{
+	struct emit *e = &t->e;
+	if (!t->chain) {
+		emit_leave(t);
+		return;
+	}
+	emit_alu_imm(e, 4, true, HOST_T0, -(i32)PAGE_SIZE);
+	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	emit_mov_imm(e, HOST_T2, 0);
+	emit_enter_block(t);
+}
+
+/* To an offset counted from this page's start, link n. A branch (not straight on) must find its target canonical. */
+static void emit_direct(struct translation *t, const struct plan *branch, unsigned n, i64 offset)
+{
+	if (offset >= 0 && offset < (i64)PAGE_SIZE) {
+		emit_chain(t, n, (unsigned)offset);
+		return;
+	}
+	emit_page_address(t, HOST_T0, offset);
+	emit_lookup(t, branch);
+	emit_go_far(t);
+}
+
+static i64 next_offset(const struct plan *p)
+{
+	return p->offset + p->insn->length;
+}
+
+static i64 target_offset(const struct plan *p)
+{
+	return next_offset(p) + (i64)p->insn->imm;
+}
+
+static void translate_jcc(struct translation *t, const struct plan *p)
+{
+	need_host_flags(t);
+	emit_save_flags(t);
+	u8 *taken = emit_jcc(&t->e, p->zi.opcode & 15, NULL);
+	emit_direct(t, NULL, 0, next_offset(p));
+	emit_patch(&t->e, taken, t->e.at);
+	emit_direct(t, p, 1, target_offset(p));
+}
+
+/* T0 = where a JMP or CALL through a register or memory goes. */
+static void emit_pointer(struct translation *t, const struct plan *p)
+{
+	if (p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		emit_operand(t, p);
+		emit_load(&t->e, HOST_T0, HOST_T0, 0);
+	} else {
+		emit_mov(&t->e, HOST_T0, emit_use(t, p->insn->dst, HOST_T0));
+	}
+}
+
+static void translate_jmp(struct translation *t, const struct plan *p)
+{
+	give_up_host_flags(t, true);
+	if (p->insn->direct) {
+		emit_direct(t, p, 1, target_offset(p));
+		return;
+	}
+	emit_pointer(t, p);
+	emit_lookup(t, p);
+	emit_go_far(t);
+}
+
+static void translate_call(struct translation *t, const struct plan *p)
+{
+	i64 target = target_offset(p);
+	bool near = p->insn->direct && target >= 0 && target < (i64)PAGE_SIZE;
+
+	give_up_host_flags(t, true);
+	if (!near) {
+		if (p->insn->direct)
+			emit_page_address(t, HOST_T0, target);
+		else
+			emit_pointer(t, p);
+		emit_canonical(t, p);
+		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	}
+	emit_stack(t, p, host_register[RSP], -8, true);
+	emit_page_address(t, HOST_T1, next_offset(p));
+	emit_store(&t->e, HOST_T1, HOST_T0, 0);
+	emit_adjust_rsp(t, -8);
+	if (near) {
+		emit_chain(t, 1, (unsigned)target);
+		return;
+	}
+	emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	emit_lookup(t, NULL);
+	emit_go_far(t);
+}
+
+static void translate_ret(struct translation *t, const struct plan *p)
+{
+	emit_stack(t, p, host_register[RSP], 0, false);
+	emit_load(&t->e, HOST_T0, HOST_T0, 0);
+	emit_lookup(t, p);
+	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
+	emit_go_far(t);
+}
+
+/* --- blocks --- */
+
+static void translate_handler(struct translation *t, const struct plan *p)
+{
+	unsigned index = (unsigned)(p->insn - t->block->insn);
+	give_up_host_flags(t, true);
+	emit_site(t, index, p->offset);
+	if (p->insn->flags & INSN_ENDS)
+		emit_jmp(&t->e, t->jit->stub_handler_end);
+	else
+		emit_call(&t->e, t->jit->stub_handler);
+}
+
+static void translate_instruction(struct translation *t, const struct plan *p)
+{
+	unsigned colds = t->colds;
+	switch (p->kind) {
+	case PLAN_HANDLER:
+		translate_handler(t, p);
+		break;
+	case PLAN_COPY:
+		translate_copy(t, p);
+		break;
+	case PLAN_NOTHING:
+		break;
+	case PLAN_LEA:
+		translate_lea(t, p);
+		break;
+	case PLAN_PUSH:
+		translate_push(t, p);
+		break;
+	case PLAN_POP:
+		translate_pop(t, p);
+		break;
+	case PLAN_LEAVE:
+		translate_leave(t, p);
+		break;
+	case PLAN_JCC:
+		translate_jcc(t, p);
+		return;
+	case PLAN_JMP:
+		translate_jmp(t, p);
+		return;
+	case PLAN_CALL:
+		translate_call(t, p);
+		return;
+	case PLAN_RET:
+		translate_ret(t, p);
+		return;
+	}
+	/* The handler did the whole instruction; go on behind it with the flags where they are now. */
+	for (; colds < t->colds; colds++) {
+		t->cold[colds].resume = t->e.at;
+		t->cold[colds].load_flags = t->flags != IN_MEMORY && p->live_after;
+	}
+}
+
+/* Attention or not; how many instructions there are. T1 and T2 are what whoever jumped here left. */
+static void emit_entry(struct translation *t)
+{
+	struct emit *e = &t->e;
+	if (t->chain) {
+		emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
+		emit8(e, 0);
+		emit_jcc(e, COND_NZ, t->jit->stub_untranslated);
+	}
+	emit_rm(e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
+	emit8(e, (u8)t->count);
+}
+
+static void translate_block(struct translation *t)
+{
+	const struct plan *plan = t->jit->plan, *last = &plan[t->count - 1];
+	emit_entry(t);
+	for (unsigned i = 0; i < t->count; i++)
+		translate_instruction(t, &plan[i]);
+	if (!(last->insn->flags & INSN_ENDS)) {
+		give_up_host_flags(t, true);
+		emit_direct(t, NULL, 0, next_offset(last));
+	}
+	for (unsigned i = 0; i < t->colds; i++)
+		emit_cold(t, &t->cold[i]);
+}
+
+const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, unsigned first, unsigned count,
+			bool chain)
+{
+	struct translation t = {
+		.cpu = cpu,
+		.jit = jit,
+		.block = block,
+		.first = first,
+		.count = count,
+		.chain = chain,
+	};
+	u8 *start = jit->writable + jit->used;
+
+	if (jit->used + JIT_BLOCK_MAX > JIT_AREA) {
+		jit->full = true;
+		return NULL;
+	}
+	t.e = (struct emit){ .at = start, .end = start + JIT_BLOCK_MAX };
+	if (!jit_plan(cpu, jit, block, first, count))
+		return NULL;
+	translate_block(&t);
+	if (t.e.overflow)
+		return NULL;
+	size_t size = (size_t)(t.e.at - start);
+	if (!jit_verify(jit, start, size)) {
+		REPORT("jit: the translation of RAM offset %#llx has an instruction that must not be there; "
+		       "interpreted",
+		       (unsigned long long)block->ram_offset);
+		return NULL;
+	}
+	jit->used += (size + 15) & ~15UL;
+	TRACE(jit, "RAM offset %#llx: %u instructions, %u bytes, to %zu bytes at %p",
+	      (unsigned long long)block->ram_offset, count, block->bytes, size,
+	      (const void *)jit_executable(jit, start));
+	return jit_executable(jit, start);
+}

@@ -1,0 +1,111 @@
+/*
+ * The last look at emitted code before it can run: it must decode to nothing but the plain instructions that the
+ * translator knows. System calls, far transfers, segment loads, privileged and state-revealing instructions (SYSCALL,
+ * INT, CPUID, RDTSC, XRSTOR and the like) are not among them.
+ */
+#include "jit/internal.h"
+
+static bool is_allowed(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_BSF:
+	case ZYDIS_MNEMONIC_BSR:
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_CQO:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_LEA:
+	case ZYDIS_MNEMONIC_LZCNT:
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MUL:
+	case ZYDIS_MNEMONIC_NEG:
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_NOT:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_SAHF:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_XOR:
+		return true;
+	case ZYDIS_MNEMONIC_JMP:
+	case ZYDIS_MNEMONIC_CALL:
+		return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
+	default:
+		return zi->meta.category == ZYDIS_CATEGORY_COND_BR || zi->meta.category == ZYDIS_CATEGORY_CMOV ||
+		       (zi->meta.category == ZYDIS_CATEGORY_SETCC && zi->mnemonic != ZYDIS_MNEMONIC_SETSSBSY);
+	}
+}
+
+/* 8C and 8E, 0F 20 to 0F 23: MOV of segment, control and debug registers. */
+static bool is_system_mov(const ZydisDecodedInstruction *zi)
+{
+	if (zi->mnemonic != ZYDIS_MNEMONIC_MOV)
+		return false;
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+		return zi->opcode == 0x8c || zi->opcode == 0x8e;
+	return true;
+}
+
+/*
+ * Memory operands go through a checked address in T0, a TLB entry or block in T1, a link in T2, or to struct cpu: any
+ * other base or index is wrong. LEA computes only.
+ */
+static bool is_memory_right(const ZydisDecodedInstruction *zi)
+{
+	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) || zi->raw.modrm.mod == 3 || zi->mnemonic == ZYDIS_MNEMONIC_LEA)
+		return true;
+	bool sib = zi->attributes & ZYDIS_ATTRIB_HAS_SIB;
+	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | (unsigned)zi->raw.rex.B << 3;
+	bool index = sib && (zi->raw.sib.index != 4 || zi->raw.rex.X);
+	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
+	return !index && !no_base && (base == HOST_CPU || base == HOST_T0 || base == HOST_T1 || base == HOST_T2);
+}
+
+bool jit_verify(const struct jit *jit, const u8 *code, size_t size)
+{
+	for (size_t at = 0; at < size;) {
+		ZydisDecodedInstruction zi;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, NULL, code + at, size - at, &zi)) ||
+		    !is_allowed(&zi) || is_system_mov(&zi) || !is_memory_right(&zi) ||
+		    (zi.attributes & ZYDIS_ATTRIB_HAS_SEGMENT))
+			return false;
+		at += zi.length;
+	}
+	return true;
+}
