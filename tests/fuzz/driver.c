@@ -132,6 +132,7 @@ int main(int argc, char **argv)
 	if (files)
 		return 0;
 	random_state = seed | 1;
+	srandom((unsigned)seed);
 	printf("seed %llu\n", (unsigned long long)seed);
 	fflush(stdout);
 	fuzz(runs, runs == ~0UL && !seconds ? 10 : seconds);
