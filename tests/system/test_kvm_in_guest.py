@@ -1,7 +1,8 @@
 """The kvm engine where KVM is real on every host: inside a guest of the soft engine with VT-x.
 
 A Debian kernel boots on the soft engine, loads KVM, runs the kvm engine's unit tests, and then `strata run` with tiny
-guests. What it says on its console is looked at here.
+guests; at last the same kernel once more, which runs a tiny guest in turn: L3. What it says on its console is looked at
+here.
 
 usage: test_kvm_in_guest.py STRATA TEST-KVM GUEST      GUEST: the directory of guest/build, which fetches the kernel
 """
@@ -19,7 +20,7 @@ from strata_test import (DIRECTORY, ECHO_UNTIL_Q, HALT, POWER_OFF, RESET, SPIN, 
 TEST_KVM, GUEST = (os.path.abspath(path) for path in sys.argv[2:4])
 IMAGES = os.path.join(GUEST, "cache")
 MODULES = ("irqbypass", "kvm", "kvm-intel")
-BOOT_LIMIT = 180
+BOOT_LIMIT = 300
 
 GUESTS = {
     "poweroff": say(b"hello\n") + POWER_OFF,
@@ -68,6 +69,15 @@ echo_bytes() {
 	echo
 	return $status
 }
+deep() {
+	strata run --engine kvm --nested vt-x --memory 192M --kernel /vmlinuz --initrd /deep.cpio --timeout 150 \
+		--append "console=ttyS0 quiet deep"
+}
+if grep -q deep /proc/cmdline; then
+	run poweroff
+	echo "L3 ended with status $?"
+	poweroff -f
+fi
 check unit /test-kvm
 check host strata host
 check auto strata run --kernel /guests/poweroff
@@ -86,6 +96,7 @@ check nested run poweroff --nested vt-x
 check othernested run poweroff --nested amd-v
 memory=2M
 check sizes run poweroff
+check deep deep
 poweroff -f
 """
 
@@ -114,9 +125,16 @@ def make_image():
     with open(f"{root}/init", "w", encoding="ascii") as file:
         file.write(INIT.replace("MODULES", " ".join(MODULES)))
     os.chmod(f"{root}/init", 0o755)
+    pack(root, root + ".cpio")
+    shutil.move(root + ".cpio", f"{root}/deep.cpio")
+    shutil.copy(f"{IMAGES}/vmlinuz", f"{root}/vmlinuz")
     image = os.path.join(DIRECTORY.name, "image.cpio")
-    subprocess.run(f"find . | cpio --quiet -o -H newc -R 0:0 > {image}", shell=True, cwd=root, check=True)
+    pack(root, image)
     return image
+
+
+def pack(root, image):
+    subprocess.run(f"find . | cpio --quiet -o -H newc -R 0:0 > {image}", shell=True, cwd=root, check=True)
 
 
 class Checked:
@@ -156,7 +174,7 @@ def expect_status(name, status, pattern=""):
 
 
 def test_the_whole_script_ran_and_powered_off():
-    checked("sizes")
+    checked("deep")
     expect(console()["all"].status == 0, console()["all"].status)
 
 
@@ -228,6 +246,10 @@ def test_nesting_of_the_other_vendor_is_a_missing_capability():
 
 def test_least_memory_is_enough():
     expect_status("sizes", 0, "hello")
+
+
+def test_guest_of_a_guest_of_a_guest_runs():
+    expect_status("deep", 0, r"^hello\nL3 ended with status 0$")
 
 
 main(globals())
