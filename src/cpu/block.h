@@ -8,7 +8,9 @@
  * their memory is taken back when the whole cache is emptied, which happens only between blocks. The tables beside the
  * blocks know 64-byte lines, so that data beside code drops nothing.
  *
- * Owner: one cache per CPU for now, used by the CPU's thread alone; block_code_written() may come from any thread.
+ * Owner: one cache per CPU, used by the CPU's thread alone; block_code_written() may come from any thread. There is one
+ * CPU for now: with several, PAGE_HAS_CODE must stay as long as any of their caches holds blocks of the page, and
+ * mem->code_written must reach them all.
  */
 #ifndef STRATA_CPU_BLOCK_H
 #define STRATA_CPU_BLOCK_H

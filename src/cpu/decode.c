@@ -4,6 +4,7 @@
  */
 #include "cpu/block_cache.h"
 #include "cpu/hv_ops.h"
+#include "cpu/internal.h"
 #include "cpu/operand.h"
 #include "x86/feature.h"
 
@@ -188,7 +189,7 @@ static void fill_prefixes(const struct decode *d, struct insn *insn)
 
 static bool has_feature(const struct cpu *cpu, unsigned feature)
 {
-	return feature == FEATURE_BASE || (cpu->config->features[feature / 8] >> (feature % 8) & 1);
+	return feature == FEATURE_BASE || cpu_has(cpu, feature);
 }
 
 static void make_undefined(struct insn *insn, insn_fn exec)

@@ -2,6 +2,7 @@
  * Flags and sign: CLC STC CMC CLD STD LAHF SAHF SALC, CBW CWDE CDQE, CWD CDQ CQO.
  */
 #include "cpu/block.h"
+#include "cpu/internal.h"
 #include "cpu/operand.h"
 #include "x86/feature.h"
 
@@ -59,8 +60,7 @@ static void exec_sahf(struct cpu *cpu, const struct insn *insn)
 static bool select_ah(const struct decode *d, struct insn *insn, insn_fn exec)
 {
 	insn->exec = exec;
-	return !(d->mode_key & MODE_CODE64) ||
-	       (d->cpu->config->features[FEATURE_LAHF_LM / 8] >> (FEATURE_LAHF_LM % 8) & 1);
+	return !(d->mode_key & MODE_CODE64) || cpu_has(d->cpu, FEATURE_LAHF_LM);
 }
 
 bool select_lahf(const struct decode *d, struct insn *insn)

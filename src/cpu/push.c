@@ -3,8 +3,8 @@
  * segment, operand size that of the instruction; RSP changes last, so that faults leave it alone.
  */
 #include "cpu/block.h"
+#include "cpu/internal.h"
 #include "cpu/operand.h"
-#include "cpu/system.h"
 
 /* --- the stack --- */
 
@@ -292,16 +292,11 @@ bool select_leave(const struct decode *d, struct insn *insn)
 
 /* --- PUSHF, POPF (SDM vol. 2; virtual-8086 extensions: vol. 3, 20.3) --- */
 
-static unsigned iopl(const struct cpu *cpu)
-{
-	return (unsigned)bits_get(cpu->rflags_sys, 13, 12);
-}
-
 static void exec_pushf(struct cpu *cpu, const struct insn *insn)
 {
 	u64 flags = cpu_rflags(cpu) & ~(RFLAGS_VM | RFLAGS_RF);
 
-	if (cpu->mode == CPU_V86 && iopl(cpu) < 3) {
+	if (cpu->mode == CPU_V86 && cpu_iopl(cpu) < 3) {
 		if (!(cpu->cr4 & CR4_VME) || insn->opsize != 2)
 			cpu_raise_gp(cpu);
 		flags = (flags & ~RFLAGS_IF) | RFLAGS_IOPL | (flags & RFLAGS_VIF ? RFLAGS_IF : 0);
@@ -322,7 +317,7 @@ static u64 popf_mask(const struct cpu *cpu, unsigned size)
 		mask |= RFLAGS_AC | RFLAGS_ID | RFLAGS_RF;
 	if (cpu->cpl > 0)
 		mask &= ~RFLAGS_IOPL;
-	if (cpu->cpl > iopl(cpu))
+	if (cpu->cpl > cpu_iopl(cpu))
 		mask &= ~RFLAGS_IF;
 	return mask;
 }
@@ -339,7 +334,7 @@ static u64 popf_vme(struct cpu *cpu, u64 old, u64 popped)
 
 static void exec_popf(struct cpu *cpu, const struct insn *insn)
 {
-	bool vme = cpu->mode == CPU_V86 && iopl(cpu) < 3;
+	bool vme = cpu->mode == CPU_V86 && cpu_iopl(cpu) < 3;
 	if (vme && (!(cpu->cr4 & CR4_VME) || insn->opsize != 2))
 		cpu_raise_gp(cpu);
 	u64 popped = near_stack_read(cpu, near_sp(cpu, 0), insn->opsize);
