@@ -150,6 +150,8 @@ static int conclude(const struct vm_result *result, u64 timeout, int *signal)
 			return cli_fail(CLI_TIMEOUT, "run: the time limit of %llu s is over; ended",
 					(unsigned long long)timeout);
 		return CLI_OK;
+	case VM_LEFT:
+		return cli_fail(CLI_OK, "run: left; the virtual machine is ended");
 	case VM_TRIPLE_FAULT:
 		return cli_fail(CLI_GUEST_DIED, "run: the guest died (triple fault)");
 	case VM_FAILED:

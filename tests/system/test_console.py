@@ -74,6 +74,7 @@ def test_ctrl_bracket_leaves_with_status_0_and_puts_the_terminal_back():
         console.read_until(READY)
         expect(console.is_raw())
         console.type(b"\x1d")
+        console.read_until(b"left; the virtual machine is ended")
         expect(console.wait() == 0)
         expect(console.is_put_back())
 
