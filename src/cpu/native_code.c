@@ -391,8 +391,38 @@ static void put_vex(struct code *c, const struct decode *d, const struct use *us
 	put(c, d->zi->opcode);
 }
 
+/*
+ * What is about to run on the host is decoded again and must be what was meant: the same instruction, that long, with
+ * no memory operand but [RSI], and no general register but the scratch ones. A mistake in the rewriting above would
+ * otherwise be the guest's way into this process.
+ */
+static bool is_as_meant(const u8 *bytes, unsigned length, const struct decode *d)
+{
+	ZydisDecoder decoder;
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, length, &zi, op)) || zi.length != length ||
+	    zi.mnemonic != d->zi->mnemonic || zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		return false;
+	for (unsigned i = 0; i < zi.operand_count; i++) {
+		if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			if (op[i].mem.base != ZYDIS_REGISTER_RSI || op[i].mem.index != ZYDIS_REGISTER_NONE ||
+			    op[i].mem.disp.value || op[i].mem.segment != ZYDIS_REGISTER_DS ||
+			    op[i].size > d->op[i].size)
+				return false;
+		} else if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+			ZydisRegister r = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op[i].reg.value);
+			if (r > ZYDIS_REGISTER_RDX && r <= ZYDIS_REGISTER_R15)
+				return false;
+		}
+	}
+	return true;
+}
+
 static bool put_instruction(struct code *c, const struct decode *d, const struct use *use)
 {
+	unsigned start = c->length;
 	if (d->zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		put_vex(c, d, use);
 	else if (d->zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !put_legacy(c, d, use))
@@ -400,7 +430,10 @@ static bool put_instruction(struct code *c, const struct decode *d, const struct
 	if (d->zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		put_modrm(c, d, use);
 	put_immediate(c, d);
-	return true;
+	bool good = is_as_meant(c->byte + start, c->length - start, d);
+	if (!good)
+		REPORT("a rewritten %s is not what was meant: refused", ZydisMnemonicGetString(d->zi->mnemonic));
+	return good;
 }
 
 /* --- the stub around it --- */
