@@ -1,7 +1,7 @@
 /* The ACPI tables: checksums, structure, agreement with the chips; and iasl's opinion of the DSDT where it is there. */
+#include "vm/acpi.h"
 #include "chip/hpet.h"
 #include "chip/pm.h"
-#include "vm/acpi.h"
 #include "vm/aml.h"
 #include "vm/board.h"
 
