@@ -181,10 +181,11 @@ static void exec_write_cr(struct cpu *cpu, const struct insn *insn)
 	u64 value = cpu->mode == CPU_LONG ? cpu->reg[insn->src] : (u32)cpu->reg[insn->src];
 
 	require_cpl0(cpu);
-	if (insn->dst == 8 && value > 15)
-		cpu_raise_gp(cpu);
+	/* An exit comes before #GP for the value (SDM vol. 3, 26.1.1). */
 	if (cpu->non_root && insn->dst != 2)
 		cpu->hv->cr_write(cpu, insn->dst, insn->src, &value);
+	if (insn->dst == 8 && value > 15)
+		cpu_raise_gp(cpu);
 	switch (insn->dst) {
 	case 0:
 		cr0_write(cpu, value);

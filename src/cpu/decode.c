@@ -26,10 +26,16 @@ static void exec_too_long(struct cpu *cpu, const struct insn *insn)
 	cpu_raise_gp(cpu);
 }
 
-/* Above ring 0; virtual-8086 mode included. */
+/* Above ring 0, virtual-8086 mode included; PRIV_OSXSAVE in ring 0 too. */
 static void check_privilege(struct cpu *cpu, unsigned privilege)
 {
 	switch (privilege) {
+	case PRIV_OSXSAVE:
+		if (!(cpu->cr4 & CR4_OSXSAVE))
+			cpu_raise(cpu, VEC_UD);
+		if (cpu->cpl == 0)
+			return;
+		break;
 	case PRIV_CPL0_UD:
 		cpu_raise(cpu, VEC_UD);
 	case PRIV_TSC:
@@ -50,7 +56,7 @@ static void check_privilege(struct cpu *cpu, unsigned privilege)
 
 void insn_exec_checked(struct cpu *cpu, const struct insn *insn)
 {
-	if (cpu->cpl != 0)
+	if (cpu->cpl != 0 || insn->row->privilege == PRIV_OSXSAVE)
 		check_privilege(cpu, insn->row->privilege);
 	if (insn->row->vmx_exit >= 0 && cpu->non_root)
 		cpu->hv->instruction(cpu, insn);

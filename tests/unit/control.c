@@ -271,6 +271,7 @@ GUEST(ring3_read_dr, "mov %dr7, %rax\n hlt");
 GUEST(ring3_stac, "stac\n hlt");
 GUEST(ring3_cli, "cli\n hlt");
 GUEST(ring3_xgetbv, "xor %ecx, %ecx\n xgetbv\n hlt");
+GUEST(ring3_xsetbv, "xor %ecx, %ecx\n xor %edx, %edx\n mov $1, %eax\n xsetbv\n hlt");
 
 enum { WORKS = 0x100 };
 
@@ -294,6 +295,7 @@ static const struct {
 	CASE(rdpmc, CR4_PCE, VEC_GP, VEC_GP),
 	CASE(rdfsbase, CR4_FSGSBASE, VEC_UD, WORKS),
 	CASE(xgetbv, CR4_OSXSAVE, VEC_UD, WORKS),
+	CASE(xsetbv, CR4_OSXSAVE, VEC_UD, VEC_GP),
 	CASE(clts, 0, VEC_GP, VEC_GP),
 	CASE(wrmsr, 0, VEC_GP, VEC_GP),
 	CASE(lgdt, 0, VEC_GP, VEC_GP),

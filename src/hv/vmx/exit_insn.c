@@ -363,6 +363,8 @@ void vmx_cr_write(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 	case 8:
 		if (vmx_cpu(vmx, CPU_CR8_LOAD))
 			exit_cr(cpu, 8, CR_ACCESS_WRITE, gpr);
+		if (*value > 15)
+			cpu_raise_gp(cpu);
 		if (vmx_cpu(vmx, CPU_TPR_SHADOW))
 			write_vtpr(cpu, vmx, *value);
 		break;
