@@ -484,9 +484,6 @@ static void test_activity(void)
 void guest_main(void)
 {
 	apic_write(SVR, 0x1ff);
-	/* The PICs' interrupts would come on the vectors of exceptions. */
-	outb(0x21, 0xff);
-	outb(0xa1, 0xff);
 	vmx_start();
 	test_injection();
 	test_injection_is_not_intercepted();

@@ -191,6 +191,9 @@ void guest_begin(void)
 		set_gate(i, exception_entries[i], selector, i == BP || i == OF || i == 0x80 ? 0xee : 0x8e, 0);
 	asm volatile("lidt %0" : : "m"(pointer));
 	load_tss();
+	/* The firmware left the timer's interrupt on, and PIC vectors are those of exceptions. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
 	guest_main();
 	guest_exit();
 }
