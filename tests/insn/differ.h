@@ -90,6 +90,8 @@ u64 host_components(void);
 /* guest.c */
 extern u8 *guest_data; /* the guest's data pages */
 void guest_init(void);
+void guest_translate(void);        /* from now on 64-bit instructions run translated */
+unsigned guest_native_cases(void); /* how many of them did so without the interpreter's handler */
 void guest_set_mode(bool mode32);
 void guest_run(const struct test_case *c, struct machine *end);
 /* Does the guest's CPU show the feature of this row? */

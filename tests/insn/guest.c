@@ -1,11 +1,13 @@
 /*
  * The interpreter's side: one CPU in 64-bit mode at CPL 3, with page tables that map the same linear addresses as on
- * the host. An instruction is decoded and its handler called, as cpu_run() would.
+ * the host. An instruction is decoded and its handler called, as cpu_run() would; or it is translated,
+ * and the translation runs.
  */
 #include "differ.h"
 
 #include "cpu/event.h"
 #include "cpu/system.h"
+#include "jit/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@ static struct bus bus;
 static struct cpu_config config;
 static struct cpu_platform platform;
 static struct cpu *cpu;
+static unsigned native_cases;
 
 static u64 no_tsc(void *opaque)
 {
@@ -140,20 +143,59 @@ bool guest_has_row(ZydisMnemonic mnemonic)
 	return f == 0 || (config.features[f / 8] >> (f % 8) & 1);
 }
 
+void guest_translate(void)
+{
+	must(!jit_create(cpu, &(struct jit_options){ .hot = 1, .exact = true }), "jit_create");
+}
+
+unsigned guest_native_cases(void)
+{
+	return native_cases;
+}
+
+/* Runs the translation of the one instruction, as the start of a block. */
+static void run_translated(const struct test_case *c)
+{
+	const u64 at = CODE_GPA + (CODE_START & (PAGE_SIZE - 1));
+	struct block_cache *cache = cpu->blocks;
+	struct jit *jit = cpu->jit_state;
+
+	if (cache->arena_used > ARENA_BYTES / 2 || jit->used > JIT_AREA / 2)
+		block_cache_flush_now(cpu);
+	must(mem_write(&mem, at, c->bytes, sizeof(c->bytes)), "mem_write");
+	cache->pages[at >> PAGE_SHIFT].drops = 0; /* all this writing shall not stop the keeping of blocks */
+	struct block *block = block_get(cpu, at, block_key(cpu->mode_key));
+	must(block, "block_get");
+	const u8 *code = jit_translate(cpu, jit, block, 0, 1, false);
+	must(code, "jit_translate");
+	native_cases += jit->plan[0].native;
+	cpu->reg[REG_RIP] = CODE_START;
+	cpu->jit_page = CODE_START & PAGE_MASK;
+	jit->enter(cpu, block, code);
+}
+
+static void run_handler(const struct test_case *c)
+{
+	static struct insn insn;
+	must(insn_decode(cpu, cpu->mode_key, c->bytes, 15, &insn), "insn_decode");
+	cpu->insn = &insn;
+	cpu->rip_start = CODE_START;
+	cpu->reg[REG_RIP] = CODE_START + insn.length;
+	insn.exec(cpu, &insn);
+}
+
 /* Runs the instruction, again and again if it is a REP that stops to look for interrupts. */
 static void run_to_end(const struct test_case *c)
 {
 	for (volatile unsigned tries = 0; tries < 100; tries++) {
-		struct insn insn;
 		if (_setjmp(cpu->restart)) {
 			if (cpu->pending.valid)
 				return;
 		} else {
-			must(insn_decode(cpu, cpu->mode_key, c->bytes, 15, &insn), "insn_decode");
-			cpu->insn = &insn;
-			cpu->rip_start = CODE_START;
-			cpu->reg[REG_RIP] = CODE_START + insn.length;
-			insn.exec(cpu, &insn);
+			if (cpu->jit && cpu->mode == CPU_LONG)
+				run_translated(c);
+			else
+				run_handler(c);
 		}
 		if (cpu->reg[REG_RIP] != CODE_START)
 			return;

@@ -344,7 +344,8 @@ static unsigned check_rows(void)
 
 static void usage(void)
 {
-	printf("usage: insn-differ [--seed N] [--cases N] [--only MNEMONIC] [--verbose] [--list-excluded]\n");
+	printf("usage: insn-differ [--seed N] [--cases N] [--only MNEMONIC] [--translated] [--verbose]"
+	       " [--list-excluded]\n");
 	exit(2);
 }
 
@@ -352,6 +353,7 @@ int main(int argc, char **argv)
 {
 	u64 seed = (u64)time(NULL) * 2654435761u + 1, cases = 250000;
 	const char *only = NULL;
+	bool translated = false;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--verbose"))
@@ -359,6 +361,8 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--list-excluded"))
 			for (unsigned e = 0; e < ARRAY_SIZE(excluded); e++)
 				printf("%s: %s\n", ZydisMnemonicGetString(excluded[e].mnemonic), excluded[e].reason);
+		else if (!strcmp(argv[i], "--translated"))
+			translated = true;
 		else if (i + 1 == argc)
 			usage();
 		else if (!strcmp(argv[i], "--seed"))
@@ -377,6 +381,8 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	guest_init();
+	if (translated)
+		guest_translate();
 	host_start();
 	unsigned forms = 0, done = 0, failures = 0;
 	done = run_pass(false, cases * 2 / 3, only, &forms);
@@ -396,5 +402,7 @@ int main(int argc, char **argv)
 	}
 	unsigned missing = only ? 0 : check_rows() + forms_missing();
 	printf("# %u cases of %u forms, %u differ, %u rows uncovered or missing\n", done, forms, failures, missing);
-	return failures || missing ? 1 : 0;
+	if (translated)
+		printf("# %u cases ran without a handler\n", guest_native_cases());
+	return failures || missing || (translated && !only && guest_native_cases() < done / 10) ? 1 : 0;
 }
