@@ -72,14 +72,37 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	}
 }
 
-/* 8C and 8E, 0F 20 to 0F 23: MOV of segment, control and debug registers. */
-static bool is_system_mov(const ZydisDecodedInstruction *zi)
+/*
+ * 8C and 8E, 0F 20 to 0F 23: MOV of segment, control and debug registers. A0 to A3: MOV with an address of its own,
+ * which nobody checked.
+ */
+static bool is_wrong_mov(const ZydisDecodedInstruction *zi)
 {
 	if (zi->mnemonic != ZYDIS_MNEMONIC_MOV)
 		return false;
 	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
-		return zi->opcode == 0x8c || zi->opcode == 0x8e;
+		return zi->opcode == 0x8c || zi->opcode == 0x8e || (zi->opcode & 0xfc) == 0xa0;
 	return true;
+}
+
+/* BT and its kin with a bit's number in a register reach any address from their operand. */
+static bool is_bit_string(const ZydisDecodedInstruction *zi)
+{
+	bool number_in_register = zi->opcode == 0xa3 || zi->opcode == 0xab || zi->opcode == 0xb3 || zi->opcode == 0xbb;
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_0F && number_in_register && zi->raw.modrm.mod != 3;
+}
+
+/* Jumps stay in this code or go to a stub; those through memory only to a block's entry. */
+static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction *zi, const u8 *next, const u8 *code,
+			    size_t size)
+{
+	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+		return true;
+	if (!zi->raw.imm[0].is_relative)
+		return zi->mnemonic == ZYDIS_MNEMONIC_JMP && zi->raw.modrm.mod != 3;
+	const u8 *target = next + (i64)zi->raw.imm[0].value.s;
+	return (target >= code && target < code + size) ||
+	       (target >= jit->writable && target < jit->writable + jit->stubs_end);
 }
 
 /*
@@ -102,8 +125,9 @@ bool jit_verify(const struct jit *jit, const u8 *code, size_t size)
 	for (size_t at = 0; at < size;) {
 		ZydisDecodedInstruction zi;
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, NULL, code + at, size - at, &zi)) ||
-		    !is_allowed(&zi) || is_system_mov(&zi) || !is_memory_right(&zi) ||
-		    (zi.attributes & ZYDIS_ATTRIB_HAS_SEGMENT))
+		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_bit_string(&zi) || !is_memory_right(&zi) ||
+		    !is_branch_right(jit, &zi, code + at + zi.length, code, size) ||
+		    (zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE)))
 			return false;
 		at += zi.length;
 	}

@@ -1,0 +1,105 @@
+/*
+ * The last look at emitted code: what must never run natively is refused.
+ */
+#include "jit/internal.h"
+
+/* <glib.h> brings <sys/ucontext.h>, which has a REG_RIP of its own. */
+#define REG_RIP UCONTEXT_REG_RIP
+
+#include <glib.h>
+
+#undef REG_RIP
+
+static struct jit jit;
+
+#define BYTES(...) (const u8[]){ __VA_ARGS__ }, sizeof((const u8[]){ __VA_ARGS__ })
+
+static bool verify(const u8 *code, size_t size)
+{
+	return jit_verify(&jit, code, size);
+}
+
+static void plain_code_passes(void)
+{
+	g_assert_true(verify(BYTES(0x48, 0x01, 0xd8)));             /* add rax, rbx */
+	g_assert_true(verify(BYTES(0x49, 0x8b, 0x01)));             /* mov rax, [r9] */
+	g_assert_true(verify(BYTES(0xf0, 0x41, 0x0f, 0xb1, 0x09))); /* lock cmpxchg [r9], ecx */
+	g_assert_true(verify(BYTES(0x41, 0xff, 0x62, 0x30)));       /* jmp [r10 + 30h] */
+	g_assert_true(verify(BYTES(0x48, 0x8d, 0x04, 0x9b)));       /* lea rax, [rbx + rbx * 4] */
+}
+
+static void system_instructions_are_refused(void)
+{
+	g_assert_false(verify(BYTES(0x0f, 0x05)));                   /* syscall */
+	g_assert_false(verify(BYTES(0x0f, 0x34)));                   /* sysenter */
+	g_assert_false(verify(BYTES(0xcd, 0x80)));                   /* int 80h */
+	g_assert_false(verify(BYTES(0xcc)));                         /* int3 */
+	g_assert_false(verify(BYTES(0x0f, 0x0b)));                   /* ud2 */
+	g_assert_false(verify(BYTES(0xf4)));                         /* hlt */
+	g_assert_false(verify(BYTES(0x0f, 0xa2)));                   /* cpuid */
+	g_assert_false(verify(BYTES(0x0f, 0x31)));                   /* rdtsc */
+	g_assert_false(verify(BYTES(0x0f, 0x01, 0xf9)));             /* rdtscp */
+	g_assert_false(verify(BYTES(0x41, 0x0f, 0x01, 0x01)));       /* sgdt [r9] */
+	g_assert_false(verify(BYTES(0x41, 0x0f, 0xae, 0x29)));       /* xrstor [r9] */
+	g_assert_false(verify(BYTES(0xf3, 0x48, 0x0f, 0xae, 0xd0))); /* wrfsbase rax */
+	g_assert_false(verify(BYTES(0x9d)));                         /* popf */
+	g_assert_false(verify(BYTES(0xe4, 0x60)));                   /* in al, 60h */
+	g_assert_false(verify(BYTES(0x0f, 0x01, 0xd9)));             /* vmmcall */
+}
+
+static void far_transfers_and_segments_are_refused(void)
+{
+	g_assert_false(verify(BYTES(0x41, 0xff, 0x29)));       /* jmp far [r9] */
+	g_assert_false(verify(BYTES(0x41, 0xff, 0x19)));       /* call far [r9] */
+	g_assert_false(verify(BYTES(0xcb)));                   /* retf */
+	g_assert_false(verify(BYTES(0x48, 0xcf)));             /* iretq */
+	g_assert_false(verify(BYTES(0x8e, 0xd8)));             /* mov ds, eax */
+	g_assert_false(verify(BYTES(0x8c, 0xd8)));             /* mov eax, ds */
+	g_assert_false(verify(BYTES(0x0f, 0x22, 0xd8)));       /* mov cr3, rax */
+	g_assert_false(verify(BYTES(0x0f, 0x21, 0xf8)));       /* mov rax, dr7 */
+	g_assert_false(verify(BYTES(0x41, 0x0f, 0xb2, 0x01))); /* lss eax, [r9] */
+}
+
+static void unchecked_memory_is_refused(void)
+{
+	g_assert_false(verify(BYTES(0x48, 0x8b, 0x03)));             /* mov rax, [rbx] */
+	g_assert_false(verify(BYTES(0x49, 0x8b, 0x04, 0x19)));       /* mov rax, [r9 + rbx] */
+	g_assert_false(verify(BYTES(0x48, 0x8b, 0x04, 0x24)));       /* mov rax, [rsp] */
+	g_assert_false(verify(BYTES(0x48, 0x8b, 0x05, 0, 0, 0, 0))); /* mov rax, [rip] */
+	g_assert_false(verify(BYTES(0x8b, 0x04, 0x25, 0, 0, 0, 0))); /* mov eax, [0] */
+	g_assert_false(verify(BYTES(0x65, 0x49, 0x8b, 0x01)));       /* mov rax, gs:[r9] */
+	g_assert_false(verify(BYTES(0x67, 0x41, 0x8b, 0x01)));       /* mov eax, [r9d] */
+	g_assert_false(verify(BYTES(0xa1, 0, 0, 0, 0, 0, 0, 0, 0))); /* mov eax, [0] */
+	g_assert_false(verify(BYTES(0xf3, 0xa4)));                   /* rep movsb */
+	g_assert_false(verify(BYTES(0x50)));                         /* push rax */
+	g_assert_false(verify(BYTES(0x49, 0x0f, 0xa3, 0x01)));       /* bt [r9], rax: any address */
+}
+
+static void jumps_elsewhere_are_refused(void)
+{
+	g_assert_true(verify(BYTES(0x74, 0x00, 0x90)));        /* jz to the nop */
+	g_assert_false(verify(BYTES(0x74, 0x10)));             /* jz to what is not there */
+	g_assert_false(verify(BYTES(0xe9, 0, 0, 0, 0x40)));    /* jmp far away */
+	g_assert_false(verify(BYTES(0xff, 0xe0)));             /* jmp rax */
+	g_assert_false(verify(BYTES(0x41, 0xff, 0x52, 0x30))); /* call [r10 + 30h] */
+	g_assert_false(verify(BYTES(0xc3)));                   /* ret */
+}
+
+static void bytes_cut_short_are_refused(void)
+{
+	g_assert_false(verify(BYTES(0x48, 0x01)));
+	g_assert_false(verify(BYTES(0x90, 0x49, 0x8b)));
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_assert_true(ZYAN_SUCCESS(ZydisDecoderInit(&jit.verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
+	g_test_add_func("/jit-verify/plain-code-passes", plain_code_passes);
+	g_test_add_func("/jit-verify/system-instructions-are-refused", system_instructions_are_refused);
+	g_test_add_func("/jit-verify/far-transfers-and-segments-are-refused", far_transfers_and_segments_are_refused);
+	g_test_add_func("/jit-verify/unchecked-memory-is-refused", unchecked_memory_is_refused);
+	g_test_add_func("/jit-verify/jumps-elsewhere-are-refused", jumps_elsewhere_are_refused);
+	g_test_add_func("/jit-verify/bytes-cut-short-are-refused", bytes_cut_short_are_refused);
+	return g_test_run();
+}
