@@ -99,6 +99,8 @@ int host_main(int argc, char **argv)
 		return status;
 	print_machine();
 	bool soft = print_engine(&engine_soft);
+	if (soft)
+		puts("  translation yes: hot 64-bit code runs as host code, registers pinned, tagged TLB");
 	bool kvm = print_engine(&engine_kvm);
 	printf("\n--engine auto uses %s\n", kvm ? "kvm" : soft ? "soft" : "neither; nothing can run here");
 	print_sandbox();

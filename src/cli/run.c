@@ -224,7 +224,7 @@ int run_main(int argc, char **argv)
 		.memory = run.options.memory,
 		.cpus = run.options.cpus,
 		.nested = run.options.nested,
-		.translation = run.options.translation,
+		.translation = run_options_translation(&run.options),
 		.translate_after = run.options.translate_after,
 		.append = run.options.append,
 		.debug_exit_port = run.options.debug_exit,

@@ -249,7 +249,8 @@ static const struct option_row rows[] = {
 	  "what executes the guest: Strata's own CPU, or the host's KVM;\nauto: kvm where it can, else soft",
 	  take_engine },
 	{ "interpret", OPTION_FLAG, NULL, "engine soft without translation", take_interpret },
-	{ "translate", OPTION_FLAG, NULL, "engine soft with hot code translated to host code", take_translate },
+	{ "translate", OPTION_FLAG, NULL, "engine soft with hot code translated to host code: the default",
+	  take_translate },
 	{ "exact-flags", OPTION_FLAG, NULL,
 	  "translate, with flags right even in page-fault frames where\nno instruction of the guest's could use them",
 	  take_exact_flags },
@@ -299,6 +300,13 @@ static int check(const struct run_options *options)
 	if (options->translation && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: translation is for engine soft, --engine says kvm");
 	return 0;
+}
+
+enum translation run_options_translation(const struct run_options *options)
+{
+	if (options->interpret)
+		return TRANSLATION_OFF;
+	return options->translation == TRANSLATION_OFF ? TRANSLATION_ON : options->translation;
 }
 
 int run_options_parse(int argc, char **argv, struct run_options *options)

@@ -15,9 +15,9 @@ enum { RUN_TIMEOUT_MAX = 1000000 }; /* seconds */
 struct run_options {
 	enum engine_choice engine;
 	bool interpret;
-	enum translation translation;
-	unsigned translate_after; /* 0: not given */
-	u64 memory; /* bytes */
+	enum translation translation; /* TRANSLATION_OFF: not given */
+	unsigned translate_after;     /* 0: not given */
+	u64 memory;                   /* bytes */
 	unsigned cpus;
 	enum nested_choice nested;
 	const char *kernel, *initrd, *append; /* NULL: not given */
@@ -33,6 +33,9 @@ struct run_options {
 
 /* 0; an exit status after a message; or OPTION_HELP (cli/option.h). The strings are argv's. */
 int run_options_parse(int argc, char **argv, struct run_options *options);
+
+/* How the soft engine shall run code, as the options say or else by default. */
+enum translation run_options_translation(const struct run_options *options);
 
 /* `strata run --help`, on standard output. */
 void run_options_help(void);

@@ -27,6 +27,7 @@ def test_host_says_that_soft_nests_vt_x_on_any_host():
     section = out[out.index("engine soft"):out.index("engine kvm")]
     expect(re.search(r"nested vt-x +yes", section), out)
     expect(re.search(r"nested amd-v +no: \S", section), out)
+    expect(re.search(r"translation +yes: \S", section), out)
 
 
 def test_host_says_what_confines_a_guest():
