@@ -7,7 +7,8 @@
  * Architectural flushes (MOV to CR3, INVLPG, INVPCID, INVVPID, INVEPT, …) bump a context's revision, which is part of
  * every tag, so that a flush costs O(1).
  *
- * A stale entry would be an access to somebody else's host memory: bounds first; RAM is never unmapped while a CPU runs.
+ * A stale entry would be an access to somebody else's host memory: bounds first; RAM is never unmapped while a CPU
+ * runs.
  *
  * Owner and thread: the CPU's own thread, alone.
  */
@@ -49,20 +50,20 @@ struct mmu_paging {
 
 enum mmu_fault_kind {
 	MMU_OK,
-	MMU_PAGE_FAULT,   /* error_code is right for the #PF frame */
-	MMU_EPT_VIOLATION,/* qualification (SDM table 28-7), gpa set; linear address valid per bit 7 */
-	MMU_EPT_MISCONFIG,/* gpa set */
-	MMU_NOT_CANONICAL /* #GP or #SS, the caller knows which */
+	MMU_PAGE_FAULT,    /* error_code is right for the #PF frame */
+	MMU_EPT_VIOLATION, /* qualification (SDM table 28-7), gpa set; linear address valid per bit 7 */
+	MMU_EPT_MISCONFIG, /* gpa set */
+	MMU_NOT_CANONICAL  /* #GP or #SS, the caller knows which */
 };
 
 struct mmu_result {
 	enum mmu_fault_kind kind;
-	u32 error_code;     /* MMU_PAGE_FAULT */
-	u64 qualification;  /* MMU_EPT_VIOLATION */
-	gpa_t l2_gpa;       /* EPT faults: the guest-physical address that faulted */
-	gpa_t gpa;          /* MMU_OK: where the access goes, in L1's machine */
-	u64 ram_offset;     /* MMU_OK: the same as RAM offset, or RAM_OFFSET_NONE for a device */
-	u64 page_bytes;     /* MMU_OK: smallest page size on the way */
+	u32 error_code;    /* MMU_PAGE_FAULT */
+	u64 qualification; /* MMU_EPT_VIOLATION */
+	gpa_t l2_gpa;      /* EPT faults: the guest-physical address that faulted */
+	gpa_t gpa;         /* MMU_OK: where the access goes, in L1's machine */
+	u64 ram_offset;    /* MMU_OK: the same as RAM offset, or RAM_OFFSET_NONE for a device */
+	u64 page_bytes;    /* MMU_OK: smallest page size on the way */
 };
 
 struct mmu_context; /* private to tlb.c */
@@ -70,9 +71,9 @@ struct mmu_formats; /* private to walk.c */
 
 struct mmu {
 	/* Hot: where the fast path looks. Set by mmu_set_class and context switches only. */
-	struct tlb_entry *tlb;      /* table of the current class */
-	u64 revision;               /* of the current context, 0..4095, never 0 */
-	struct tlb_entry *system;   /* table of MMU_SUPERVISOR, for implicit accesses */
+	struct tlb_entry *tlb;    /* table of the current class */
+	u64 revision;             /* of the current context, 0..4095, never 0 */
+	struct tlb_entry *system; /* table of MMU_SUPERVISOR, for implicit accesses */
 	/* Cold. */
 	struct mem *mem;
 	struct counters *counters;
@@ -104,12 +105,13 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging);
 void mmu_set_class(struct mmu *mmu, enum mmu_class cls);
 
 /*
- * While `checked` is set `tlb` and `system` point to a table that stays empty, so that every access takes the slow path,
- * where data breakpoints (DR7) and alignment (CR0.AM, EFLAGS.AC at CPL 3) are looked at. Costs nothing while off.
+ * While `checked` is set `tlb` and `system` point to a table that stays empty, so that every access takes the slow
+ * path, where data breakpoints (DR7) and alignment (CR0.AM, EFLAGS.AC at CPL 3) are looked at. Costs nothing while off.
  */
 void mmu_set_checked(struct mmu *mmu, bool checked);
 
-/* Reads the four PDPTEs at CR3 (through stage 2 if on). MMU_OK; a fault; MMU_PAGE_FAULT stands for "reserved bits set: #GP". */
+/* Reads the four PDPTEs at CR3 (through stage 2 if on). MMU_OK; a fault; MMU_PAGE_FAULT stands for "reserved bits set:
+ * #GP". */
 struct mmu_result mmu_load_pdptes(struct mmu *mmu, const struct mmu_paging *paging, u64 pdpte[4]);
 
 /*
@@ -125,13 +127,13 @@ struct mmu_result mmu_peek(struct mmu *mmu, u64 va);
 struct mmu_result mmu_translate_gpa(struct mmu *mmu, gpa_t l2_gpa, enum mmu_access access);
 
 /* Flushes. All of the current VPID and EPTP unless said otherwise. */
-void mmu_flush_page(struct mmu *mmu, u64 va);                /* INVLPG: current PCID and global pages */
-void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals);/* MOV to CR3; INVPCID type 1 */
-void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va); /* INVPCID type 0 */
-void mmu_flush_vpid_all(struct mmu *mmu, bool globals);      /* INVPCID types 2, 3; CR4.PGE toggles */
-void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals);/* INVVPID types 1, 3; VM transitions with VPID 0 */
-void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va); /* INVVPID type 0 */
-void mmu_flush_ept(struct mmu *mmu, u64 eptp);               /* INVEPT type 1: contexts whose EP4TA matches */
+void mmu_flush_page(struct mmu *mmu, u64 va);                 /* INVLPG: current PCID and global pages */
+void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals); /* MOV to CR3; INVPCID type 1 */
+void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va);  /* INVPCID type 0 */
+void mmu_flush_vpid_all(struct mmu *mmu, bool globals);       /* INVPCID types 2, 3; CR4.PGE toggles */
+void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals); /* INVVPID types 1, 3; VM transitions with VPID 0 */
+void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va);  /* INVVPID type 0 */
+void mmu_flush_ept(struct mmu *mmu, u64 eptp);                /* INVEPT type 1: contexts whose EP4TA matches */
 void mmu_flush_all(struct mmu *mmu);
 
 /* The page now holds decoded code: no context may keep a write entry for it. */

@@ -239,8 +239,6 @@ void guest_main(void)
 	for (unsigned vector = 0x30; vector < 0x100; vector++)
 		if (vector != 0x80)
 			handlers[vector] = on_interrupt;
-	outb(0x21, 0xff); /* the old controllers are out of it */
-	outb(0xa1, 0xff);
 	test_timer();
 	test_ipi_and_priority();
 	test_ioapic();
