@@ -40,9 +40,11 @@ struct engine {
 
 /* --- sleeping and waking --- */
 
+/* What a sleeping CPU has to look at. While it waits for a SIPI, interrupts stay pending and wake nobody. */
 static u32 attention(struct engine_vcpu *vcpu)
 {
-	return __atomic_load_n(&vcpu->cpu.attention, __ATOMIC_SEQ_CST);
+	u32 wakes = vcpu->cpu.activity == CPU_WAIT_SIPI ? ATTEND_STOP | ATTEND_INIT | ATTEND_SIPI : ~0u;
+	return __atomic_load_n(&vcpu->cpu.attention, __ATOMIC_SEQ_CST) & wakes;
 }
 
 /* The order "set attention, read asleep" here and "set asleep, read attention" there loses no wake-up. */
