@@ -160,7 +160,30 @@ static u64 movs_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 		return 0;
 	bytes -= bytes % size;
 	copy_elements(to, from, bytes, size);
+	advance(cpu, insn, RSI, (i64)bytes);
+	advance(cpu, insn, RDI, (i64)bytes);
 	return bytes;
+}
+
+typedef u64 (*chunk_fn)(struct cpu *cpu, const struct insn *insn, u64 count, unsigned size);
+
+/* REP forward: by chunks where a chunk is possible, else by elements. RCX is right whenever an element faults. */
+static inline __attribute__((always_inline)) void repeat_chunks(struct cpu *cpu, const struct insn *insn,
+								chunk_fn chunk, insn_fn element, unsigned size)
+{
+	for (u64 count; (count = get_count(cpu, insn));) {
+		u64 bytes = chunk(cpu, insn, count, size);
+		if (!bytes) {
+			element(cpu, insn);
+			bytes = size;
+		}
+		count -= bytes / size;
+		set_count(cpu, insn, count);
+		if (count && must_pause(cpu)) {
+			pause_here(cpu);
+			return;
+		}
+	}
 }
 
 #define MOVS(bits)                                                                                                     \
@@ -178,26 +201,10 @@ static u64 movs_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 	}                                                                                                              \
 	static void rep_movs##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
-		if (!may_chunk(cpu, insn)) {                                                                           \
+		if (may_chunk(cpu, insn))                                                                              \
+			repeat_chunks(cpu, insn, movs_chunk, movs##bits, bits / 8);                                    \
+		else                                                                                                   \
 			repeat(cpu, insn, movs##bits##_one);                                                           \
-			return;                                                                                        \
-		}                                                                                                      \
-		for (u64 count; (count = get_count(cpu, insn));) {                                                     \
-			u64 bytes = movs_chunk(cpu, insn, count, bits / 8);                                            \
-			if (bytes) {                                                                                   \
-				advance(cpu, insn, RSI, (i64)bytes);                                                   \
-				advance(cpu, insn, RDI, (i64)bytes);                                                   \
-			} else {                                                                                       \
-				movs##bits(cpu, insn);                                                                 \
-				bytes = bits / 8;                                                                      \
-			}                                                                                              \
-			count -= bytes / (bits / 8);                                                                   \
-			set_count(cpu, insn, count);                                                                   \
-			if (count && must_pause(cpu)) {                                                                \
-				pause_here(cpu);                                                                       \
-				return;                                                                                \
-			}                                                                                              \
-		}                                                                                                      \
 	}
 MOVS(8)
 MOVS(16)
@@ -225,6 +232,7 @@ static u64 stos_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 		return 0;
 	bytes -= bytes % size;
 	fill_elements(to, cpu->reg[RAX], bytes, size);
+	advance(cpu, insn, RDI, (i64)bytes);
 	return bytes;
 }
 
@@ -241,25 +249,10 @@ static u64 stos_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 	}                                                                                                              \
 	static void rep_stos##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
-		if (!may_chunk(cpu, insn)) {                                                                           \
+		if (may_chunk(cpu, insn))                                                                              \
+			repeat_chunks(cpu, insn, stos_chunk, stos##bits, bits / 8);                                    \
+		else                                                                                                   \
 			repeat(cpu, insn, stos##bits##_one);                                                           \
-			return;                                                                                        \
-		}                                                                                                      \
-		for (u64 count; (count = get_count(cpu, insn));) {                                                     \
-			u64 bytes = stos_chunk(cpu, insn, count, bits / 8);                                            \
-			if (bytes) {                                                                                   \
-				advance(cpu, insn, RDI, (i64)bytes);                                                   \
-			} else {                                                                                       \
-				stos##bits(cpu, insn);                                                                 \
-				bytes = bits / 8;                                                                      \
-			}                                                                                              \
-			count -= bytes / (bits / 8);                                                                   \
-			set_count(cpu, insn, count);                                                                   \
-			if (count && must_pause(cpu)) {                                                                \
-				pause_here(cpu);                                                                       \
-				return;                                                                                \
-			}                                                                                              \
-		}                                                                                                      \
 	}
 STOS(8)
 STOS(16)
