@@ -12,14 +12,16 @@
 #include "cpu/insn.h"
 
 struct hv_ops {
-	int (*init)(struct cpu *cpu);     /* allocates hv_state */
+	int (*init)(struct cpu *cpu); /* allocates hv_state */
 	void (*destroy)(struct cpu *cpu);
 	void (*reset)(struct cpu *cpu, bool init_signal);
 
-	/* VMXON, VMREAD, VMRUN…: in root and non-root. Checks everything itself, #UD included. insn->cond: see insn_vmx.c. */
+	/* VMXON, VMREAD, VMRUN…: in root and non-root. Checks everything itself, #UD included. insn->cond: see
+	 * insn_vmx.c. */
 	void (*execute)(struct cpu *cpu, const struct insn *insn);
 
-	/* The row names an unconditional or control-bit exit: CPUID, HLT, RDTSC, PAUSE, … May exit. After #UD and CPL checks. */
+	/* The row names an unconditional or control-bit exit: CPUID, HLT, RDTSC, PAUSE, … May exit. After #UD and CPL
+	 * checks. */
 	void (*instruction)(struct cpu *cpu, const struct insn *insn);
 	/* Instruction exits with details. May exit. */
 	void (*io)(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, bool in, u64 linear);
@@ -42,13 +44,14 @@ struct hv_ops {
 
 	/* Events. May exit. */
 	void (*exception)(struct cpu *cpu, const struct event *event);
-	void (*triple_fault)(struct cpu *cpu);          /* always exits */
-	void (*init_signal)(struct cpu *cpu);           /* always exits */
+	void (*triple_fault)(struct cpu *cpu); /* always exits */
+	void (*init_signal)(struct cpu *cpu);  /* always exits */
 	/* INIT outside non-root operation. true: it is blocked now, and hv sets ATTEND_INIT again once it is not. */
 	bool (*init_blocked)(struct cpu *cpu);
 	void (*sipi)(struct cpu *cpu, u8 vector);
 	void (*nmi)(struct cpu *cpu);
-	/* An external interrupt is pending. May exit; returns true if the interrupt is to be delivered when IF allows. */
+	/* An external interrupt is pending. May exit; returns true if the interrupt is to be delivered when IF allows.
+	 */
 	bool (*interrupt)(struct cpu *cpu);
 	/* ATTEND_HV at an instruction boundary: interrupt and NMI windows, preemption timer, MTF. May exit. */
 	void (*attention)(struct cpu *cpu);

@@ -60,7 +60,7 @@ enum insn_privilege {
 	PRIV_CPL0_UD,  /* #UD unless CPL 0 */
 	PRIV_TSC,      /* #GP(0) if CR4.TSD, unless CPL 0 */
 	PRIV_PMC,      /* #GP(0) if CR4.PCE = 0, unless CPL 0 */
-	PRIV_OSXSAVE, /* #UD if CR4.OSXSAVE = 0, #GP(0) unless CPL 0 */
+	PRIV_OSXSAVE,  /* #UD if CR4.OSXSAVE = 0, #GP(0) unless CPL 0 */
 	PRIV_PROTECTED /* #UD in real and virtual-8086 mode */
 };
 
