@@ -39,7 +39,7 @@ struct hv_ops {
 	u64 (*cr0_shadowed)(struct cpu *cpu);
 	void (*task_switch)(struct cpu *cpu, u16 selector, unsigned source); /* source: SDM table 28-2. Always exits */
 
-	/* TSC as the guest sees it, given root's. */
+	/* TSC as the guest sees it, given root's. May exit. */
 	u64 (*tsc)(struct cpu *cpu, u64 root_tsc);
 
 	/* Events. May exit. */

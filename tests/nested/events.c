@@ -392,6 +392,26 @@ static void test_preemption_timer(void)
 	CHECK_EQUAL("whose-state-stays-halted", vmread(F(guest_activity)), ACTIVITY_HLT);
 }
 
+/* A guest that reads the TSC all the time never reads one past the timer's end. */
+L2(l2_rdtsc_loop, "rdtsc; shl $32, %rdx; or %rdx, %rax; mov %rax, %rsi;"
+		  "1: rdtsc; shl $32, %rdx; or %rdx, %rax; mov %rax, %rdi; jmp 1b")
+
+static void test_timer_against_tsc(void)
+{
+	const u32 value = 20000;
+	unsigned shift = rdmsr(MSR_VMX_MISC) & 31;
+	for (unsigned i = 0; i < 20; i++) {
+		make_timer(l2_rdtsc_loop, value);
+		l2_regs[L2_RSI] = l2_regs[L2_RDI] = 0;
+		if (vmx_run() != EXIT_PREEMPTION_TIMER || l2_regs[L2_RDI] >= ((l2_regs[L2_RSI] >> shift) + value)
+										     << shift) {
+			CHECK("no-tsc-past-the-timers-end", false);
+			return;
+		}
+	}
+	CHECK("no-tsc-past-the-timers-end", true);
+}
+
 /* --- monitor trap flag --- */
 
 static void test_mtf(void)
@@ -497,6 +517,7 @@ void guest_main(void)
 	test_nmi_exit();
 	test_iret_fault();
 	test_preemption_timer();
+	test_timer_against_tsc();
 	test_mtf();
 	test_pending_debug();
 	test_shadows();

@@ -417,8 +417,14 @@ void vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source)
 		      });
 }
 
+/*
+ * The preemption timer counts with the TSC: a guest never reads a TSC past the timer's end, however late the platform's
+ * call for attention is. The reading instruction has not run then.
+ */
 u64 vmx_tsc(struct cpu *cpu, u64 root_tsc)
 {
 	const struct vmx *vmx = vmx_of(cpu);
+	if (vmx_pin(vmx, PIN_PREEMPTION_TIMER) && (root_tsc - cpu->msr.tsc_adjust) >> VMX_TIMER_SHIFT >= vmx->timer_end)
+		vmx_exit(cpu, &(struct vmx_exit){ .reason = EXIT_PREEMPTION_TIMER, .rip = cpu->rip_start });
 	return vmx_cpu(vmx, CPU_TSC_OFFSETTING) ? root_tsc + vmx->vmcs.tsc_offset : root_tsc;
 }
