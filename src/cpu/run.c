@@ -266,7 +266,7 @@ static int run_blocks(struct cpu *cpu)
 			continue;
 		}
 		struct block *block = next_block(cpu, link, start);
-		if (unlikely(!block || !within_limit(cpu, block->bytes))) {
+		if (unlikely(!block || !runs_whole(cpu, block))) {
 			run_one(cpu);
 			link = NULL;
 			continue;

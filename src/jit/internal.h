@@ -50,7 +50,7 @@ struct plan {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-enum { JIT_AREA = 64 << 20, JIT_BLOCK_MAX = 32 << 10 };
+enum { JIT_AREA = 32 << 20, JIT_BLOCK_MAX = 32 << 10 };
 
 struct jit {
 	struct jit_options options;

@@ -212,6 +212,12 @@ static void emit_operand(struct translation *t, const struct plan *p)
 	if (insn->seg == SEG_FS || insn->seg == SEG_GS)
 		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0,
 			(i32)(offsetof(struct cpu, seg_base) + 8 * insn->seg));
+	if (p->memory_size > 1 && (insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG)) {
+		/* The host's kernel may punish locks across cache lines; the handler does without. */
+		emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
+		emit32(&t->e, p->memory_size - 1u);
+		emit_handler_if(t, p, COND_NZ);
+	}
 	emit_check(t, p, p->memory_size, p->memory_write);
 }
 
