@@ -1,53 +1,19 @@
 /*
  * Random x87, MMX, SSE and AVX instructions on the CPU, in every width of code, with random register contents,
- *exception masks and control registers: none of them faults on the host, or leaves the host's floating-point state
- *changed.
+ * exception masks and control registers: none of them faults on the host, or leaves the host's floating-point state
+ * changed.
  *
  *	fuzz-vectors [-runs=N] [-seconds=N] [-seed=N]
  */
-#include "../unit/machine.h"
+#include "runs.h"
 
 #include "cpu/fpu.h"
 #include "cpu/native.h"
 
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
 
 static struct machine *m;
-static u64 random_state, seed;
-static unsigned long run;
-
-static u64 next_random(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static bool one_in(unsigned n)
-{
-	return next_random() % n == 0;
-}
-
-static void on_alarm(int signal)
-{
-	cpu_attend(&m->cpu, ATTEND_STOP);
-}
-
-static void on_crash(int signal)
-{
-	static char text[100];
-	int n = snprintf(text, sizeof(text), "signal %d in run %lu of seed %llu\n", signal, run,
-			 (unsigned long long)seed);
-	if (write(STDERR_FILENO, text, (size_t)n) < 0)
-		_exit(2);
-	_exit(1);
-}
 
 /* An opcode of the 0F map that MMX and SSE use. */
 static u8 two_byte_opcode(void)
@@ -161,30 +127,9 @@ static void try_once(void)
 
 int main(int argc, char **argv)
 {
-	unsigned long runs = ~0UL;
-	long seconds = 5;
-
-	seed = (u64)time(NULL);
-	for (int i = 1; i < argc; i++) {
-		if (!strncmp(argv[i], "-runs=", 6))
-			runs = strtoul(argv[i] + 6, NULL, 0);
-		else if (!strncmp(argv[i], "-seconds=", 9))
-			seconds = strtol(argv[i] + 9, NULL, 0);
-		else if (!strncmp(argv[i], "-seed=", 6))
-			seed = strtoull(argv[i] + 6, NULL, 0);
-	}
-	printf("seed %llu\n", (unsigned long long)seed);
-	fflush(stdout);
-	random_state = seed * 2 + 1;
-	const int crashes[] = { SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP };
-	for (unsigned i = 0; i < G_N_ELEMENTS(crashes); i++)
-		signal(crashes[i], on_crash);
-	signal(SIGALRM, on_alarm);
+	fuzz_begin(argc, argv);
 	m = machine_new();
-	time_t end = time(NULL) + seconds;
-	for (run = 0; run < runs && time(NULL) < end; run++)
-		try_once();
-	printf("ok: %lu runs\n", run);
+	printf("ok: %lu runs\n", fuzz_runs(m, try_once));
 	machine_free(m);
 	return 0;
 }

@@ -4,51 +4,18 @@
  *
  *	fuzz-vmx [-runs=N] [-seconds=N] [-seed=N]
  */
-#include "../unit/machine.h"
+#include "runs.h"
 
 #include "cpu/hv_ops.h"
 #include "hv/vmx/vmx.h"
 
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
 
 enum { VMXON = 0x200000, VMCS = 0x201000, EPT = 0x202000, EPT_TABLES = 4, LISTS = 0x210000, HOST = 0x190000 };
 
 static struct machine *m;
-static u64 random_state, seed;
-static unsigned long run, entries;
-
-static u64 next_random(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static bool one_in(unsigned n)
-{
-	return next_random() % n == 0;
-}
-
-static void on_alarm(int signal)
-{
-	cpu_attend(&m->cpu, ATTEND_STOP);
-}
-
-static void on_crash(int signal)
-{
-	static char text[100];
-	int n = snprintf(text, sizeof(text), "signal %d in run %lu of seed %llu\n", signal, run,
-			 (unsigned long long)seed);
-	if (write(STDERR_FILENO, text, (size_t)n) < 0)
-		_exit(2);
-	_exit(1);
-}
+static unsigned long entries;
 
 static u64 random_value(void)
 {
@@ -317,25 +284,7 @@ static void try_once(void)
 
 int main(int argc, char **argv)
 {
-	unsigned long runs = ~0UL;
-	long seconds = 5;
-
-	seed = (u64)time(NULL);
-	for (int i = 1; i < argc; i++) {
-		if (!strncmp(argv[i], "-runs=", 6))
-			runs = strtoul(argv[i] + 6, NULL, 0);
-		else if (!strncmp(argv[i], "-seconds=", 9))
-			seconds = strtol(argv[i] + 9, NULL, 0);
-		else if (!strncmp(argv[i], "-seed=", 6))
-			seed = strtoull(argv[i] + 6, NULL, 0);
-	}
-	printf("seed %llu\n", (unsigned long long)seed);
-	fflush(stdout);
-	random_state = seed * 2 + 1;
-	const int crashes[] = { SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP };
-	for (unsigned i = 0; i < G_N_ELEMENTS(crashes); i++)
-		signal(crashes[i], on_crash);
-	signal(SIGALRM, on_alarm);
+	fuzz_begin(argc, argv);
 	m = machine_new_nested(NESTED_VTX, &vmx_ops);
 	m->platform.apic_msr_read = no_msr_read;
 	m->platform.apic_msr_write = no_msr_write;
@@ -343,11 +292,9 @@ int main(int argc, char **argv)
 	m->platform.tpr_write = no_tpr_write;
 	m->platform.interrupt_pending = interrupt_sometimes;
 	m->platform.ack_interrupt = some_vector;
-	time_t end = time(NULL) + seconds;
-	for (run = 0; run < runs && time(NULL) < end; run++)
-		try_once();
-	printf("ok: %lu runs, %lu VM entries\n", run, entries);
+	unsigned long runs = fuzz_runs(m, try_once);
+	printf("ok: %lu runs, %lu VM entries\n", runs, entries);
 	machine_free(m);
 	/* A target whose entries all fail would test nothing. */
-	return entries > run / 10 ? 0 : 1;
+	return entries > runs / 10 ? 0 : 1;
 }

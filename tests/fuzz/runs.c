@@ -1,0 +1,71 @@
+#include "runs.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct machine *stopped_by_alarm;
+static u64 random_state, seed;
+static unsigned long run, runs_wanted = ~0UL;
+static long seconds = 5;
+
+u64 next_random(void)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return random_state;
+}
+
+bool one_in(unsigned n)
+{
+	return next_random() % n == 0;
+}
+
+static void on_alarm(int signal)
+{
+	cpu_attend(&stopped_by_alarm->cpu, ATTEND_STOP);
+}
+
+static void on_crash(int signal)
+{
+	static char text[100];
+	int n = snprintf(text, sizeof(text), "signal %d in run %lu of seed %llu\n", signal, run,
+			 (unsigned long long)seed);
+	if (write(STDERR_FILENO, text, (size_t)n) < 0)
+		_exit(2);
+	_exit(1);
+}
+
+void fuzz_begin(int argc, char **argv)
+{
+	seed = (u64)time(NULL);
+	for (int i = 1; i < argc; i++) {
+		if (!strncmp(argv[i], "-runs=", 6))
+			runs_wanted = strtoul(argv[i] + 6, NULL, 0);
+		else if (!strncmp(argv[i], "-seconds=", 9))
+			seconds = strtol(argv[i] + 9, NULL, 0);
+		else if (!strncmp(argv[i], "-seed=", 6))
+			seed = strtoull(argv[i] + 6, NULL, 0);
+	}
+	printf("seed %llu\n", (unsigned long long)seed);
+	fflush(stdout);
+	random_state = seed * 2 + 1;
+	/* Before there is a CPU, which takes over the signals it expects. */
+	const int crashes[] = { SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP };
+	for (unsigned i = 0; i < G_N_ELEMENTS(crashes); i++)
+		signal(crashes[i], on_crash);
+}
+
+unsigned long fuzz_runs(struct machine *machine, void (*try_once)(void))
+{
+	stopped_by_alarm = machine;
+	signal(SIGALRM, on_alarm);
+	time_t end = time(NULL) + seconds;
+	for (run = 0; run < runs_wanted && time(NULL) < end; run++)
+		try_once();
+	return run;
+}
