@@ -14,7 +14,7 @@
 #include "mem/mem.h"
 #include "x86/state.h"
 
-struct engine;      /* one VM's worth, private to the engine */
+struct engine; /* one VM's worth, private to the engine */
 struct engine_vcpu;
 
 /*
@@ -40,14 +40,15 @@ struct engine_board {
 };
 
 enum engine_stop {
-	ENGINE_STOP_KICKED,       /* engine_ops.kick */
+	ENGINE_STOP_KICKED, /* engine_ops.kick */
 	ENGINE_STOP_TRIPLE_FAULT,
-	ENGINE_STOP_FAILED        /* the engine itself failed; it said why on stderr */
+	ENGINE_STOP_FAILED /* the engine itself failed; it said why on stderr */
 };
 
 struct engine_ops {
 	const char *name;
-	bool has_irqchip; /* PIC, I/O APIC, local APICs and PIT are the engine's (in the kernel): the board builds none */
+	bool has_irqchip; /* PIC, I/O APIC, local APICs and PIT are the engine's (in the kernel): the board builds none
+			   */
 
 	/*
 	 * Can this engine run here, and with this nesting? 0, or -errno; `reason` (at least 160 bytes) says in one line
