@@ -58,12 +58,6 @@ static int take_translate(void *target, const char *value)
 	return 0;
 }
 
-static int take_exact_flags(void *target, const char *value)
-{
-	((struct run_options *)target)->translation = TRANSLATION_EXACT;
-	return 0;
-}
-
 static int take_translate_after(void *target, const char *value)
 {
 	u64 runs;
@@ -251,9 +245,6 @@ static const struct option_row rows[] = {
 	{ "interpret", OPTION_FLAG, NULL, "engine soft without translation", take_interpret },
 	{ "translate", OPTION_FLAG, NULL, "engine soft with hot code translated to host code: the default",
 	  take_translate },
-	{ "exact-flags", OPTION_FLAG, NULL,
-	  "translate, with flags right even in page-fault frames where\nno instruction of the guest's could use them",
-	  take_exact_flags },
 	{ "translate-after", OPTION_VALUE, "RUNS", "how often a block runs before it is translated; 16 unless given",
 	  take_translate_after },
 	{ "check-translation", OPTION_FLAG, NULL,

@@ -17,11 +17,8 @@
 struct engine; /* one VM's worth, private to the engine */
 struct engine_vcpu;
 
-/*
- * How the soft engine runs hot 64-bit code. EXACT: flags in page-fault frames are right even where no instruction could
- * use them. CHECKED: interpreted and translated, comparing.
- */
-enum translation { TRANSLATION_OFF, TRANSLATION_ON, TRANSLATION_EXACT, TRANSLATION_CHECKED };
+/* How the soft engine runs hot 64-bit code. CHECKED: interpreted and translated, comparing. */
+enum translation { TRANSLATION_OFF, TRANSLATION_ON, TRANSLATION_CHECKED };
 
 enum nested_choice { NESTING_NONE, NESTING_VTX, NESTING_SVM };
 

@@ -259,7 +259,6 @@ static int create_translator(struct engine_vcpu *vcpu, const struct engine_board
 {
 	struct jit_options options = {
 		.hot = (u16)(board->translate_after ? board->translate_after : HOT_RUNS),
-		.exact = board->translation == TRANSLATION_EXACT,
 		.check = board->translation == TRANSLATION_CHECKED,
 	};
 	return board->translation == TRANSLATION_OFF ? 0 : jit_create(&vcpu->cpu, &options);

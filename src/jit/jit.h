@@ -13,7 +13,6 @@
 
 struct jit_options {
 	u16 hot;    /* translate a block when it runs for this time, at least 1 */
-	bool exact; /* flags in the frame of a page fault are right even where no instruction can see them */
 	bool check; /* run each translation beside the interpreter, and stop at the first difference */
 };
 

@@ -291,10 +291,11 @@ static bool is_shift_by_maybe_zero(const struct plan *p)
 }
 
 /*
- * In exact mode flags that the manual leaves undefined come out as the host's instruction makes them of the flags
- * before it, as in the interpreter.
+ * Flags that the manual leaves undefined come out as the host's instruction makes them of the flags before it, as in
+ * the interpreter. So an instruction that leaves some undefined needs those before it; but logic does not, which no
+ * processor lets depend on them.
  */
-static void plan_flags(struct plan *p, bool exact)
+static void plan_flags(struct plan *p)
 {
 	const ZydisAccessedFlags *f = p->zi.cpu_flags;
 	if (p->kind != PLAN_COPY && p->kind != PLAN_JCC)
@@ -303,25 +304,22 @@ static void plan_flags(struct plan *p, bool exact)
 		return;
 	u32 defined = (f->modified | f->set_0 | f->set_1) & ARITHMETIC;
 	u32 undefined = f->undefined & ARITHMETIC;
-	u32 written = defined | (exact && !is_logic(p->zi.mnemonic) ? 0 : undefined);
+	u32 written = defined | (is_logic(p->zi.mnemonic) ? undefined : 0);
 	p->writes_flags = (defined | undefined) != 0;
 	p->reads_flags =
 		(f->tested & ARITHMETIC) || (p->writes_flags && (written != ARITHMETIC || is_shift_by_maybe_zero(p)));
 }
 
 /* Backwards from the end, where all flags may be looked at. */
-static void plan_liveness(struct plan *plan, unsigned count, bool exact)
+static void plan_liveness(struct plan *plan, unsigned count)
 {
 	bool live = true;
 	for (unsigned i = count; i-- > 0;) {
 		struct plan *p = &plan[i];
 		p->live_after = live;
-		/*
-		 * A handler may look at them, a fault shows them, and a write may change the instructions to come. A
-		 * read can only fault; dead flags in a fault's frame matter to nobody but tests: exact mode.
-		 */
-		bool seen = p->kind == PLAN_HANDLER || p->memory_write || (p->memory && exact) ||
-			    p->kind == PLAN_CALL || p->kind == PLAN_JMP || p->kind == PLAN_RET || p->kind == PLAN_JCC;
+		/* A handler may look at them, a fault shows them, and a write may change the instructions to come. */
+		bool seen = p->kind == PLAN_HANDLER || p->memory || p->kind == PLAN_CALL || p->kind == PLAN_JMP ||
+			    p->kind == PLAN_RET || p->kind == PLAN_JCC;
 		if (seen || p->reads_flags)
 			live = true;
 		else if (p->writes_flags)
@@ -334,7 +332,6 @@ bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsig
 {
 	const ZydisDecoder *decoder = &cpu->blocks->decoders.mode[DECODER_64];
 	u64 at = block->ram_offset, end = block->ram_offset + block->bytes;
-	bool exact = jit->options.exact || jit->options.check;
 
 	for (unsigned i = 0; i < first; i++)
 		at += block->insn[i].length;
@@ -357,9 +354,9 @@ bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsig
 			p->kind = PLAN_HANDLER;
 		if (p->kind == PLAN_HANDLER)
 			p->memory = p->memory_write = false;
-		plan_flags(p, exact);
+		plan_flags(p);
 		at += insn->length;
 	}
-	plan_liveness(jit->plan, count, exact);
+	plan_liveness(jit->plan, count);
 	return true;
 }

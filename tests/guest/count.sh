@@ -14,7 +14,7 @@ for guest; do
 	expected=$(count "$guest" --interpret)
 	line="ok - $name executes ${expected:-no} instructions, however it runs"
 	[ -n "$expected" ] || line="not $line"
-	for mode in --translate --exact-flags --check-translation; do
+	for mode in --translate --check-translation; do
 		for after in 1 3; do
 			found=$(count "$guest" $mode --translate-after $after)
 			[ "$found" = "$expected" ] || line="not ok - $name executes $expected instructions, with $mode after $after $found"
