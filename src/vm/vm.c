@@ -325,6 +325,12 @@ static bool input_wanted(struct vm *vm)
 	return room;
 }
 
+static void take_stop(struct vm *vm)
+{
+	if (__atomic_exchange_n(&vm->stop_asked, false, __ATOMIC_SEQ_CST))
+		request(vm, VM_STOPPED, VM_STATUS_OK);
+}
+
 /* Serves timers and input until something is requested. */
 static void serve_devices(struct vm *vm)
 {
@@ -340,14 +346,15 @@ static void serve_devices(struct vm *vm)
 			u64 count;
 			ssize_t n = read(vm->wake_fd, &count, sizeof count);
 			(void)n;
-			if (__atomic_exchange_n(&vm->stop_asked, false, __ATOMIC_SEQ_CST))
-				request(vm, VM_STOPPED, VM_STATUS_OK);
+			take_stop(vm);
 		}
 		if (fd[1].revents)
 			run_timers(vm);
 		if (fd[2].revents)
 			receive_input(vm);
 	}
+	/* A guest that resets at once, each time, would else never let the loop look. */
+	take_stop(vm);
 }
 
 /* --- booting --- */

@@ -221,7 +221,8 @@ def test_time_limit_ends_a_guest_that_halts():
 def test_reset_boots_again():
     seen = checked("reset")
     expect(seen.status == 7, seen)
-    expect(int(re.search(r'"resets": (\d+)', seen.text).group(1)) >= 1, seen)
+    resets = re.search(r'"resets": (\d+)', seen.text)
+    expect(resets and int(resets.group(1)) >= 1, seen)
 
 
 def test_serial_input_reaches_the_guest():
