@@ -89,7 +89,11 @@ uint64_t bench_queens(uint64_t n)
 }
 
 /* The compiler would unroll several levels of recursion into one function; every call is to be a call. */
+#ifdef __clang__
+__attribute__((noinline)) static uint64_t fibonacci(uint64_t n)
+#else
 __attribute__((noinline, noclone, optimize("no-optimize-sibling-calls"))) static uint64_t fibonacci(uint64_t n)
+#endif
 {
 	uint64_t (*volatile self)(uint64_t) = fibonacci;
 
