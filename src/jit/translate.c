@@ -672,6 +672,18 @@ static void translate_block(struct translation *t)
 		emit_cold(t, &t->cold[i]);
 }
 
+/*
+ * A handler called from translated code costs more than one called by the run loop: registers and flags go to memory
+ * and back. Where a third of a block would be such calls, the interpreter is faster.
+ */
+static bool pays(const struct cpu *cpu, const struct jit *jit, unsigned count)
+{
+	unsigned handlers = 0;
+	for (unsigned i = 0; i < count; i++)
+		handlers += jit->plan[i].kind == PLAN_HANDLER;
+	return handlers * 3 < count || cpu->jit_hot == 1;
+}
+
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, unsigned first, unsigned count,
 			bool chain)
 {
@@ -690,7 +702,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, u
 		return NULL;
 	}
 	t.e = (struct emit){ .at = start, .end = start + JIT_BLOCK_MAX };
-	if (!jit_plan(cpu, jit, block, first, count))
+	if (!jit_plan(cpu, jit, block, first, count) || (chain && !pays(cpu, jit, count)))
 		return NULL;
 	translate_block(&t);
 	if (t.e.overflow)
