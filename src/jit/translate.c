@@ -256,7 +256,7 @@ static bool needs_old(const struct plan *p, const ZydisDecodedOperand *op)
 static void take_operand(struct translation *t, const struct plan *p, unsigned encoding, unsigned temporary,
 			 struct operand *o)
 {
-	o->op = NULL;
+	*o = (struct operand){ 0 };
 	for (unsigned i = 0; i < p->zi.operand_count; i++)
 		if (p->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[i].encoding == encoding)
 			o->op = &p->op[i];

@@ -308,7 +308,7 @@ static void test_sysret_canonical(void)
 }
 
 GUEST(sysenter, "sysenter\n .org sysenter + 0x100\n mov %cs, %r10d\n mov %ss, %r11d\n mov %rsp, %r12\n"
-		"pushf\n pop %r13\n lea 0x100200, %rdx\n lea 0x21000, %rcx\n .byte 0x48\n sysexit\n"
+		"pushf\n pop %r13\n lea 0x100200, %rdx\n lea 0x21000, %rcx\n .byte 0x48, 0x0f, 0x35\n"
 		".org sysenter + 0x200\n mov %cs, %r8d\n mov %ss, %r9d\n hlt");
 
 static void test_sysenter(void)
