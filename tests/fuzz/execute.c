@@ -7,7 +7,6 @@
 #include "runs.h"
 
 #include <stdio.h>
-#include <sys/time.h>
 
 static struct machine *m;
 
@@ -112,8 +111,6 @@ static void enter_mode(void)
 
 static void try_once(void)
 {
-	const struct itimerval soon = { .it_value.tv_usec = 2000 }, never = { 0 };
-
 	machine_tables(m);
 	random_code(CODE, 512);
 	if (one_in(4))
@@ -123,15 +120,7 @@ static void try_once(void)
 		for (unsigned i = 0; i < 16; i++)
 			m->mem.host[IDT + next_random() % 512] = (u8)next_random();
 	enter_mode();
-	m->cpu.activity = CPU_ACTIVE;
-	setitimer(ITIMER_REAL, &soon, NULL);
-	for (unsigned events = 0; events < 4; events++) {
-		if (cpu_run(&m->cpu) != CPU_STOP_IDLE)
-			break;
-		m->cpu.activity = CPU_ACTIVE;
-	}
-	setitimer(ITIMER_REAL, &never, NULL);
-	cpu_attended(&m->cpu, ATTEND_STOP);
+	fuzz_run_a_moment(m);
 	g_assert_cmpuint(m->cpu.reg[REG_ZERO], ==, 0);
 	g_assert_cmphex(m->cpu.rflags_sys & RFLAGS_ARITH, ==, 0);
 	g_assert_true(m->cpu.rflags_sys & RFLAGS_ONE);

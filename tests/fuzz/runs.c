@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,4 +69,19 @@ unsigned long fuzz_runs(struct machine *machine, void (*try_once)(void))
 	for (run = 0; run < runs_wanted && time(NULL) < end; run++)
 		try_once();
 	return run;
+}
+
+void fuzz_run_a_moment(struct machine *machine)
+{
+	const struct itimerval soon = { .it_value.tv_usec = 2000 }, never = { 0 };
+	struct cpu *cpu = &machine->cpu;
+	cpu->activity = CPU_ACTIVE;
+	setitimer(ITIMER_REAL, &soon, NULL);
+	for (unsigned events = 0; events < 4; events++) {
+		if (cpu_run(cpu) != CPU_STOP_IDLE)
+			break;
+		cpu->activity = CPU_ACTIVE;
+	}
+	setitimer(ITIMER_REAL, &never, NULL);
+	cpu_attended(cpu, ATTEND_STOP);
 }

@@ -18,4 +18,7 @@ void fuzz_begin(int argc, char **argv);
 /* Calls try_once until the runs or the seconds (5 unless told) are over; returns how often. SIGALRM stops the CPU. */
 unsigned long fuzz_runs(struct machine *machine, void (*try_once)(void));
 
+/* Runs an active CPU for 2 ms at most, and past its first idle stops. */
+void fuzz_run_a_moment(struct machine *machine);
+
 #endif

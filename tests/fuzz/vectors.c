@@ -11,7 +11,6 @@
 #include "cpu/native.h"
 
 #include <stdio.h>
-#include <sys/time.h>
 
 static struct machine *m;
 
@@ -106,20 +105,11 @@ static void check_host(void)
 
 static void try_once(void)
 {
-	const struct itimerval soon = { .it_value.tv_usec = 2000 }, never = { 0 };
 	machine_tables(m);
 	enter_mode();
 	random_code();
 	random_fpu();
-	m->cpu.activity = CPU_ACTIVE;
-	setitimer(ITIMER_REAL, &soon, NULL);
-	for (unsigned events = 0; events < 4; events++) {
-		if (cpu_run(&m->cpu) != CPU_STOP_IDLE)
-			break;
-		m->cpu.activity = CPU_ACTIVE;
-	}
-	setitimer(ITIMER_REAL, &never, NULL);
-	cpu_attended(&m->cpu, ATTEND_STOP);
+	fuzz_run_a_moment(m);
 	check_host();
 	g_assert_cmphex(fpu_mxcsr(&m->cpu) & ~MXCSR_VALID, ==, 0);
 	cpu_reset(&m->cpu);
