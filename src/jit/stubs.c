@@ -2,7 +2,7 @@
  * The way into translated code and out of it, and from it to the interpreter's handlers. Made once, at the start of the
  * code area.
  */
-#include "jit/internal.h"
+#include "jit/translation.h"
 
 const u8 host_register[GPR_COUNT] = {
 	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,  [RSP] = 14,        [RBP] = HOST_RBP,
@@ -12,11 +12,6 @@ const u8 host_register[GPR_COUNT] = {
 
 /* Pushed by `enter`, besides 8 bytes that align the stack. */
 static const u8 saved[] = { HOST_RBX, HOST_RBP, 12, 13, 14, 15 };
-
-static i32 guest_offset(unsigned guest)
-{
-	return (i32)(offsetof(struct cpu, reg) + 8 * guest);
-}
 
 static void emit_store_guest(struct emit *e)
 {

@@ -1,50 +1,16 @@
 /*
  * From a planned block to host code.
  */
-#include "jit/internal.h"
+#include "jit/translation.h"
 
 #include "base/trace.h"
 
 #include <assert.h>
 #include <string.h>
 
-/* Where the guest's arithmetic flags are. */
-enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
-
-/* A jump to a cold piece of code behind the block. */
-struct cold {
-	enum { COLD_HANDLER, COLD_UNLINKED, COLD_FAR_MISS } kind;
-	u8 *from;         /* the jump's displacement */
-	const u8 *resume; /* COLD_HANDLER: where to go on; NULL: the instruction ends its block */
-	bool load_flags;
-	unsigned index;  /* of the instruction, in the block */
-	unsigned offset; /* of the instruction in its page; COLD_UNLINKED: of the target */
-};
-
-enum { COLD_MAX = 4 * BLOCK_MAX };
-
-struct translation {
-	struct cpu *cpu;
-	struct jit *jit;
-	struct block *block;
-	struct emit e;
-	enum flags_place flags;
-	unsigned first, count;
-	bool chain;
-	struct cold cold[COLD_MAX];
-	unsigned colds;
-};
-
 static_assert(sizeof(struct tlb_entry) == 32 && TLB_ENTRIES == 1024 && PAGE_SHIFT == 12, "as emit_check() computes it");
 static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 4096,
 	      "as emit_lookup() computes it");
-
-#define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
-
-static i32 guest_offset(unsigned guest)
-{
-	return (i32)(offsetof(struct cpu, reg) + 8 * guest);
-}
 
 /* --- flags --- */
 
@@ -73,7 +39,7 @@ static void emit_load_flags(struct translation *t)
 	emit_mov(&t->e, HOST_RAX, HOST_T2);
 }
 
-static void need_host_flags(struct translation *t)
+void need_host_flags(struct translation *t)
 {
 	if (t->flags != IN_MEMORY)
 		return;
@@ -81,8 +47,7 @@ static void need_host_flags(struct translation *t)
 	t->flags = IN_BOTH;
 }
 
-/* What follows destroys the host's flags. `live`: the guest's are still wanted. */
-static void give_up_host_flags(struct translation *t, bool live)
+void give_up_host_flags(struct translation *t, bool live)
 {
 	if (live)
 		emit_save_flags(t);
@@ -102,8 +67,7 @@ static struct cold *add_cold(struct translation *t, u8 *from)
 	return c;
 }
 
-/* To the instruction's handler if `condition`; then to the instruction behind, see end_instruction(). */
-static void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
+void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
 {
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
 	c->kind = COLD_HANDLER;
@@ -203,8 +167,7 @@ static void emit_check(struct translation *t, const struct plan *p, unsigned siz
 	emit_rm(e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
 }
 
-/* T0 = host address of the instruction's operand. */
-static void emit_operand(struct translation *t, const struct plan *p)
+void emit_operand(struct translation *t, const struct plan *p)
 {
 	const struct insn *insn = p->insn;
 	give_up_host_flags(t, p->live_before);
@@ -302,7 +265,7 @@ static struct opcode copied_opcode(const struct plan *p)
 	};
 }
 
-static void emit_immediates(struct translation *t, const struct plan *p)
+void emit_immediates(struct translation *t, const struct plan *p)
 {
 	for (unsigned i = 0; i < 2; i++)
 		for (unsigned n = 0; n < p->zi.raw.imm[i].size / 8u; n++)
