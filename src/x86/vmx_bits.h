@@ -45,10 +45,13 @@
 #define CPU2_VPID               BIT(5)
 #define CPU2_WBINVD             BIT(6)
 #define CPU2_UNRESTRICTED_GUEST BIT(7)
+#define CPU2_PAUSE_LOOP         BIT(10)
 #define CPU2_RDRAND             BIT(11)
 #define CPU2_INVPCID            BIT(12)
+#define CPU2_VMCS_SHADOWING     BIT(14)
 #define CPU2_RDSEED             BIT(16)
 #define CPU2_XSAVES             BIT(20)
+#define CPU2_TSC_SCALING        BIT(25)
 
 /* VM-exit controls. */
 #define EXITC_SAVE_DEBUG      BIT(2)

@@ -109,6 +109,34 @@ static void test_less_simple(void)
 }
 
 L2(l2_rdtsc_offset, "rdtsc; vmcall")
+static u64 l2_tsc(void)
+{
+	return (u32)l2_regs[L2_RAX] | l2_regs[L2_RDX] << 32;
+}
+
+/* The multiplier has 48 bits behind the point; it counts only with an offset, and before it. */
+static void test_tsc_scaling(void)
+{
+	vmcs_make(l2_rdtsc_offset);
+	vmcs_set(F(cpu_controls2), CPU2_TSC_SCALING);
+	CHECK_EQUAL("tsc-multiplier-0-fails", vmx_run(), VM_FAIL_VALID);
+	vmwrite(F(tsc_multiplier), 3ULL << 47);
+	u64 before = rdtsc();
+	vmx_run();
+	u64 after = rdtsc();
+	CHECK("tsc-scaling-without-offsetting-does-nothing", l2_tsc() >= before && l2_tsc() <= after);
+	vmcs_make(l2_rdtsc_offset);
+	vmcs_set(F(cpu_controls2), CPU2_TSC_SCALING);
+	vmcs_set(F(cpu_controls), CPU_TSC_OFFSETTING);
+	vmwrite(F(tsc_multiplier), 3ULL << 47);
+	vmwrite(F(tsc_offset), BIT(60));
+	before = rdtsc();
+	vmx_run();
+	after = rdtsc();
+	u64 l2 = l2_tsc() - BIT(60);
+	CHECK("rdtsc-multiplies-by-one-and-a-half", l2 >= before + before / 2 && l2 <= after + after / 2);
+}
+
 static void test_tsc_offset(void)
 {
 	vmcs_make(l2_rdtsc_offset);
@@ -118,6 +146,48 @@ static void test_tsc_offset(void)
 	vmx_run();
 	u64 l2 = (u32)l2_regs[L2_RAX] | l2_regs[L2_RDX] << 32, after = rdtsc();
 	CHECK("rdtsc-adds-the-offset", l2 - BIT(60) >= before && l2 - BIT(60) <= after);
+}
+
+/* --- PAUSE-loop exiting --- */
+
+L2(l2_pauses, "mov $1000, %ecx; 1: pause; loop 1b; vmcall")
+L2(l2_pause_forever, "1: pause; jmp 1b")
+
+static void make_pause_loop(void (*code)(void), u32 gap, u32 window)
+{
+	vmcs_make(code);
+	vmcs_set(F(cpu_controls2), CPU2_PAUSE_LOOP);
+	vmwrite(F(ple_gap), gap);
+	vmwrite(F(ple_window), window);
+}
+
+static void make_user(void)
+{
+	open_to_user();
+	vmwrite(F(guest_cs_selector), vmread(F(guest_cs_selector)) | 3);
+	vmwrite(F(guest_ss_selector), vmread(F(guest_ss_selector)) | 3);
+	vmwrite(F(guest_cs_ar), 0xa0fb);
+	vmwrite(F(guest_ss_ar), 0xc0f3);
+}
+
+static void test_pause_loop(void)
+{
+	make_pause_loop(l2_pause_forever, ~0u, 100000);
+	u64 before = rdtsc();
+	CHECK_EQUAL("pause-loop-exits-after-the-window", vmx_run(), EXIT_PAUSE);
+	CHECK("and-not-before", rdtsc() - before > 100000);
+	CHECK_EQUAL("pause-loop-exit-length", vmread(F(exit_insn_length)), 2);
+	make_pause_loop(l2_pauses, 0, 0);
+	CHECK_EQUAL("pauses-further-apart-than-the-gap-are-no-loop", vmx_run(), EXIT_VMCALL);
+	make_pause_loop(l2_pauses, ~0u, ~0u);
+	CHECK_EQUAL("loop-younger-than-the-window-runs", vmx_run(), EXIT_VMCALL);
+	make_pause_loop(l2_pauses, ~0u, 0);
+	make_user();
+	CHECK_EQUAL("pause-loop-at-cpl-3-runs", vmx_run(), EXIT_VMCALL);
+	make_pause_loop(l2_pauses, ~0u, ~0u);
+	make_user();
+	vmcs_set(F(cpu_controls), CPU_PAUSE);
+	CHECK_EQUAL("pause-exiting-exits-at-cpl-3", vmx_run(), EXIT_PAUSE);
 }
 
 /* --- memory operands: displacement and instruction information --- */
@@ -513,6 +583,8 @@ void guest_main(void)
 	test_simple();
 	test_less_simple();
 	test_tsc_offset();
+	test_tsc_scaling();
+	test_pause_loop();
 	test_operands();
 	test_invlpg();
 	test_cr0();

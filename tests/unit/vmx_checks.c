@@ -14,7 +14,7 @@ static struct cpu *cpu;
 static struct mem mem;
 static struct vmx vmx;
 
-enum { LINK_PAGE = 0x5000, OTHER_PAGE = 0x6000, VIRTUAL_APIC = 0x7000 };
+enum { LINK_PAGE = 0x5000, OTHER_PAGE = 0x6000, VIRTUAL_APIC = 0x7000, SHADOW_PAGE = 0x8000 };
 
 /* A 64-bit hypervisor about to enter a 64-bit guest. */
 static void make_valid(void)
@@ -58,6 +58,7 @@ static void setup(void)
 	mem_write_u32(&mem, LINK_PAGE, VMCS_REVISION);
 	mem_write_u32(&mem, 0x4000, VMCS_REVISION);
 	mem_write_u32(&mem, OTHER_PAGE, VMCS_REVISION + 1);
+	mem_write_u32(&mem, SHADOW_PAGE, VMCS_REVISION | VMCS_SHADOW);
 }
 
 static const struct vmx_check *const tables[] = { vmx_checks_controls, vmx_checks_host, vmx_checks_guest_regs,
@@ -114,7 +115,7 @@ static const struct breakage {
 	{ "primary processor-based controls: reserved bits", { WITH(BIT(17)) } },
 	{ NULL, { SET(cpu_controls, CPU_DEFAULT1 & ~(CPU_CR3_LOAD | CPU_CR3_STORE)) } },
 	{ "secondary processor-based controls: reserved bits", { SECONDARY(BIT(31)) } },
-	{ "secondary processor-based controls: reserved bits", { SECONDARY(BIT(13)) } },
+	{ "secondary processor-based controls: reserved bits", { SECONDARY(BIT(24)) } },
 	{ NULL, { SET(cpu_controls2, BIT(31)) } },
 	{ "CR3-target count", { SET(cr3_target_count, 5) } },
 	{ NULL, { SET(cr3_target_count, 4) } },
@@ -136,6 +137,11 @@ static const struct breakage {
 	{ NULL, { SECONDARY(CPU2_EPT), SET(eptp, 0x101e) } },
 	{ "unrestricted guest without EPT", { SECONDARY(CPU2_UNRESTRICTED_GUEST) } },
 	{ NULL, { UNRESTRICTED } },
+	{ "VMREAD- and VMWRITE-bitmap addresses", { SECONDARY(CPU2_VMCS_SHADOWING), SET(vmread_bitmap, 8) } },
+	{ "VMREAD- and VMWRITE-bitmap addresses", { SECONDARY(CPU2_VMCS_SHADOWING), SET(vmwrite_bitmap, TOO_WIDE) } },
+	{ NULL, { SECONDARY(CPU2_VMCS_SHADOWING) } },
+	{ "TSC multiplier is 0", { SECONDARY(CPU2_TSC_SCALING) } },
+	{ NULL, { SECONDARY(CPU2_TSC_SCALING), SET(tsc_multiplier, 1) } },
 	/* VM-exit controls. */
 	{ "VM-exit controls: reserved bits", { SET(exit_controls, 0) } },
 	{ "VM-exit controls: reserved bits", { EXIT(BIT(12)) } },
@@ -294,6 +300,9 @@ static const struct breakage {
 	{ "VMCS link pointer: revision", { SET(link_pointer, OTHER_PAGE) } },
 	{ "VMCS link pointer: the current VMCS", { SET(link_pointer, 0x4000) } },
 	{ NULL, { SET(link_pointer, LINK_PAGE) } },
+	{ "VMCS link pointer: revision", { SECONDARY(CPU2_VMCS_SHADOWING), SET(link_pointer, LINK_PAGE) } },
+	{ "VMCS link pointer: revision", { SET(link_pointer, SHADOW_PAGE) } },
+	{ NULL, { SECONDARY(CPU2_VMCS_SHADOWING), SET(link_pointer, SHADOW_PAGE) } },
 	/* clang-format on */
 };
 

@@ -11,7 +11,9 @@
 	(CPU_INTERRUPT_WINDOW | CPU_TSC_OFFSETTING | CPU_HLT | CPU_INVLPG | CPU_MWAIT_EXITING | CPU_RDPMC |            \
 	 CPU_RDTSC | CPU_CR8_LOAD | CPU_CR8_STORE | CPU_TPR_SHADOW | CPU_NMI_WINDOW | CPU_MOV_DR |                     \
 	 CPU_UNCONDITIONAL_IO | CPU_IO_BITMAPS | CPU_MTF | CPU_MSR_BITMAPS | CPU_MONITOR | CPU_PAUSE | CPU_SECONDARY)
-#define CPU2_ALLOWED (CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST)
+#define CPU2_ALLOWED                                                                                                   \
+	(CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST | CPU2_PAUSE_LOOP |      \
+	 CPU2_VMCS_SHADOWING | CPU2_TSC_SCALING)
 #define EXITC_ALLOWED                                                                                                  \
 	(EXITC_HOST_LONG | EXITC_ACK_INTERRUPT | EXITC_SAVE_PAT | EXITC_LOAD_PAT | EXITC_SAVE_EFER | EXITC_LOAD_EFER | \
 	 EXITC_SAVE_PREEMPTION)
@@ -28,6 +30,7 @@
 
 #define MISC_STORE_LMA    BIT(5) /* VM exits store EFER.LMA into the control "IA-32e mode guest" */
 #define MISC_ACTIVITY_ALL BITS(8, 6)
+#define MISC_VMWRITE_ALL  BIT(29) /* VMWRITE works on every field */
 #define MISC_LENGTH_ZERO  BIT(30) /* software events may be injected with instruction length 0 */
 
 #define EPT_EXECUTE_ONLY   BIT(0)
@@ -127,7 +130,8 @@ void vmx_caps_init(struct vmx *vmx)
 	    VMCS_REVISION | (u64)VMCS_REGION_SIZE << 32 | BASIC_TYPE_WB | BASIC_IO_INFO | BASIC_TRUE_MSRS);
 	control_caps(vmx);
 	set(vmx, MSR_VMX_MISC,
-	    VMX_TIMER_SHIFT | MISC_STORE_LMA | MISC_ACTIVITY_ALL | VMX_CR3_TARGETS << 16 | MISC_LENGTH_ZERO);
+	    VMX_TIMER_SHIFT | MISC_STORE_LMA | MISC_ACTIVITY_ALL | VMX_CR3_TARGETS << 16 | MISC_VMWRITE_ALL |
+		    MISC_LENGTH_ZERO);
 	set(vmx, MSR_VMX_CR0_FIXED0, CR0_PE | CR0_NE | CR0_PG);
 	set(vmx, MSR_VMX_CR0_FIXED1, BITS(31, 0));
 	set(vmx, MSR_VMX_CR4_FIXED0, CR4_VMXE);

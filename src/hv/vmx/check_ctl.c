@@ -79,6 +79,17 @@ static bool unrestricted_guest_with_ept(const struct vmx *vmx)
 	return !vmx_cpu2(vmx, CPU2_UNRESTRICTED_GUEST) || vmx_cpu2(vmx, CPU2_EPT);
 }
 
+static bool shadowing_bitmaps(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_VMCS_SHADOWING) || (vmx_address_ok(vmx, vmx->vmcs.vmread_bitmap, PAGE_SIZE) &&
+						       vmx_address_ok(vmx, vmx->vmcs.vmwrite_bitmap, PAGE_SIZE));
+}
+
+static bool tsc_multiplier(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_TSC_SCALING) || vmx->vmcs.tsc_multiplier;
+}
+
 /* --- VM-exit controls (27.2.1.2) --- */
 
 static bool exit_reserved(const struct vmx *vmx)
@@ -210,6 +221,8 @@ const struct vmx_check vmx_checks_controls[] = {
 	CHECK("VPID is 0", vpid_not_zero),
 	CHECK("EPT pointer", eptp),
 	CHECK("unrestricted guest without EPT", unrestricted_guest_with_ept),
+	CHECK("VMREAD- and VMWRITE-bitmap addresses", shadowing_bitmaps),
+	CHECK("TSC multiplier is 0", tsc_multiplier),
 	CHECK("VM-exit controls: reserved bits", exit_reserved),
 	CHECK("saving of an inactive preemption timer", save_timer_with_timer),
 	CHECK("VM-exit MSR-store list", exit_msr_store),

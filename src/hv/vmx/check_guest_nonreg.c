@@ -121,11 +121,12 @@ static bool link_pointer_address(const struct vmx *vmx)
 	return link == VMCS_NONE || vmx_address_ok(vmx, link, PAGE_SIZE);
 }
 
-/* Without "VMCS shadowing" the shadow bit must be clear. */
+/* The shadow bit must be as "VMCS shadowing" is. */
 static bool link_pointer_revision(const struct vmx *vmx)
 {
 	u64 link = vmx->vmcs.link_pointer;
-	return link == VMCS_NONE || mem_read_u32(vmx->cpu->mem, link) == VMCS_REVISION;
+	u32 revision = VMCS_REVISION | (vmx_cpu2(vmx, CPU2_VMCS_SHADOWING) ? VMCS_SHADOW : 0);
+	return link == VMCS_NONE || mem_read_u32(vmx->cpu->mem, link) == revision;
 }
 
 static bool link_pointer_is_not_current(const struct vmx *vmx)

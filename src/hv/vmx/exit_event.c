@@ -260,6 +260,7 @@ void vmx_events_arm(struct cpu *cpu)
 	bool injecting = v->entry_event & EVENT_INFO_VALID;
 	bool injecting_mtf = injecting && bits_get(v->entry_event, 10, 8) == EVENT_OTHER;
 	vmx->iret_unblocked = false;
+	vmx->pause_last = 0;
 	vmx->mtf_due = injecting;
 	cpu->hv_step = vmx_cpu(vmx, CPU_MTF) || injecting_mtf;
 	if (unlikely(cpu->hv_step))

@@ -115,9 +115,25 @@ static void invpcid(struct cpu *cpu, const struct insn *insn)
 			      vmx_info_memory(insn) | (u32)insn->dst << 28);
 }
 
+/*
+ * PAUSE-loop exiting (26.1.3): PAUSEs at CPL 0 less than PLE_Gap apart are a loop, which exits when it is older than
+ * PLE_Window.
+ */
+static bool pause_loop_exits(struct cpu *cpu, struct vmx *vmx)
+{
+	if (!vmx_cpu2(vmx, CPU2_PAUSE_LOOP) || cpu->cpl)
+		return false;
+	u64 now = cpu->platform->tsc(cpu->platform->opaque);
+	bool first = !vmx->pause_last || now - vmx->pause_last > vmx->vmcs.ple_gap;
+	vmx->pause_last = now;
+	if (first)
+		vmx->pause_first = now;
+	return now - vmx->pause_first > vmx->vmcs.ple_window;
+}
+
 void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 {
-	const struct vmx *vmx = vmx_of(cpu);
+	struct vmx *vmx = vmx_of(cpu);
 	enum exit_reason reason = insn->row->vmx_exit;
 	switch (reason) {
 	case EXIT_HLT:
@@ -131,7 +147,7 @@ void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 		exit_if(cpu, vmx_cpu(vmx, CPU_MONITOR), reason);
 		break;
 	case EXIT_PAUSE:
-		exit_if(cpu, vmx_cpu(vmx, CPU_PAUSE), reason);
+		exit_if(cpu, vmx_cpu(vmx, CPU_PAUSE) || pause_loop_exits(cpu, vmx), reason);
 		break;
 	case EXIT_RDPMC:
 		exit_if(cpu, vmx_cpu(vmx, CPU_RDPMC), reason);
@@ -426,5 +442,10 @@ u64 vmx_tsc(struct cpu *cpu, u64 root_tsc)
 	const struct vmx *vmx = vmx_of(cpu);
 	if (vmx_pin(vmx, PIN_PREEMPTION_TIMER) && (root_tsc - cpu->msr.tsc_adjust) >> VMX_TIMER_SHIFT >= vmx->timer_end)
 		vmx_exit(cpu, &(struct vmx_exit){ .reason = EXIT_PREEMPTION_TIMER, .rip = cpu->rip_start });
-	return vmx_cpu(vmx, CPU_TSC_OFFSETTING) ? root_tsc + vmx->vmcs.tsc_offset : root_tsc;
+	if (!vmx_cpu(vmx, CPU_TSC_OFFSETTING))
+		return root_tsc;
+	/* The multiplier is a fixed-point number with 48 bits behind the point (25.3). */
+	if (vmx_cpu2(vmx, CPU2_TSC_SCALING))
+		root_tsc = (u64)((unsigned __int128)root_tsc * vmx->vmcs.tsc_multiplier >> 48);
+	return root_tsc + vmx->vmcs.tsc_offset;
 }

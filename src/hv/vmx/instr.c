@@ -1,47 +1,10 @@
 /*
- * VMX instructions (SDM vol. 3, 31.3). insn->cond is the basic exit reason of the instruction.
+ * VMX instructions (SDM vol. 3, 31.3) but for VMREAD and VMWRITE. insn->cond is the basic exit reason of the
+ * instruction.
  */
 #include "base/trace.h"
 #include "cpu/access.h"
 #include "hv/vmx/vmx.h"
-
-/* --- how they end (31.2) --- */
-
-static void succeed(struct cpu *cpu)
-{
-	cpu->arith = 0;
-}
-
-static void fail_invalid(struct cpu *cpu)
-{
-	cpu->arith = ARITH_CF;
-}
-
-/* VMfailValid if there is a current VMCS to note the error in, VMfailInvalid otherwise. */
-static void fail(struct cpu *cpu, enum vmx_error error)
-{
-	struct vmx *vmx = vmx_of(cpu);
-	TRACE(vmx, "%s fails: error %d", exit_reason_name(cpu->insn->cond), error);
-	if (vmx->current == VMCS_NONE) {
-		fail_invalid(cpu);
-		return;
-	}
-	vmx->vmcs.insn_error = error;
-	cpu->arith = ARITH_ZF;
-}
-
-/* --- operands --- */
-
-/* VMREAD, VMWRITE, INVEPT and INVVPID take 64-bit registers in 64-bit mode and 32-bit ones elsewhere. */
-static unsigned register_bytes(const struct cpu *cpu)
-{
-	return cpu->mode == CPU_LONG ? 8 : 4;
-}
-
-static u64 register_operand(const struct cpu *cpu, unsigned gpr)
-{
-	return cpu->mode == CPU_LONG ? cpu->reg[gpr] : (u32)cpu->reg[gpr];
-}
 
 /* The 64-bit pointer in memory that VMXON, VMCLEAR and VMPTRLD take. */
 static u64 pointer_operand(struct cpu *cpu, const struct insn *insn)
@@ -69,7 +32,7 @@ static void vmxon(struct cpu *cpu, const struct insn *insn)
 	if (vmx->on) {
 		if (cpu->cpl)
 			cpu_raise_gp(cpu);
-		fail(cpu, VMERR_VMXON_IN_ROOT);
+		vmx_fail(cpu, VMERR_VMXON_IN_ROOT);
 		return;
 	}
 	const u64 allowed = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
@@ -78,14 +41,14 @@ static void vmxon(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	gpa_t region = pointer_operand(cpu, insn);
 	if (!region_address_ok(vmx, region) || mem_read_u32(cpu->mem, region) != VMCS_REVISION) {
-		fail_invalid(cpu);
+		vmx_fail_invalid(cpu);
 		return;
 	}
 	vmx->on = true;
 	vmx->vmxon = region;
 	vmx->current = VMCS_NONE;
 	TRACE(vmx, "VMXON %llx", (unsigned long long)region);
-	succeed(cpu);
+	vmx_succeed(cpu);
 }
 
 static void vmxoff(struct cpu *cpu)
@@ -94,7 +57,7 @@ static void vmxoff(struct cpu *cpu)
 	vmx_vmcs_store(vmx);
 	vmx->on = false;
 	TRACE(vmx, "VMXOFF");
-	succeed(cpu);
+	vmx_succeed(cpu);
 	vmx_release_init(cpu);
 }
 
@@ -103,11 +66,11 @@ static void vmclear(struct cpu *cpu, const struct insn *insn)
 	struct vmx *vmx = vmx_of(cpu);
 	gpa_t region = pointer_operand(cpu, insn);
 	if (!region_address_ok(vmx, region)) {
-		fail(cpu, VMERR_VMCLEAR_ADDRESS);
+		vmx_fail(cpu, VMERR_VMCLEAR_ADDRESS);
 		return;
 	}
 	if (region == vmx->vmxon) {
-		fail(cpu, VMERR_VMCLEAR_VMXON_POINTER);
+		vmx_fail(cpu, VMERR_VMCLEAR_VMXON_POINTER);
 		return;
 	}
 	if (region == vmx->current) {
@@ -117,7 +80,13 @@ static void vmclear(struct cpu *cpu, const struct insn *insn)
 		mem_write_u32(cpu->mem, region + VMCS_LAUNCH_OFFSET, VMCS_CLEAR);
 	}
 	TRACE(vmx, "VMCLEAR %llx", (unsigned long long)region);
-	succeed(cpu);
+	vmx_succeed(cpu);
+}
+
+/* Any VMCS can be made current; VM entry refuses shadow VMCSs. */
+static bool revision_ok(u32 revision)
+{
+	return (revision & ~VMCS_SHADOW) == VMCS_REVISION;
 }
 
 static void vmptrld(struct cpu *cpu, const struct insn *insn)
@@ -126,23 +95,23 @@ static void vmptrld(struct cpu *cpu, const struct insn *insn)
 	struct vmcs loaded;
 	gpa_t region = pointer_operand(cpu, insn);
 	if (!region_address_ok(vmx, region)) {
-		fail(cpu, VMERR_VMPTRLD_ADDRESS);
+		vmx_fail(cpu, VMERR_VMPTRLD_ADDRESS);
 		return;
 	}
 	if (region == vmx->vmxon) {
-		fail(cpu, VMERR_VMPTRLD_VMXON_POINTER);
+		vmx_fail(cpu, VMERR_VMPTRLD_VMXON_POINTER);
 		return;
 	}
 	if (region == vmx->current) {
 		/* Its region in memory is stale; the revision is the only part that software may write meanwhile. */
-		if (mem_read_u32(cpu->mem, region) != VMCS_REVISION)
-			fail(cpu, VMERR_VMPTRLD_REVISION);
+		if (!revision_ok(mem_read_u32(cpu->mem, region)))
+			vmx_fail(cpu, VMERR_VMPTRLD_REVISION);
 		else
-			succeed(cpu);
+			vmx_succeed(cpu);
 		return;
 	}
-	if (!mem_read(cpu->mem, region, &loaded, sizeof(loaded)) || loaded.revision != VMCS_REVISION) {
-		fail(cpu, VMERR_VMPTRLD_REVISION);
+	if (!mem_read(cpu->mem, region, &loaded, sizeof(loaded)) || !revision_ok(loaded.revision)) {
+		vmx_fail(cpu, VMERR_VMPTRLD_REVISION);
 		return;
 	}
 	vmx_vmcs_store(vmx);
@@ -150,68 +119,13 @@ static void vmptrld(struct cpu *cpu, const struct insn *insn)
 	vmx->checked = 0;
 	vmx->current = region;
 	TRACE(vmx, "VMPTRLD %llx", (unsigned long long)region);
-	succeed(cpu);
+	vmx_succeed(cpu);
 }
 
 static void vmptrst(struct cpu *cpu, const struct insn *insn)
 {
 	mem_write64(cpu, access_linear(cpu, insn, 8, MMU_WRITE), vmx_of(cpu)->current);
-	succeed(cpu);
-}
-
-/* --- fields --- */
-
-static void vmread(struct cpu *cpu, const struct insn *insn)
-{
-	struct vmx *vmx = vmx_of(cpu);
-	u64 encoding = register_operand(cpu, insn->src);
-	if (unlikely(vmx->current == VMCS_NONE)) {
-		fail_invalid(cpu);
-		return;
-	}
-	const struct vmcs_field *field = vmcs_field_find(encoding);
-	if (unlikely(!field)) {
-		TRACE(vmx, "VMREAD of field %llx, which there is not", (unsigned long long)encoding);
-		fail(cpu, VMERR_UNSUPPORTED_FIELD);
-		return;
-	}
-	u64 value = vmcs_field_read(&vmx->vmcs, field, encoding);
-	if (!(insn->flags & INSN_MEM))
-		cpu->reg[insn->dst] = register_bytes(cpu) == 8 ? value : (u32)value;
-	else if (register_bytes(cpu) == 8)
-		mem_write64(cpu, access_linear(cpu, insn, 8, MMU_WRITE), value);
-	else
-		mem_write32(cpu, access_linear(cpu, insn, 4, MMU_WRITE), (u32)value);
-	succeed(cpu);
-}
-
-static void vmwrite(struct cpu *cpu, const struct insn *insn)
-{
-	struct vmx *vmx = vmx_of(cpu);
-	u64 encoding = register_operand(cpu, insn->dst), value;
-	if (unlikely(vmx->current == VMCS_NONE)) {
-		fail_invalid(cpu);
-		return;
-	}
-	if (!(insn->flags & INSN_MEM))
-		value = register_operand(cpu, insn->src);
-	else if (register_bytes(cpu) == 8)
-		value = mem_read64(cpu, access_linear(cpu, insn, 8, MMU_READ));
-	else
-		value = mem_read32(cpu, access_linear(cpu, insn, 4, MMU_READ));
-	const struct vmcs_field *field = vmcs_field_find(encoding);
-	if (unlikely(!field)) {
-		TRACE(vmx, "VMWRITE of field %llx, which there is not", (unsigned long long)encoding);
-		fail(cpu, VMERR_UNSUPPORTED_FIELD);
-		return;
-	}
-	if (VMCS_GROUP(encoding) == VMCS_READ_ONLY) {
-		fail(cpu, VMERR_READ_ONLY_FIELD);
-		return;
-	}
-	vmcs_field_write(&vmx->vmcs, field, encoding, value);
-	vmx->checked &= ~vmx_checks_of_field(encoding);
-	succeed(cpu);
+	vmx_succeed(cpu);
 }
 
 /* --- entering and calling --- */
@@ -219,16 +133,16 @@ static void vmwrite(struct cpu *cpu, const struct insn *insn)
 static void vmlaunch_or_resume(struct cpu *cpu, bool launch)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	if (vmx->current == VMCS_NONE)
-		fail_invalid(cpu);
+	if (vmx->current == VMCS_NONE || (vmx->vmcs.revision & VMCS_SHADOW))
+		vmx_fail_invalid(cpu);
 	else if (cpu->shadow == SHADOW_MOV_SS && cpu->shadow_rip == cpu->rip_start)
-		fail(cpu, VMERR_ENTRY_MOV_SS);
+		vmx_fail(cpu, VMERR_ENTRY_MOV_SS);
 	else if (launch && vmx->vmcs.launch != VMCS_CLEAR)
-		fail(cpu, VMERR_VMLAUNCH_NOT_CLEAR);
+		vmx_fail(cpu, VMERR_VMLAUNCH_NOT_CLEAR);
 	else if (!launch && vmx->vmcs.launch != VMCS_LAUNCHED)
-		fail(cpu, VMERR_VMRESUME_NOT_LAUNCHED);
+		vmx_fail(cpu, VMERR_VMRESUME_NOT_LAUNCHED);
 	else
-		fail(cpu, vmx_enter(cpu, launch));
+		vmx_fail(cpu, vmx_enter(cpu, launch));
 }
 
 /* --- invalidation --- */
@@ -247,9 +161,9 @@ static struct descriptor128 descriptor_operand(struct cpu *cpu, const struct ins
 static void invept(struct cpu *cpu, const struct insn *insn)
 {
 	enum { SINGLE_CONTEXT = 1, ALL_CONTEXTS };
-	u64 type = register_operand(cpu, insn->dst);
+	u64 type = vmx_register_operand(cpu, insn->dst);
 	if (type != SINGLE_CONTEXT && type != ALL_CONTEXTS) {
-		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		vmx_fail(cpu, VMERR_INVALIDATE_OPERAND);
 		return;
 	}
 	struct descriptor128 d = descriptor_operand(cpu, insn);
@@ -258,25 +172,25 @@ static void invept(struct cpu *cpu, const struct insn *insn)
 	} else if (vmx_eptp_valid(vmx_of(cpu), d.low)) {
 		mmu_flush_ept(&cpu->mmu, d.low);
 	} else {
-		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		vmx_fail(cpu, VMERR_INVALIDATE_OPERAND);
 		return;
 	}
-	succeed(cpu);
+	vmx_succeed(cpu);
 }
 
 static void invvpid(struct cpu *cpu, const struct insn *insn)
 {
 	enum { ADDRESS, SINGLE_CONTEXT, ALL_CONTEXTS, SINGLE_CONTEXT_BUT_GLOBALS };
-	u64 type = register_operand(cpu, insn->dst);
+	u64 type = vmx_register_operand(cpu, insn->dst);
 	if (type > SINGLE_CONTEXT_BUT_GLOBALS) {
-		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		vmx_fail(cpu, VMERR_INVALIDATE_OPERAND);
 		return;
 	}
 	struct descriptor128 d = descriptor_operand(cpu, insn);
 	u16 vpid = (u16)d.low;
 	if (d.low >> 16 || (type != ALL_CONTEXTS && !vpid) ||
 	    (type == ADDRESS && !vmx_canonical(vmx_of(cpu), d.high))) {
-		fail(cpu, VMERR_INVALIDATE_OPERAND);
+		vmx_fail(cpu, VMERR_INVALIDATE_OPERAND);
 		return;
 	}
 	switch (type) {
@@ -293,7 +207,7 @@ static void invvpid(struct cpu *cpu, const struct insn *insn)
 		mmu_flush_vpid(&cpu->mmu, vpid, false);
 		break;
 	}
-	succeed(cpu);
+	vmx_succeed(cpu);
 }
 
 /* --- dispatch --- */
@@ -315,16 +229,16 @@ void vmx_execute(struct cpu *cpu, const struct insn *insn)
 	/* VMFUNC is undefined wherever "enable VM functions" is 0: always. */
 	if (unlikely(undefined(cpu, which) || which == EXIT_VMFUNC))
 		cpu_raise(cpu, VEC_UD);
-	if (cpu->non_root)
+	if (cpu->non_root && !vmx_field_shadowed(cpu, insn))
 		vmx_exit_vmx_insn(cpu, insn);
 	if (cpu->cpl && which != EXIT_VMXON)
 		cpu_raise_gp(cpu);
 	switch (which) {
 	case EXIT_VMREAD:
-		vmread(cpu, insn);
+		vmx_vmread(cpu, insn);
 		break;
 	case EXIT_VMWRITE:
-		vmwrite(cpu, insn);
+		vmx_vmwrite(cpu, insn);
 		break;
 	case EXIT_VMRESUME:
 		vmlaunch_or_resume(cpu, false);
@@ -354,7 +268,7 @@ void vmx_execute(struct cpu *cpu, const struct insn *insn)
 		invvpid(cpu, insn);
 		break;
 	default:
-		fail(cpu, VMERR_VMCALL_IN_ROOT);
+		vmx_fail(cpu, VMERR_VMCALL_IN_ROOT);
 		break;
 	}
 }

@@ -3,6 +3,7 @@
  *
  *   caps.c                 capability MSRs                              appendix A
  *   instr.c                VMX instructions                             31
+ *   field.c                VMREAD, VMWRITE, VMCS shadowing              25.10, 31
  *   check_*.c, check.c     checks of VM entry, in the manual's order    27.2, 27.3
  *   entry.c                loading the guest, event injection           27.3 to 27.7
  *   exit.c                 recording, saving, loading the host          28
@@ -63,6 +64,8 @@ struct vmx {
 	/* The running guest (cpu->non_root). */
 	u64 timer_end;   /* platform TSC >> VMX_TIMER_SHIFT at which the preemption timer reads 0 */
 	u64 timer_armed; /* the same, for what attend_at was last asked; 0: never */
+	/* PAUSE-loop exiting: platform TSC at the last PAUSE, and at the first of its loop; 0: none since the entry. */
+	u64 pause_last, pause_first;
 	bool virtual_nmi_blocked;
 	bool mtf_due;        /* at the next boundary */
 	bool iret_unblocked; /* the last IRET, at iret_rip, ended NMI blocking */
@@ -193,6 +196,21 @@ bool vmx_pdptes_valid(const struct vmx *vmx, const u64 pdpte[4]);
 void vmx_execute(struct cpu *cpu, const struct insn *insn);
 /* Writes the current VMCS, if any, back to its region. */
 void vmx_vmcs_store(struct vmx *vmx);
+
+/* --- field.c --- */
+
+/* Ends of VMX instructions: success; no VMCS; an error number if there is a current VMCS to note it in. */
+void vmx_succeed(struct cpu *cpu);
+void vmx_fail_invalid(struct cpu *cpu);
+void vmx_fail(struct cpu *cpu, enum vmx_error error);
+
+/* VMREAD, VMWRITE, INVEPT and INVVPID take 64-bit registers in 64-bit mode and 32-bit ones elsewhere. */
+u64 vmx_register_operand(const struct cpu *cpu, unsigned gpr);
+
+/* In non-root operation: is this a VMREAD or VMWRITE that goes to the shadow VMCS? */
+bool vmx_field_shadowed(struct cpu *cpu, const struct insn *insn);
+void vmx_vmread(struct cpu *cpu, const struct insn *insn);
+void vmx_vmwrite(struct cpu *cpu, const struct insn *insn);
 
 /* --- entry.c --- */
 
