@@ -58,7 +58,7 @@ struct hv_ops {
 	/* Does the guest's IRET end NMI blocking or virtual-NMI blocking? Called by IRET in non-root. */
 	void (*iret)(struct cpu *cpu);
 
-	/* Stage-2 fault of an access; always exits. */
+	/* Stage-2 fault of an access; always exits, or raises an exception. */
 	void (*stage2_fault)(struct cpu *cpu, u64 va, const struct mmu_result *fault);
 
 	/* MSRs that belong to the extensions (IA32_FEATURE_CONTROL, IA32_VMX_*). false: #GP. */

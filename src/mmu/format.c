@@ -41,6 +41,14 @@ static const struct walk_format formats[] = {
 		.bad_rights = BIT(EPT_W) | BIT(EPT_W | EPT_X),
 		.bad_types = BIT(2) | BIT(3) | BIT(7),
 	},
+	[FORMAT_EPT_5_LEVEL] = {
+		.name = "5-level EPT", .levels = 5, .index_bits = 9, .entry_bytes = 8, .large = BIT(2) | BIT(3),
+		.present = EPT_R | EPT_W | EPT_X, .address = BITS(51, 12), .accessed = EPT_A, .dirty = EPT_D,
+		.reserved = { { [5] = BITS(7, 3), [4] = BITS(7, 3), [3] = BITS(6, 3), [2] = BITS(6, 3) },
+			      { [3] = BITS(29, 12), [2] = BITS(20, 12) } },
+		.bad_rights = BIT(EPT_W) | BIT(EPT_W | EPT_X),
+		.bad_types = BIT(2) | BIT(3) | BIT(7),
+	},
 };
 
 enum format_id format_of(const struct mmu_paging *paging)
@@ -54,15 +62,17 @@ enum format_id format_of(const struct mmu_paging *paging)
 	return paging->cr4 & CR4_PSE ? FORMAT_LEGACY_PSE : FORMAT_LEGACY;
 }
 
-void format_prepare(struct walk_format *format, enum format_id id, unsigned phys_bits, bool nxe)
+void format_prepare(struct walk_format *format, enum format_id id, unsigned phys_bits, bool nxe_or_mbec)
 {
 	*format = formats[id];
 	u64 reserved = 0;
 	if (format->entry_bytes == 8) {
 		if (phys_bits < 52)
 			reserved = BITS(51, phys_bits);
-		if (format->inverted && !nxe)
+		if (format->inverted && !nxe_or_mbec)
 			reserved |= PTE_NX;
+		if ((format->present & EPT_W) && nxe_or_mbec)
+			format->present |= EPT_XU;
 	}
 	for (unsigned level = 1; level <= format->levels; level++) {
 		format->reserved[0][level] |= reserved;

@@ -45,6 +45,7 @@ struct mmu_paging {
 	u64 cr0, cr3, cr4, efer; /* cr4.PAE and efer.LMA choose the format */
 	u64 pdpte[4];            /* PAE paging only; loaded by the CPU at MOV CR (mmu_load_pdptes) or VM entry */
 	u64 eptp;                /* 0: no stage 2 */
+	bool mbec;               /* EPT: mode-based execute control */
 	u16 vpid;                /* 0: VMX root, or VPID not in use */
 };
 
@@ -53,6 +54,7 @@ enum mmu_fault_kind {
 	MMU_PAGE_FAULT,    /* error_code is right for the #PF frame */
 	MMU_EPT_VIOLATION, /* qualification (SDM table 28-7), gpa set; linear address valid per bit 7 */
 	MMU_EPT_MISCONFIG, /* gpa set */
+	MMU_PML_FULL,      /* a dirty flag of EPT could not be logged; nothing was done */
 	MMU_NOT_CANONICAL  /* #GP or #SS, the caller knows which */
 };
 
@@ -60,6 +62,7 @@ struct mmu_result {
 	enum mmu_fault_kind kind;
 	u32 error_code;    /* MMU_PAGE_FAULT */
 	u64 qualification; /* MMU_EPT_VIOLATION */
+	bool suppress_ve;  /* MMU_EPT_VIOLATION: bit 63 of the entry that says so */
 	gpa_t l2_gpa;      /* EPT faults: the guest-physical address that faulted */
 	gpa_t gpa;         /* MMU_OK: where the access goes, in L1's machine */
 	u64 ram_offset;    /* MMU_OK: the same as RAM offset, or RAM_OFFSET_NONE for a device */
@@ -88,7 +91,13 @@ struct mmu {
 	u64 generation, last_generation;
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
 	bool checked;       /* see mmu_set_checked */
-	u64 clock;          /* counts context switches, for least recently used */
+	/*
+	 * Page-modification log (SDM vol. 3, 29.3.6): where the guest-physical pages go whose EPT dirty flag becomes
+	 * set. The index counts down to FFFFh, "full". NULL: nothing is logged. Whoever owns the index sets both.
+	 */
+	u16 *pml_index;
+	gpa_t pml_log;
+	u64 clock; /* counts context switches, for least recently used */
 	struct mmu_formats *formats;
 	struct tlb_entry *tables; /* of all contexts, then one that stays empty */
 };

@@ -126,6 +126,7 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
+	mmu->formats->stage2_id = FORMAT_EPT;
 	mmu->context = &mmu->contexts[0];
 	mmu->context->used = true;
 	select_tables(mmu);
@@ -140,10 +141,13 @@ void mmu_destroy(struct mmu *mmu)
 	*mmu = (struct mmu){ 0 };
 }
 
-/* The bits that decide formats and rights have places of their own in CR0 (16, 31), CR4 (below 32) and EFER (8..11). */
+/*
+ * The bits that decide formats and rights have places of their own in CR0 (16, 31), CR4 (below 32) and EFER (8..11); 40
+ * is free.
+ */
 static u64 registers_of(const struct mmu_paging *p)
 {
-	return (p->cr0 & PAGING_CR0) << 32 | (p->cr4 & PAGING_CR4) | (p->efer & PAGING_EFER) << 24;
+	return (p->cr0 & PAGING_CR0) << 32 | (p->cr4 & PAGING_CR4) | (p->efer & PAGING_EFER) << 24 | (u64)p->mbec << 40;
 }
 
 static struct mmu_context *find_context(struct mmu *mmu, u16 vpid, u64 eptp, u16 pcid)
@@ -183,6 +187,12 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 		format_prepare(&f->stage1, id, mmu->phys_bits, nxe);
 		f->stage1_id = id;
 		f->stage1_nxe = nxe;
+	}
+	id = format_of_eptp(paging->eptp);
+	if (paging->eptp && (id != f->stage2_id || paging->mbec != f->stage2_mbec)) {
+		format_prepare(&f->stage2, id, mmu->phys_bits, paging->mbec);
+		f->stage2_id = id;
+		f->stage2_mbec = paging->mbec;
 	}
 	u16 pcid = paging->cr4 & CR4_PCIDE ? paging->cr3 & 0xfff : 0;
 	switch_context(mmu, paging->vpid, paging->eptp, pcid);

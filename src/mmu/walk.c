@@ -8,6 +8,7 @@ struct used_entry {
 	u8 *host;
 	gpa_t gpa;         /* guest-physical, before stage 2 */
 	u64 stage2_rights; /* of the page its table is in */
+	u64 stage2_leaf;   /* the entry that maps that page */
 };
 
 /* A walk of one stage. */
@@ -38,6 +39,7 @@ enum walk_end {
 struct stage2_page {
 	gpa_t gpa; /* of the byte asked for, in L1's machine */
 	u64 rights;
+	u64 leaf; /* the entry that maps it */
 	bool dirty;
 	unsigned shift;
 };
@@ -67,7 +69,7 @@ static u64 entry_load(const u8 *host, unsigned bytes)
 static bool entry_find(struct walk *w, gpa_t gpa, struct used_entry *e)
 {
 	e->gpa = gpa;
-	e->stage2_rights = EPT_R | EPT_W | EPT_X;
+	e->stage2_rights = EPT_ALL;
 	if (w->under_stage2) {
 		u64 eptp = w->mmu->paging.eptp;
 		u64 access = eptp & EPTP_AD ? EPT_R | EPT_W : EPT_R;
@@ -75,6 +77,7 @@ static bool entry_find(struct walk *w, gpa_t gpa, struct used_entry *e)
 		if (!stage2_translate(w->mmu, eptp, gpa, access, w->quiet, &page, w->fault))
 			return false;
 		e->stage2_rights = page.rights;
+		e->stage2_leaf = page.leaf;
 		gpa = page.gpa;
 	}
 	e->host = entry_host(w->mmu, gpa);
@@ -119,6 +122,14 @@ static enum walk_end walk_tables(struct walk *w, gpa_t table)
 	}
 }
 
+/* Bits 6 to 11 of an EPT violation's qualification (SDM table 28-7). */
+#define QUAL_EXEC_USER     BIT(6) /* executable for user-mode linear addresses, with mode-based execute control */
+#define QUAL_LINEAR_VALID  BIT(7)
+#define QUAL_TRANSLATED    BIT(8) /* the access was to the translation of the linear address */
+#define QUAL_USER_PAGE     BIT(9) /* and what paging says of it: "advanced VM-exit information" */
+#define QUAL_WRITABLE_PAGE BIT(10)
+#define QUAL_NX_PAGE       BIT(11)
+
 /* Sets `bits` in an entry that still holds the value seen; false: somebody changed it, and the walk is void. */
 static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 {
@@ -145,14 +156,34 @@ static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 	return done;
 }
 
-static void report_violation(struct mmu_result *fault, gpa_t l2_gpa, u64 access, u64 rights)
+/* `entry`: the one that maps the page, or that is not present. */
+static void report_violation(struct mmu_result *fault, gpa_t l2_gpa, u64 access, u64 rights, u64 entry)
 {
 	*fault = (struct mmu_result){
-		.kind = MMU_EPT_VIOLATION, .l2_gpa = l2_gpa, .gpa = l2_gpa, .qualification = access | (rights & 7) << 3
+		.kind = MMU_EPT_VIOLATION,
+		.l2_gpa = l2_gpa,
+		.gpa = l2_gpa,
+		.suppress_ve = entry & EPT_SUPPRESS_VE,
+		.qualification = (access & (EPT_R | EPT_W)) | (access & (EPT_X | EPT_XU) ? EPT_X : 0) |
+				 (rights & 7) << 3 | (rights & EPT_XU ? QUAL_EXEC_USER : 0),
 	};
 }
 
 enum walk_mark { MARKED, MARK_AGAIN, MARK_STAGE2 };
+
+/* Will a write set a dirty flag that page-modification logging wants to hear of? */
+static bool is_logged(const struct walk *w)
+{
+	bool stage2 = w->format == &w->mmu->formats->stage2;
+	return stage2 && unlikely(w->mmu->pml_index) && !(w->entry[w->used - 1].value & EPT_D);
+}
+
+/* Two CPUs that share tables may both log a page, as on silicon: they race for the flag, not for the log. */
+static void log_page(struct mmu *mmu, gpa_t l2_gpa)
+{
+	mem_write_u64(mmu->mem, mmu->pml_log + (u64)*mmu->pml_index * 8, l2_gpa & PAGE_MASK);
+	--*mmu->pml_index;
+}
 
 /*
  * Sets accessed bits, and the dirty bit of the leaf for a write. Where stage 2 keeps no dirty flags, that this is a
@@ -162,32 +193,37 @@ static enum walk_mark walk_mark(struct walk *w, bool write)
 {
 	if (!w->accessed)
 		return MARKED;
+	bool logged = write && is_logged(w);
+	if (unlikely(logged && *w->mmu->pml_index > 511)) {
+		*w->fault = (struct mmu_result){ .kind = MMU_PML_FULL, .l2_gpa = w->address, .gpa = w->address };
+		return MARK_STAGE2;
+	}
 	for (unsigned i = 0; i < w->used; i++) {
 		struct used_entry *e = &w->entry[i];
 		u64 bits = w->format->accessed | (write && i + 1 == w->used ? w->format->dirty : 0);
 		if ((e->value & bits) == bits)
 			continue;
 		if (!(e->stage2_rights & EPT_W)) {
-			report_violation(w->fault, e->gpa, EPT_R | EPT_W, e->stage2_rights);
+			report_violation(w->fault, e->gpa, EPT_R | EPT_W, e->stage2_rights, e->stage2_leaf);
 			return MARK_STAGE2;
 		}
 		if (!entry_set(w, e, bits))
 			return MARK_AGAIN;
 	}
+	if (unlikely(logged))
+		log_page(w->mmu, w->address);
 	return MARKED;
 }
 
 /*
- * Stage 2: L2's guest-physical address to L1's, for `access` (EPT_R, EPT_W, EPT_X). false: *fault is filled, but for
- * the qualification's bits about the linear address, which the caller knows.
+ * Stage 2: L2's guest-physical address to L1's, for `access` (EPT_R, EPT_W, EPT_X or EPT_XU). false: *fault is filled,
+ * but for the qualification's bits about the linear address, which the caller knows.
  */
 static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access, bool quiet, struct stage2_page *page,
 			     struct mmu_result *fault)
 {
 	if (!eptp) {
-		*page = (struct stage2_page){
-			.gpa = l2_gpa, .rights = EPT_R | EPT_W | EPT_X, .dirty = true, .shift = 63
-		};
+		*page = (struct stage2_page){ .gpa = l2_gpa, .rights = EPT_ALL, .dirty = true, .shift = 63 };
 		return true;
 	}
 	struct walk w = { .mmu = mmu,
@@ -196,26 +232,35 @@ static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access
 			  .accessed = eptp & EPTP_AD,
 			  .quiet = quiet,
 			  .fault = fault };
+	enum walk_mark mark = MARKED;
 	do {
 		/* Four levels reach 48 bits; what lies beyond is mapped by nothing. */
-		enum walk_end end = l2_gpa >> 48 ? WALK_NOT_PRESENT : walk_tables(&w, eptp & EPTP_ADDRESS);
+		bool beyond = w.format->levels == 4 && l2_gpa >> 48;
+		enum walk_end end = beyond ? WALK_NOT_PRESENT : walk_tables(&w, eptp & EPTP_ADDRESS);
 		if (end == WALK_RESERVED) {
 			*fault = (struct mmu_result){ .kind = MMU_EPT_MISCONFIG, .l2_gpa = l2_gpa, .gpa = l2_gpa };
 			return false;
 		}
 		if (end == WALK_NOT_PRESENT) {
-			report_violation(fault, l2_gpa, access, 0);
+			report_violation(fault, l2_gpa, access, 0,
+					 beyond ? EPT_SUPPRESS_VE : w.entry[w.used - 1].value);
 			return false;
 		}
+		if (!mmu->formats->stage2_mbec)
+			w.rights &= ~EPT_XU;
 		if (quiet)
 			break;
 		if (access & ~w.rights) {
-			report_violation(fault, l2_gpa, access, w.rights);
+			report_violation(fault, l2_gpa, access, w.rights, w.entry[w.used - 1].value);
 			return false;
 		}
-	} while (walk_mark(&w, access & EPT_W) != MARKED);
+		mark = walk_mark(&w, access & EPT_W);
+		if (mark == MARK_STAGE2)
+			return false;
+	} while (mark == MARK_AGAIN);
 	*page = (struct stage2_page){ .gpa = w.page | (l2_gpa & (BIT(w.shift) - 1)),
 				      .rights = w.rights,
+				      .leaf = w.entry[w.used - 1].value,
 				      .dirty = !w.accessed || (w.entry[w.used - 1].value & EPT_D),
 				      .shift = w.shift };
 	return true;
@@ -224,6 +269,12 @@ static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access
 static u64 stage2_access(enum mmu_access access)
 {
 	return access == MMU_READ ? EPT_R : access == MMU_WRITE ? EPT_W : EPT_X;
+}
+
+/* The right that a fetch needs. Without paging every linear address is a user-mode one (SDM table 28-7). */
+static u64 stage2_fetch(const struct mmu *mmu, bool user_page)
+{
+	return mmu->formats->stage2_mbec && user_page ? EPT_XU : EPT_X;
 }
 
 /* Root table of stage 1; false: a PDPTE register is not present (SDM vol. 3, 4.4.2). */
@@ -240,12 +291,17 @@ static bool stage1_root(const struct mmu *mmu, u64 va, gpa_t *table)
 	return true;
 }
 
+static bool is_nx(const struct mmu *mmu, u64 rights)
+{
+	return mmu->formats->stage1.inverted && !(rights & PTE_NX);
+}
+
 /* What the class may do with a page whose entries grant `rights` (SDM vol. 3, 4.6.1). */
 static void stage1_rights(const struct mmu *mmu, u64 rights, enum mmu_class cls, struct translation *t)
 {
 	const struct mmu_paging *p = &mmu->paging;
 	bool user_page = rights & PTE_U;
-	bool nx = mmu->formats->stage1.inverted && !(rights & PTE_NX);
+	bool nx = is_nx(mmu, rights);
 	if (cls == MMU_USER) {
 		t->read = user_page;
 		t->write = user_page && (rights & PTE_W);
@@ -273,10 +329,6 @@ static void report_page_fault(const struct mmu *mmu, enum walk_end end, enum mmu
 		error |= PF_FETCH;
 	*result = (struct mmu_result){ .kind = MMU_PAGE_FAULT, .error_code = error };
 }
-
-/* Bits 7 and 8 of an EPT violation's qualification: the linear address is valid; the access was to its translation. */
-#define QUAL_LINEAR_VALID BIT(7)
-#define QUAL_TRANSLATED   BIT(8)
 
 /* A misconfiguration has no qualification. */
 static void add_linear_address(struct mmu_result *fault, u64 bits)
@@ -316,13 +368,17 @@ static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access
 	struct mmu_result *r = &out->result;
 	struct stage2_page page;
 	gpa_t l2_gpa = w->page | (w->address & (BIT(w->shift) - 1));
-	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, stage2_access(access), w->quiet, &page, r)) {
-		add_linear_address(r, QUAL_LINEAR_VALID | QUAL_TRANSLATED);
+	u64 fetch = stage2_fetch(mmu, w->rights & PTE_U);
+	u64 needed = access == MMU_EXEC ? fetch : stage2_access(access);
+	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, needed, w->quiet, &page, r)) {
+		add_linear_address(r, QUAL_LINEAR_VALID | QUAL_TRANSLATED | (w->rights & PTE_U ? QUAL_USER_PAGE : 0) |
+					      (w->rights & PTE_W ? QUAL_WRITABLE_PAGE : 0) |
+					      (is_nx(mmu, w->rights) ? QUAL_NX_PAGE : 0));
 		return;
 	}
 	out->read = out->read && (page.rights & EPT_R);
 	out->write = out->write && (page.rights & EPT_W);
-	out->exec = out->exec && (page.rights & EPT_X);
+	out->exec = out->exec && (page.rights & fetch);
 	out->dirty = out->dirty && page.dirty;
 	out->stage1_shift = w->shift;
 	*r = (struct mmu_result){ .kind = MMU_OK,
@@ -348,6 +404,7 @@ void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_cl
 		out->read = out->write = out->exec = out->dirty = true;
 		w.shift = 30; /* no page of stage 1 bounds it; INVLPG of anything may drop it */
 		w.page = w.address >> w.shift << w.shift;
+		w.rights = ~0ULL;
 		finish(mmu, &w, access, out);
 		return;
 	}

@@ -33,7 +33,13 @@ enum { WALK_LEVELS = 6 }; /* array size: levels 1..5, 0 unused */
 #define EPT_A BIT(8)
 #define EPT_D BIT(9)
 
+/* With mode-based execute control EPT_X is for supervisor-mode linear addresses, and this for user-mode ones. */
+#define EPT_XU          BIT(10)
+#define EPT_SUPPRESS_VE BIT(63)
+#define EPT_ALL         (EPT_R | EPT_W | EPT_X | EPT_XU)
+
 /* EPTP bits. */
+#define EPTP_WALK    BITS(5, 3) /* levels minus one */
 #define EPTP_AD      BIT(6)
 #define EPTP_ADDRESS BITS(51, 12)
 
@@ -62,6 +68,7 @@ enum format_id {
 	FORMAT_4_LEVEL,
 	FORMAT_5_LEVEL,
 	FORMAT_EPT,
+	FORMAT_EPT_5_LEVEL,
 };
 
 /* Everything in CR0, CR4 and EFER that means another format or other rights. */
@@ -71,14 +78,20 @@ enum format_id {
 
 enum format_id format_of(const struct mmu_paging *paging);
 
-/* Fills `format` with format `id` under the given MAXPHYADDR and EFER.NXE. */
-void format_prepare(struct walk_format *format, enum format_id id, unsigned phys_bits, bool nxe);
+/* The format of stage 2. */
+static inline enum format_id format_of_eptp(u64 eptp)
+{
+	return (eptp & EPTP_WALK) >> 3 == 4 ? FORMAT_EPT_5_LEVEL : FORMAT_EPT;
+}
+
+/* Fills `format` with format `id` under the given MAXPHYADDR and EFER.NXE; for EPT, mode-based execute control. */
+void format_prepare(struct walk_format *format, enum format_id id, unsigned phys_bits, bool nxe_or_mbec);
 
 /* What the walker derives from mmu_paging; kept by the MMU. */
 struct mmu_formats {
 	struct walk_format stage1, stage2;
-	enum format_id stage1_id;
-	bool stage1_nxe;
+	enum format_id stage1_id, stage2_id;
+	bool stage1_nxe, stage2_mbec;
 };
 
 /* A full translation with what the TLB needs beyond the answer. */

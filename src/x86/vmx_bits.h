@@ -48,10 +48,17 @@
 #define CPU2_PAUSE_LOOP         BIT(10)
 #define CPU2_RDRAND             BIT(11)
 #define CPU2_INVPCID            BIT(12)
+#define CPU2_VM_FUNCTIONS       BIT(13)
 #define CPU2_VMCS_SHADOWING     BIT(14)
 #define CPU2_RDSEED             BIT(16)
+#define CPU2_PML                BIT(17)
+#define CPU2_EPT_VE             BIT(18) /* EPT-violation #VE */
 #define CPU2_XSAVES             BIT(20)
+#define CPU2_MODE_BASED_EXECUTE BIT(22) /* mode-based execute control for EPT */
 #define CPU2_TSC_SCALING        BIT(25)
+
+/* VM-function controls. */
+#define VMFUNC_EPTP_SWITCHING BIT(0)
 
 /* VM-exit controls. */
 #define EXITC_SAVE_DEBUG      BIT(2)
@@ -107,12 +114,20 @@ enum vmcs_activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_
 enum entry_failure { ENTRY_FAIL_OTHER = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_LINK = 4 };
 enum cr_access { CR_ACCESS_WRITE, CR_ACCESS_READ, CR_ACCESS_CLTS, CR_ACCESS_LMSW };
 
+/* Virtualization-exception information area (SDM vol. 3, table 26-1). */
+struct ve_info {
+	u32 reason, busy;
+	u64 qualification, linear, physical;
+	u16 eptp_index;
+} __attribute__((packed));
+
 /* Extended-page-table pointer. */
 #define EPTP_TYPE     BITS(2, 0)
 #define EPTP_TYPE_UC  0
 #define EPTP_TYPE_WB  6
 #define EPTP_WALK     BITS(5, 3)
 #define EPTP_WALK4    BITS(4, 3) /* length minus one */
+#define EPTP_WALK5    BIT(5)
 #define EPTP_AD       BIT(6)
 #define EPTP_RESERVED BITS(11, 7)
 
@@ -139,7 +154,8 @@ enum vmx_msr {
 	MSR_VMX_TRUE_CPU,
 	MSR_VMX_TRUE_EXIT,
 	MSR_VMX_TRUE_ENTRY,
-	MSR_VMX_END /* IA32_VMX_VMFUNC is there only with the control "enable VM functions" */
+	MSR_VMX_VMFUNC,
+	MSR_VMX_END
 };
 
 /* VM-instruction errors (SDM vol. 3, 31.4). */

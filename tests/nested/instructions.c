@@ -23,7 +23,7 @@ static void test_before_vmxon(void)
 	CHECK("feature-control-is-locked", is_fault(GP, 0));
 	CHECK_EQUAL("feature-control-allows-vmxon", rdmsr(MSR_FEATURE_CONTROL), 5);
 	TRY_AT("rdmsr", : : "c"(MSR_VMX_END) : "rax", "rdx", "memory");
-	CHECK("vmfunc-capability-is-absent", is_fault(GP, 0));
+	CHECK("tertiary-capability-is-absent", is_fault(GP, 0));
 }
 
 static void test_vmxon(void)
@@ -180,7 +180,7 @@ static void test_privilege(void)
 	CHECK_EQUAL("vmread-at-cpl-3-is-gp", run_user(user_vmread), GP);
 	CHECK_EQUAL("vmxoff-at-cpl-3-is-gp", run_user(user_vmxoff), GP);
 	TRY_AT(".byte 0x0f, 0x01, 0xd4", : : : "memory");
-	CHECK("vmfunc-is-ud", is_fault(UD, 0));
+	CHECK("vmfunc-in-root-is-ud", is_fault(UD, 0));
 }
 
 void guest_main(void)

@@ -19,14 +19,20 @@ struct expected {
 	u32 error;
 	u64 qualification;
 	u64 l2_gpa;
+	bool suppress_ve;
 };
 
 struct plain {
 	u8 *ram; /* a copy that the plain walker changes */
 	struct mmu_paging p;
 	unsigned phys_bits;
+	bool pml;
+	u16 pml_index;
 	struct expected e;
 };
+
+/* Rights of EPT entries: bits 2:0, and bit 10 where it is of use. */
+enum { EPT_RIGHTS = 7, EPT_EXEC_USER = 0x400, PML_PAGE = EPT_BASE + EPT_PAGES };
 
 static bool in_ram(u64 gpa)
 {
@@ -48,9 +54,12 @@ static void plain_store(struct plain *t, u64 gpa, u64 value, unsigned bytes)
 		memcpy(t->ram + gpa, &value, bytes);
 }
 
-static bool plain_violation(struct plain *t, u64 gpa, u64 access, u64 rights)
+static bool plain_violation(struct plain *t, u64 gpa, u64 access, u64 rights, u64 entry)
 {
-	t->e = (struct expected){ .kind = MMU_EPT_VIOLATION, .l2_gpa = gpa, .qualification = access | rights << 3 };
+	t->e = (struct expected){ .kind = MMU_EPT_VIOLATION, .l2_gpa = gpa, .suppress_ve = entry >> 63 };
+	t->e.qualification = (access & 3) | (access & (4 | EPT_EXEC_USER) ? 4 : 0) | (rights & 7) << 3;
+	if (t->p.mbec && rights & EPT_EXEC_USER)
+		t->e.qualification |= BIT(6);
 	return false;
 }
 
@@ -74,22 +83,27 @@ static bool misconfigured(struct plain *t, u64 entry, unsigned level)
 	return level == 2 && leaf && entry & 0x1ff000;
 }
 
-/* EPT. access: bits 0 to 2 as in the qualification. */
-static bool plain_ept(struct plain *t, u64 gpa, u64 access, u64 *out, u64 *out_rights)
+/* What EPT grants, and the entry that maps the page. */
+struct rights {
+	u64 bits, leaf;
+};
+
+/* EPT. access: bits 0 to 2 as in the qualification, or EPT_EXEC_USER. */
+static bool plain_ept(struct plain *t, u64 gpa, u64 access, u64 *out, struct rights *r)
 {
-	u64 table = t->p.eptp & BITS(51, 12), rights = 7, where[4], entry = 0;
+	u64 table = t->p.eptp & BITS(51, 12), rights = EPT_RIGHTS | EPT_EXEC_USER, where[4], entry = 0;
 	unsigned n = 0, level = 4, shift;
 	if (!t->p.eptp) {
 		*out = gpa;
-		*out_rights = 7;
+		*r = (struct rights){ 7, 0 };
 		return true;
 	}
 	for (;; level--) {
 		shift = 12 + 9 * (level - 1);
 		where[n] = table + (gpa >> shift) % 512 * 8;
 		entry = plain_load(t, where[n++], 8);
-		if (!(entry & 7))
-			return plain_violation(t, gpa, access, 0);
+		if (!(entry & (t->p.mbec ? EPT_RIGHTS | EPT_EXEC_USER : EPT_RIGHTS)))
+			return plain_violation(t, gpa, access, 0, entry);
 		if (misconfigured(t, entry, level)) {
 			t->e = (struct expected){ .kind = MMU_EPT_MISCONFIG, .l2_gpa = gpa };
 			return false;
@@ -100,7 +114,14 @@ static bool plain_ept(struct plain *t, u64 gpa, u64 access, u64 *out, u64 *out_r
 		table = entry & BITS(51, 12);
 	}
 	if ((access & rights) != access)
-		return plain_violation(t, gpa, access, rights);
+		return plain_violation(t, gpa, access, rights, entry);
+	bool logged = t->pml && t->p.eptp & BIT(6) && access & 2 && !(entry & BIT(9));
+	if (logged && t->pml_index > 511) {
+		t->e = (struct expected){ .kind = MMU_PML_FULL, .l2_gpa = gpa };
+		return false;
+	}
+	if (logged)
+		plain_store(t, PML_PAGE * PAGE_SIZE + 8 * t->pml_index--, gpa & PAGE_MASK, 8);
 	for (unsigned i = 0; i < n && t->p.eptp & BIT(6); i++) {
 		u64 v = plain_load(t, where[i], 8) | BIT(8);
 		if (i == n - 1 && access & 2)
@@ -108,7 +129,7 @@ static bool plain_ept(struct plain *t, u64 gpa, u64 access, u64 *out, u64 *out_r
 		plain_store(t, where[i], v, 8);
 	}
 	*out = (entry & BITS(51, 12) & ~((1ULL << shift) - 1)) | (gpa & ((1ULL << shift) - 1));
-	*out_rights = rights;
+	*r = (struct rights){ rights, entry };
 	return true;
 }
 
@@ -167,7 +188,8 @@ static bool plain_allowed(struct plain *t, bool w, bool u, bool nx, enum mmu_acc
 }
 
 struct step {
-	u64 l2_gpa, gpa, rights;
+	u64 l2_gpa, gpa;
+	struct rights rights;
 };
 
 /* What a walk down to the leaf found. */
@@ -236,8 +258,8 @@ static bool plain_mark(struct plain *t, const struct path *p, unsigned bytes, en
 			now |= D;
 		if (old == now)
 			continue;
-		if (!(p->steps[i].rights & 2)) {
-			plain_violation(t, p->steps[i].l2_gpa, 3, p->steps[i].rights);
+		if (!(p->steps[i].rights.bits & 2)) {
+			plain_violation(t, p->steps[i].l2_gpa, 3, p->steps[i].rights.bits, p->steps[i].rights.leaf);
 			t->e.qualification |= BIT(7);
 			return false;
 		}
@@ -249,7 +271,8 @@ static bool plain_mark(struct plain *t, const struct path *p, unsigned bytes, en
 static void plain_translate(struct plain *t, unsigned mode, u64 va, enum mmu_access access, enum mmu_class cls)
 {
 	const struct mode *m = &modes[mode];
-	u64 table = t->p.cr3 & ~0xfffULL, rights;
+	u64 table = t->p.cr3 & ~0xfffULL;
+	struct rights rights;
 	struct path p;
 	if (!plain_canonical(m, va)) {
 		t->e = (struct expected){ .kind = MMU_NOT_CANONICAL };
@@ -277,9 +300,9 @@ static void plain_translate(struct plain *t, unsigned mode, u64 va, enum mmu_acc
 		page |= (p.leaf >> 13 & 0xff) << 32;
 	u64 l2_gpa = page | (va & offset_mask);
 	t->e = (struct expected){ .kind = MMU_OK, .l2_gpa = l2_gpa };
-	u64 kind = access == MMU_READ ? 1 : access == MMU_WRITE ? 2 : 4;
+	u64 kind = access == MMU_READ ? 1 : access == MMU_WRITE ? 2 : t->p.mbec && p.u ? EPT_EXEC_USER : 4;
 	if (!plain_ept(t, l2_gpa, kind, &t->e.gpa, &rights) && t->e.kind == MMU_EPT_VIOLATION)
-		t->e.qualification |= BIT(7) | BIT(8);
+		t->e.qualification |= BIT(7) | BIT(8) | (p.u ? BIT(9) : 0) | (p.w ? BIT(10) : 0) | (p.nx ? BIT(11) : 0);
 }
 
 /* --- random tables --- */
@@ -321,6 +344,10 @@ static u64 random_ept_entry(unsigned page)
 		entry |= PS | EWB;
 	else
 		entry |= (u64)(EPT_BASE + (page < 2 ? page + 1 : (unsigned)g_test_rand_int_range(3, EPT_PAGES))) << 12;
+	if (chance(6))
+		entry ^= EPT_EXEC_USER;
+	if (chance(3))
+		entry |= BIT(63);
 	return entry | (chance(100) ? BIT(g_test_rand_int_range(3, 52)) : 0);
 }
 
@@ -348,6 +375,7 @@ static void random_registers(struct machine *m, unsigned mode, bool ept)
 		m->paging.pdpte[i] = (u64)g_test_rand_int_range(0, GUEST_PAGES) << 12 | (chance(8) ? 0 : P);
 	m->paging.eptp = ept ? EPT_BASE * PAGE_SIZE | 3 << 3 | 6 | (chance(2) ? EPT_AD_ON : 0) : 0;
 	m->paging.vpid = ept;
+	m->paging.mbec = ept && chance(2);
 	set_paging(m);
 	mmu_flush_all(&m->mmu);
 }
@@ -375,7 +403,9 @@ static void compare(struct machine *m, struct plain *t, unsigned mode)
 		g_assert_cmphex(r.error_code, ==, t->e.error);
 	if (r.kind == MMU_EPT_VIOLATION)
 		g_assert_cmphex(r.qualification, ==, t->e.qualification);
-	if (r.kind == MMU_EPT_VIOLATION || r.kind == MMU_EPT_MISCONFIG)
+	if (r.kind == MMU_EPT_VIOLATION)
+		g_assert_cmpint(r.suppress_ve, ==, t->e.suppress_ve);
+	if (r.kind == MMU_PML_FULL || r.kind == MMU_EPT_VIOLATION || r.kind == MMU_EPT_MISCONFIG)
 		g_assert_cmphex(r.l2_gpa, ==, t->e.l2_gpa);
 }
 
@@ -390,8 +420,15 @@ static void run_case(unsigned mode, bool ept)
 	g_assert_cmpint(mmu_init(&m.mmu, &m.mem, &m.counters, phys_bits), ==, 0);
 	random_tables(&m, mode, ept);
 	random_registers(&m, mode, ept);
-	const u64 tables = (EPT_BASE + EPT_PAGES) * PAGE_SIZE;
+	const u64 tables = (PML_PAGE + 1) * PAGE_SIZE;
 	struct plain t = { .ram = g_malloc0(RAM_BYTES), .p = m.paging, .phys_bits = phys_bits };
+	u16 pml_index = (u16)g_test_rand_int_range(-1, 2);
+	if (ept && chance(2)) {
+		t.pml = true;
+		t.pml_index = pml_index;
+		m.mmu.pml_index = &pml_index;
+		m.mmu.pml_log = PML_PAGE * PAGE_SIZE;
+	}
 	memcpy(t.ram, m.mem.host, tables);
 	for (unsigned i = 0; i < ACCESSES; i++) {
 		compare(&m, &t, mode);
@@ -417,6 +454,7 @@ static void test_random(gconstpointer data)
 	if (ept) {
 		g_assert_cmpuint(seen[MMU_EPT_VIOLATION], >, 20);
 		g_assert_cmpuint(seen[MMU_EPT_MISCONFIG], >, 20);
+		g_assert_cmpuint(seen[MMU_PML_FULL], >, 10);
 	}
 }
 

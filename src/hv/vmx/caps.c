@@ -13,7 +13,8 @@
 	 CPU_UNCONDITIONAL_IO | CPU_IO_BITMAPS | CPU_MTF | CPU_MSR_BITMAPS | CPU_MONITOR | CPU_PAUSE | CPU_SECONDARY)
 #define CPU2_ALLOWED                                                                                                   \
 	(CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST | CPU2_PAUSE_LOOP |      \
-	 CPU2_VMCS_SHADOWING | CPU2_TSC_SCALING)
+	 CPU2_VM_FUNCTIONS | CPU2_VMCS_SHADOWING | CPU2_PML | CPU2_EPT_VE | CPU2_MODE_BASED_EXECUTE |                  \
+	 CPU2_TSC_SCALING)
 #define EXITC_ALLOWED                                                                                                  \
 	(EXITC_HOST_LONG | EXITC_ACK_INTERRUPT | EXITC_SAVE_PAT | EXITC_LOAD_PAT | EXITC_SAVE_EFER | EXITC_LOAD_EFER | \
 	 EXITC_SAVE_PREEMPTION)
@@ -35,12 +36,14 @@
 
 #define EPT_EXECUTE_ONLY   BIT(0)
 #define EPT_WALK4          BIT(6)
+#define EPT_WALK5          BIT(7)
 #define EPT_UC             BIT(8)
 #define EPT_WB             BIT(14)
 #define EPT_2M             BIT(16)
 #define EPT_1G             BIT(17)
 #define EPT_INVEPT         BIT(20)
 #define EPT_AD             BIT(21)
+#define EPT_ADVANCED_INFO  BIT(22)
 #define EPT_INVEPT_TYPES   BITS(26, 25)
 #define VPID_INVVPID       BIT(32)
 #define VPID_INVVPID_TYPES BITS(43, 40)
@@ -139,8 +142,9 @@ void vmx_caps_init(struct vmx *vmx)
 	vmx->linear_bits = cr4_allowed(vmx) & CR4_LA57 ? 57 : 48;
 	set(vmx, MSR_VMX_VMCS_ENUM, VMCS_INDEX_MAX << 1);
 	set(vmx, MSR_VMX_EPT_VPID,
-	    EPT_EXECUTE_ONLY | EPT_WALK4 | EPT_UC | EPT_WB | EPT_2M | EPT_1G | EPT_INVEPT | EPT_AD | EPT_INVEPT_TYPES |
-		    VPID_INVVPID | VPID_INVVPID_TYPES);
+	    EPT_EXECUTE_ONLY | EPT_WALK4 | EPT_WALK5 | EPT_UC | EPT_WB | EPT_2M | EPT_1G | EPT_INVEPT | EPT_AD |
+		    EPT_ADVANCED_INFO | EPT_INVEPT_TYPES | VPID_INVVPID | VPID_INVVPID_TYPES);
+	set(vmx, MSR_VMX_VMFUNC, VMFUNC_EPTP_SWITCHING);
 }
 
 bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value)
@@ -199,7 +203,7 @@ bool vmx_control_allowed(const struct vmx *vmx, enum vmx_msr msr, u32 value)
 
 bool vmx_eptp_valid(const struct vmx *vmx, u64 eptp)
 {
-	u64 type = eptp & EPTP_TYPE;
-	return (type == EPTP_TYPE_UC || type == EPTP_TYPE_WB) && (eptp & EPTP_WALK) == EPTP_WALK4 &&
+	u64 type = eptp & EPTP_TYPE, walk = eptp & EPTP_WALK;
+	return (type == EPTP_TYPE_UC || type == EPTP_TYPE_WB) && (walk == EPTP_WALK4 || walk == EPTP_WALK5) &&
 	       !(eptp & EPTP_RESERVED) && vmx_address_fits(vmx, eptp);
 }

@@ -74,15 +74,42 @@ static bool eptp(const struct vmx *vmx)
 	return !vmx_cpu2(vmx, CPU2_EPT) || vmx_eptp_valid(vmx, vmx->vmcs.eptp);
 }
 
+static bool pml(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_PML) ||
+	       (vmx_cpu2(vmx, CPU2_EPT) && vmx_address_ok(vmx, vmx->vmcs.pml_address, PAGE_SIZE));
+}
+
 static bool unrestricted_guest_with_ept(const struct vmx *vmx)
 {
 	return !vmx_cpu2(vmx, CPU2_UNRESTRICTED_GUEST) || vmx_cpu2(vmx, CPU2_EPT);
+}
+
+static bool execute_control_with_ept(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_MODE_BASED_EXECUTE) || vmx_cpu2(vmx, CPU2_EPT);
+}
+
+static bool vm_functions(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_VM_FUNCTIONS) || !(vmx->vmcs.vm_functions & ~vmx_cap(vmx, MSR_VMX_VMFUNC));
+}
+
+static bool eptp_list(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_VM_FUNCTIONS) || !(vmx->vmcs.vm_functions & VMFUNC_EPTP_SWITCHING) ||
+	       (vmx_cpu2(vmx, CPU2_EPT) && vmx_address_ok(vmx, vmx->vmcs.eptp_list, PAGE_SIZE));
 }
 
 static bool shadowing_bitmaps(const struct vmx *vmx)
 {
 	return !vmx_cpu2(vmx, CPU2_VMCS_SHADOWING) || (vmx_address_ok(vmx, vmx->vmcs.vmread_bitmap, PAGE_SIZE) &&
 						       vmx_address_ok(vmx, vmx->vmcs.vmwrite_bitmap, PAGE_SIZE));
+}
+
+static bool ve_info(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_EPT_VE) || vmx_address_ok(vmx, vmx->vmcs.ve_info, PAGE_SIZE);
 }
 
 static bool tsc_multiplier(const struct vmx *vmx)
@@ -220,8 +247,13 @@ const struct vmx_check vmx_checks_controls[] = {
 	CHECK("NMI-window exiting without virtual NMIs", nmi_window),
 	CHECK("VPID is 0", vpid_not_zero),
 	CHECK("EPT pointer", eptp),
+	CHECK("page-modification logging: EPT and address", pml),
 	CHECK("unrestricted guest without EPT", unrestricted_guest_with_ept),
+	CHECK("mode-based execute control without EPT", execute_control_with_ept),
+	CHECK("VM-function controls: reserved bits", vm_functions),
+	CHECK("EPTP switching: EPT and list address", eptp_list),
 	CHECK("VMREAD- and VMWRITE-bitmap addresses", shadowing_bitmaps),
+	CHECK("virtualization-exception information address", ve_info),
 	CHECK("TSC multiplier is 0", tsc_multiplier),
 	CHECK("VM-exit controls: reserved bits", exit_reserved),
 	CHECK("saving of an inactive preemption timer", save_timer_with_timer),

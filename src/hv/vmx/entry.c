@@ -124,8 +124,11 @@ static void load_paging(struct cpu *cpu, struct vmx *vmx)
 		.cr4 = cpu->cr4,
 		.efer = cpu->efer,
 		.eptp = vmx_cpu2(vmx, CPU2_EPT) ? vmx->vmcs.eptp : 0,
+		.mbec = vmx_cpu2(vmx, CPU2_MODE_BASED_EXECUTE),
 		.vpid = vmx_cpu2(vmx, CPU2_VPID) ? vmx->vmcs.vpid : 0,
 	};
+	cpu->mmu.pml_index = vmx_cpu2(vmx, CPU2_PML) ? &vmx->vmcs.guest_pml_index : NULL;
+	cpu->mmu.pml_log = vmx->vmcs.pml_address;
 	if (vmx->guest_pae)
 		memcpy(paging.pdpte, vmx->guest_pdpte, sizeof(paging.pdpte));
 	/* Without VPIDs a VM entry flushes what VPID 0 tags (27.3.2.5): root and this guest share it. */

@@ -245,6 +245,7 @@ static bool load_paging(struct cpu *cpu, struct vmx *vmx)
 	}
 	if (!vmx_cpu2(vmx, CPU2_VPID))
 		mmu_flush_vpid(&cpu->mmu, 0, true);
+	cpu->mmu.pml_index = NULL;
 	mmu_set_paging(&cpu->mmu, &paging);
 	return true;
 }

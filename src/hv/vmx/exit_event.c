@@ -28,7 +28,10 @@ static bool intercepted(const struct vmcs *v, const struct event *event)
 void vmx_exception(struct cpu *cpu, const struct event *event)
 {
 	const u64 db_bits = BITS(3, 0) | DR6_BD | DR6_BS;
-	if (likely(!intercepted(&vmx_of(cpu)->vmcs, event)))
+	const struct vmx *vmx = vmx_of(cpu);
+	if (unlikely(event->vector == VEC_VE && event->type == EVENT_EXCEPTION))
+		mem_write(cpu->mem, vmx->vmcs.ve_info, &vmx->ve, sizeof(vmx->ve));
+	if (likely(!intercepted(&vmx->vmcs, event)))
 		return;
 	bool software = event->type != EVENT_EXCEPTION;
 	struct vmx_exit x = {
@@ -60,22 +63,59 @@ void vmx_triple_fault(struct cpu *cpu)
 
 /* --- EPT --- */
 
+/*
+ * EPT-violation #VE (26.5.7): the guest gets an exception instead of the exit, unless the entry says otherwise, an
+ * event is being delivered, or the guest has not yet released the information area from the last one. The area is
+ * written when the exception is taken.
+ */
+static void convert_violation(struct cpu *cpu, u64 va, const struct mmu_result *fault)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	const struct vmcs *v = &vmx->vmcs;
+	gpa_t busy = v->ve_info + offsetof(struct ve_info, busy);
+	if (!vmx_cpu2(vmx, CPU2_EPT_VE) || fault->suppress_ve || !(cpu->cr0 & CR0_PE) || cpu->vectoring.valid ||
+	    mem_read_u32(cpu->mem, busy))
+		return;
+	vmx->ve = (struct ve_info){
+		.reason = EXIT_EPT_VIOLATION,
+		.busy = ~0u,
+		.qualification = fault->qualification,
+		.linear = fault->qualification & EPT_QUAL_LINEAR_VALID ? va : 0,
+		.physical = fault->l2_gpa,
+		.eptp_index = v->eptp_index,
+	};
+	cpu_raise(cpu, VEC_VE);
+}
+
+static enum exit_reason stage2_reason(const struct mmu_result *fault)
+{
+	switch (fault->kind) {
+	case MMU_EPT_MISCONFIG:
+		return EXIT_EPT_MISCONFIG;
+	case MMU_PML_FULL:
+		return EXIT_PML_FULL;
+	default:
+		return EXIT_EPT_VIOLATION;
+	}
+}
+
 void vmx_stage2_fault(struct cpu *cpu, u64 va, const struct mmu_result *fault)
 {
 	bool violation = fault->kind == MMU_EPT_VIOLATION;
 	struct vmx_exit x = {
-		.reason = violation ? EXIT_EPT_VIOLATION : EXIT_EPT_MISCONFIG,
+		.reason = stage2_reason(fault),
 		.rip = cpu->rip_start,
 		.physical = fault->l2_gpa,
 		.rf = RF_SET,
 	};
 	if (violation) {
+		convert_violation(cpu, va, fault);
 		x.qualification = fault->qualification;
 		if (fault->qualification & EPT_QUAL_LINEAR_VALID)
 			x.linear = va;
-		if (!cpu->vectoring.valid && vmx_iret_unblocked(cpu))
-			x.qualification |= EPT_QUAL_IRET;
 	}
+	if (x.reason != EXIT_EPT_MISCONFIG && !cpu->vectoring.valid && vmx_iret_unblocked(cpu))
+		x.qualification |= EPT_QUAL_IRET;
 	vmx_exit(cpu, &x);
 }
 

@@ -210,6 +210,36 @@ static void invvpid(struct cpu *cpu, const struct insn *insn)
 	vmx_succeed(cpu);
 }
 
+/* --- VM functions (26.5.6) --- */
+
+static bool eptp_switch(struct cpu *cpu, struct vmx *vmx)
+{
+	u32 index = (u32)cpu->reg[RCX];
+	if (index >= 512)
+		return false;
+	u64 eptp = mem_read_u64(cpu->mem, vmx->vmcs.eptp_list + (u64)index * 8);
+	if (!vmx_eptp_valid(vmx, eptp))
+		return false;
+	struct mmu_paging paging = cpu->mmu.paging;
+	vmx->vmcs.eptp = paging.eptp = eptp;
+	if (vmx_cpu2(vmx, CPU2_EPT_VE))
+		vmx->vmcs.eptp_index = (u16)index;
+	mmu_set_paging(&cpu->mmu, &paging);
+	return true;
+}
+
+static void vmfunc(struct cpu *cpu, const struct insn *insn)
+{
+	enum { EPTP_SWITCHING = 0 };
+	struct vmx *vmx = vmx_of(cpu);
+	u32 function = (u32)cpu->reg[RAX];
+	if (!cpu->non_root || !vmx_cpu2(vmx, CPU2_VM_FUNCTIONS) || function >= 64)
+		cpu_raise(cpu, VEC_UD);
+	bool enabled = vmx->vmcs.vm_functions >> function & 1;
+	if (!enabled || function != EPTP_SWITCHING || !eptp_switch(cpu, vmx))
+		vmx_exit_vmx_insn(cpu, insn);
+}
+
 /* --- dispatch --- */
 
 /* VMX instructions other than VMXON need VMX operation; all need protected mode, and 64-bit code in IA-32e mode. */
@@ -226,8 +256,11 @@ static bool undefined(const struct cpu *cpu, u8 which)
 void vmx_execute(struct cpu *cpu, const struct insn *insn)
 {
 	u8 which = insn->cond;
-	/* VMFUNC is undefined wherever "enable VM functions" is 0: always. */
-	if (unlikely(undefined(cpu, which) || which == EXIT_VMFUNC))
+	if (which == EXIT_VMFUNC) {
+		vmfunc(cpu, insn);
+		return;
+	}
+	if (unlikely(undefined(cpu, which)))
 		cpu_raise(cpu, VEC_UD);
 	if (cpu->non_root && !vmx_field_shadowed(cpu, insn))
 		vmx_exit_vmx_insn(cpu, insn);

@@ -70,6 +70,7 @@ struct vmx {
 	bool mtf_due;        /* at the next boundary */
 	bool iret_unblocked; /* the last IRET, at iret_rip, ended NMI blocking */
 	u64 iret_rip;
+	struct ve_info ve; /* of the #VE that was raised last */
 };
 
 static inline struct vmx *vmx_of(struct cpu *cpu)
