@@ -149,8 +149,10 @@ struct cpu {
 	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
 	struct mmu mmu;
-	u64 jit_page;  /* translated code: linear address of the page it runs in */
-	u64 jit_stamp; /* translated code: what valid entries of the jump cache are stamped with */
+	u64 jit_page;       /* translated code: linear address of the page it runs in */
+	u64 jit_stamp;      /* translated code: what valid entries of the jump cache are stamped with */
+	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
+	u8 vectors_allowed; /* translated code: how much may be */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */

@@ -8,13 +8,15 @@
  */
 #include "jit/internal.h"
 
+#include "cpu/fpu.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
 	CHECKS = 64, /* of each fragment; then its translation runs alone */
-	JOURNAL_MAX = 4 * BLOCK_MAX,
+	JOURNAL_MAX = 8 * BLOCK_MAX,
 	ARITH_MASK = ARITH_SF | ARITH_ZF | ARITH_AF | ARITH_PF | ARITH_CF | ARITH_OF
 };
 
@@ -45,6 +47,8 @@ struct outcome {
 	bool thrown;
 	struct event pending;
 	const struct insn *insn;
+	u32 mxcsr;
+	u8 vector[2][16][16]; /* lower halves, upper halves */
 };
 
 struct check {
@@ -66,8 +70,8 @@ static u16 arith_of(u32 flags)
 }
 
 /*
- * Which flags instructions [first, end) leave undefined such that interpreter and host may differ. With bit scans and
- * counts they do, for the interpreter computes those flags itself; all others run on the host either way.
+ * Which flags instructions [first, end) leave undefined such that interpreter and host may differ. With bit scans,
+ * counts and BMI they do, for the interpreter computes those flags itself; all others run on the host either way.
  */
 static u16 undefined_flags(const struct jit *jit, unsigned first, unsigned end)
 {
@@ -78,7 +82,8 @@ static u16 undefined_flags(const struct jit *jit, unsigned first, unsigned end)
 		if (!f)
 			continue;
 		undefined &= (u16)~arith_of(f->modified | f->set_0 | f->set_1 | f->undefined);
-		if (zi->mnemonic == ZYDIS_MNEMONIC_TZCNT || zi->mnemonic == ZYDIS_MNEMONIC_LZCNT ||
+		if (zi->meta.isa_set == ZYDIS_ISA_SET_BMI1 || zi->meta.isa_set == ZYDIS_ISA_SET_BMI2 ||
+		    zi->mnemonic == ZYDIS_MNEMONIC_TZCNT || zi->mnemonic == ZYDIS_MNEMONIC_LZCNT ||
 		    zi->mnemonic == ZYDIS_MNEMONIC_BSF || zi->mnemonic == ZYDIS_MNEMONIC_BSR)
 			undefined |= arith_of(f->undefined);
 	}
@@ -147,21 +152,23 @@ static void note_piece(struct cpu *cpu, struct check *c, u64 linear, unsigned si
 	memcpy(w->old, cpu->mem->host + r.ram_offset, size);
 }
 
-static void note_write(struct cpu *cpu, struct check *c, u64 linear)
+static void note_write(struct cpu *cpu, struct check *c, u64 linear, unsigned size)
 {
-	unsigned rest = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
-	note_piece(cpu, c, linear, rest < 8 ? rest : 8);
-	if (rest < 8)
-		note_piece(cpu, c, linear + rest, 8 - rest);
+	for (unsigned at = 0, n; at < size; at += n) {
+		unsigned rest = (unsigned)(PAGE_SIZE - ((linear + at) & (PAGE_SIZE - 1)));
+		n = size - at < 8 ? size - at : 8;
+		n = rest < n ? rest : n;
+		note_piece(cpu, c, linear + at, n);
+	}
 }
 
 static void note_instruction(struct cpu *cpu, struct check *c, const struct insn *insn)
 {
-	note_write(cpu, c, cpu->reg[RSP] - 8);
+	note_write(cpu, c, cpu->reg[RSP] - 8, 8);
 	if (!(insn->flags & INSN_MEM))
 		return;
 	cpu->reg[REG_RIP] += insn->length; /* operands relative to RIP count from behind */
-	note_write(cpu, c, insn_ea(cpu, insn) + cpu->seg_base[insn->seg]);
+	note_write(cpu, c, insn_ea(cpu, insn) + cpu->seg_base[insn->seg], insn->opsize > 8 ? insn->opsize : 8);
 	cpu->reg[REG_RIP] -= insn->length;
 }
 
@@ -183,6 +190,9 @@ static void take_outcome(const struct cpu *cpu, struct outcome *o, bool thrown)
 	o->rflags_sys = cpu->rflags_sys;
 	o->rip_start = cpu->rip_start;
 	o->insn = cpu->insn;
+	o->mxcsr = fpu_mxcsr(cpu);
+	memcpy(o->vector[0], cpu->fpu.legacy + FPU_XMM, sizeof(o->vector[0]));
+	memcpy(o->vector[1], cpu->fpu.ymm_high, sizeof(o->vector[1]));
 	o->thrown = thrown;
 	if (thrown)
 		o->pending = cpu->pending;
@@ -195,6 +205,9 @@ static void put_outcome(struct cpu *cpu, const struct outcome *o)
 	cpu->rflags_sys = o->rflags_sys;
 	cpu->rip_start = o->rip_start;
 	cpu->insn = o->insn;
+	fpu_set_mxcsr(cpu, o->mxcsr);
+	memcpy(cpu->fpu.legacy + FPU_XMM, o->vector[0], sizeof(o->vector[0]));
+	memcpy(cpu->fpu.ymm_high, o->vector[1], sizeof(o->vector[1]));
 	cpu->pending.valid = false;
 }
 
@@ -208,13 +221,21 @@ static void step(struct cpu *cpu, struct block *block, unsigned index)
 	insn->exec(cpu, insn);
 }
 
-static void interpret(struct cpu *cpu, struct check *c, struct block *block, const struct fragment *f)
+static void interpret(struct cpu *cpu, struct check *c, struct block *block, const struct fragment *f, unsigned done)
 {
-	for (unsigned i = f->first; i < (unsigned)f->first + f->count && block->mode_key != MODE_DROPPED; i++) {
+	for (unsigned i = f->first + done; i < (unsigned)f->first + f->count && block->mode_key != MODE_DROPPED; i++) {
 		if (c)
 			note_instruction(cpu, c, &block->insn[i]);
 		step(cpu, block, i);
 	}
+}
+
+/* Translated code may leave behind a handler; what it left undone is interpreted, as the run loop would. */
+static void run_translation(struct cpu *cpu, struct block *block, const struct fragment *f)
+{
+	const u64 before = cpu->counters.instructions;
+	jit_enter(cpu, block, f->code);
+	interpret(cpu, NULL, block, f, (unsigned)(cpu->counters.instructions - before));
 }
 
 /* Either execution, with throws caught; true if it threw. */
@@ -225,9 +246,9 @@ static bool execute(struct cpu *cpu, struct check *c, struct block *block, const
 	bool thrown = _setjmp(cpu->restart) != 0;
 	if (!thrown) {
 		if (translated)
-			jit_of(cpu)->enter(cpu, block, f->code);
+			run_translation(cpu, block, f);
 		else
-			interpret(cpu, c, block, f);
+			interpret(cpu, c, block, f, 0);
 	}
 	memcpy(&cpu->restart, &outer, sizeof(outer));
 	return thrown;
@@ -255,13 +276,24 @@ static void print_code(const char *title, const u8 *code, size_t size, u64 addre
 	}
 }
 
+static unsigned long long quad(const u8 *bytes, unsigned n)
+{
+	u64 v;
+	memcpy(&v, bytes + 8 * n, 8);
+	return v;
+}
+
 static void print_outcome(const char *title, const struct outcome *o)
 {
 	fprintf(stderr, "%s:", title);
 	for (unsigned i = 0; i < GPR_COUNT; i++)
 		fprintf(stderr, "%s r%u=%llx", i % 4 ? "" : "\n ", i, (unsigned long long)o->reg[i]);
-	fprintf(stderr, "\n  rip=%llx start=%llx arith=%04x sys=%llx", (unsigned long long)o->reg[REG_RIP],
-		(unsigned long long)o->rip_start, o->arith & ARITH_MASK, (unsigned long long)o->rflags_sys);
+	for (unsigned i = 0; i < 16; i++)
+		fprintf(stderr, "%s v%u=%016llx%016llx:%016llx%016llx", i % 2 ? "" : "\n ", i, quad(o->vector[1][i], 1),
+			quad(o->vector[1][i], 0), quad(o->vector[0][i], 1), quad(o->vector[0][i], 0));
+	fprintf(stderr, "\n  mxcsr=%x rip=%llx start=%llx arith=%04x sys=%llx", o->mxcsr,
+		(unsigned long long)o->reg[REG_RIP], (unsigned long long)o->rip_start, o->arith & ARITH_MASK,
+		(unsigned long long)o->rflags_sys);
 	if (o->thrown)
 		fprintf(stderr, " threw %s %u error %x address %llx", o->pending.valid ? "vector" : "nothing",
 			o->pending.vector, o->pending.error, (unsigned long long)o->pending.address);
@@ -304,7 +336,8 @@ static bool events_equal(const struct event *a, const struct event *b)
 static bool outcomes_equal(const struct outcome *a, const struct outcome *b, u16 undefined)
 {
 	return !memcmp(a->reg, b->reg, sizeof(a->reg)) && !((a->arith ^ b->arith) & ARITH_MASK & ~undefined) &&
-	       a->rflags_sys == b->rflags_sys && a->thrown == b->thrown &&
+	       a->rflags_sys == b->rflags_sys && a->mxcsr == b->mxcsr &&
+	       !memcmp(a->vector, b->vector, sizeof(a->vector)) && a->thrown == b->thrown &&
 	       (!a->thrown ||
 		(events_equal(&a->pending, &b->pending) && a->insn == b->insn && a->rip_start == b->rip_start));
 }

@@ -30,7 +30,7 @@ static void translate(struct cpu *cpu, struct block *block)
 
 static struct block **run(struct cpu *cpu, struct block *block)
 {
-	return jit_of(cpu)->enter(cpu, block, block->entry);
+	return jit_enter(cpu, block, block->entry);
 }
 
 static void flushed(struct cpu *cpu)
@@ -72,6 +72,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	if (!jit)
 		return -ENOMEM;
 	jit->options = *options;
+	jit->host = jit_host_features();
 	int error = map_area(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;

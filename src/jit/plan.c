@@ -101,8 +101,8 @@ static unsigned guest_of(ZydisRegister reg)
 	return n < 4 ? n : n - 4; /* AH to BH, then SPL and so on */
 }
 
-/* The operand in memory lies where insn says, has a plain size, and its address can be made of 32-bit displacements. */
-static bool plan_memory(struct plan *p, const ZydisDecodedOperand *op)
+/* Does the operand in memory lie where insn says, and can its address be made of 32-bit displacements? */
+bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op)
 {
 	const struct insn *insn = p->insn;
 	if (!(insn->flags & INSN_MEM) || (insn->flags & INSN_LEGACY) || insn->adsize != 8 ||
@@ -115,8 +115,14 @@ static bool plan_memory(struct plan *p, const ZydisDecodedOperand *op)
 	} else if (insn->base > REG_ZERO || insn->index > REG_ZERO || insn->index == RSP) {
 		return false;
 	}
-	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_MEM &&
-	    op->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+	return op->type != ZYDIS_OPERAND_TYPE_MEMORY || op->mem.type == ZYDIS_MEMOP_TYPE_MEM ||
+	       op->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
+}
+
+/* Likewise, and it has a plain size. */
+static bool plan_memory(struct plan *p, const ZydisDecodedOperand *op)
+{
+	if (!jit_plan_address(p, op))
 		return false;
 	p->memory_size = (u8)(op->size / 8);
 	return op->mem.type == ZYDIS_MEMOP_TYPE_AGEN || op->size == 8 || op->size == 16 || op->size == 32 ||
@@ -168,13 +174,14 @@ static bool operand_fits(struct plan *p, const ZydisDecodedOperand *op)
 	}
 }
 
-static bool plan_copy(struct plan *p)
+static bool plan_copy(const struct jit *jit, struct plan *p)
 {
 	ZydisMnemonic m = p->zi.mnemonic;
 	bool f3 = p->insn->flags & (INSN_REP | INSN_REPNE);
 
 	if (p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || f3 != has_mandatory_f3(m) ||
-	    p->zi.opcode_map > ZYDIS_OPCODE_MAP_0F3A || (m == ZYDIS_MNEMONIC_BSWAP && p->insn->opsize == 2))
+	    p->zi.opcode_map > ZYDIS_OPCODE_MAP_0F3A || !jit_host_executes(jit, &p->zi) ||
+	    (m == ZYDIS_MNEMONIC_BSWAP && p->insn->opsize == 2))
 		return false;
 	for (unsigned i = 0; i < p->zi.operand_count; i++)
 		if (!operand_fits(p, &p->op[i]))
@@ -221,16 +228,18 @@ static bool plan_push_pop(struct plan *p)
 	return true;
 }
 
-static enum plan_kind classify(struct plan *p)
+static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
-		return plan_copy(p) ? PLAN_COPY : PLAN_HANDLER;
+		return plan_copy(jit, p) ? PLAN_COPY : PLAN_HANDLER;
 	if (is_jcc(p))
 		return PLAN_JCC;
+	if (jit_plan_reencode(jit, p))
+		return PLAN_REENCODE;
 	switch (m) {
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_PAUSE:
@@ -298,7 +307,7 @@ static bool is_shift_by_maybe_zero(const struct plan *p)
 static void plan_flags(struct plan *p)
 {
 	const ZydisAccessedFlags *f = p->zi.cpu_flags;
-	if (p->kind != PLAN_COPY && p->kind != PLAN_JCC)
+	if (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_JCC)
 		return;
 	if (!f)
 		return;
@@ -347,7 +356,7 @@ bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsig
 			ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
 		if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
 			decodes = false;
-		p->kind = decodes ? classify(p) : PLAN_HANDLER;
+		p->kind = decodes ? classify(jit, p) : PLAN_HANDLER;
 		p->native = p->kind != PLAN_HANDLER;
 		/* The checker wants calls of handlers too, and these have no side effects. */
 		if (jit->options.check && !(insn->flags & INSN_ENDS) && (at * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
@@ -358,5 +367,6 @@ bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsig
 		at += insn->length;
 	}
 	plan_liveness(jit->plan, count);
+	jit_plan_vectors(jit->plan, count);
 	return true;
 }

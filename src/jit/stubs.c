@@ -10,6 +10,8 @@ const u8 host_register[GPR_COUNT] = {
 	[R12] = 12,       [R13] = 13,       [R14] = HOST_R8,  [R15] = HOST_NONE,
 };
 
+enum { STUBS_MAX = 8192 };
+
 /* Pushed by `enter`, besides 8 bytes that align the stack. */
 static const u8 saved[] = { HOST_RBX, HOST_RBP, 12, 13, 14, 15 };
 
@@ -18,6 +20,12 @@ static void emit_store_guest(struct emit *e)
 	for (unsigned g = 0; g < GPR_COUNT; g++)
 		if (host_register[g] != HOST_NONE)
 			emit_store(e, host_register[g], HOST_CPU, guest_offset(g));
+}
+
+static void emit_store_state(struct emit *e, const struct jit *jit)
+{
+	emit_store_guest(e);
+	emit_store_vectors(e, jit);
 }
 
 static void emit_load_guest(struct emit *e)
@@ -66,13 +74,18 @@ static void emit_call_c(struct emit *e, u64 function)
 	emit_rr(e, (struct opcode){ .byte = 0xff }, 2, HOST_RAX);
 }
 
+static struct block *site_block(const struct cpu *cpu, u64 site)
+{
+	return (struct block *)(cpu->blocks->arena + (site >> 32 & 0x3fffffff));
+}
+
 /*
- * Runs an instruction's handler in the interpreter's circumstances. Nonzero: the block was dropped meanwhile, RIP is
- * right, and translated code must be left.
+ * Runs an instruction's handler in the interpreter's circumstances. Nonzero: the block was dropped meanwhile, or what
+ * the code behind wants loaded cannot be any more; RIP is right, and translated code must be left.
  */
 static u64 run_handler(struct cpu *cpu, u64 site)
 {
-	struct block *block = (struct block *)(cpu->blocks->arena + (site >> 32));
+	struct block *block = site_block(cpu, site);
 	unsigned index = site >> 8 & 0xff, counted = site & 0xff;
 	const struct insn *insn = &block->insn[index];
 
@@ -85,16 +98,35 @@ static u64 run_handler(struct cpu *cpu, u64 site)
 	cpu->counters.instructions_by_handler++;
 	insn->exec(cpu, insn);
 	cpu->counters.instructions += counted;
-	if (likely(block->mode_key != MODE_DROPPED))
+	cpu->vectors_allowed = jit_vectors_allowed(cpu);
+	if (likely(block->mode_key != MODE_DROPPED && cpu->vectors_allowed >= site >> SITE_VECTORS_SHIFT))
 		return 0;
 	cpu->counters.instructions -= counted - (index + 1u < counted ? index + 1u : counted);
 	return 1;
 }
 
+/* Runs instructions as the interpreter does that were to be translated code. */
+static void interpret(struct cpu *cpu, u64 site)
+{
+	struct block *block = site_block(cpu, site);
+	const struct insn *insn = &block->insn[site >> 8 & 0xff], *end = insn + (site & 0xff);
+
+	cpu->blocks->running = block;
+	cpu->reg[REG_RIP] = cpu->jit_page + (site >> 16 & 0xffff);
+	for (; insn != end; insn++) {
+		cpu->insn = insn;
+		cpu->rip_start = cpu->reg[REG_RIP];
+		cpu->reg[REG_RIP] += insn->length;
+		insn->exec(cpu, insn);
+	}
+	cpu->counters.instructions += site & 0xff;
+}
+
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 {
-	struct emit e = { .at = jit->writable, .end = jit->writable + 4096 };
+	struct emit e = { .at = jit->writable, .end = jit->writable + STUBS_MAX };
 
+	jit_make_vector_stubs(jit, &e);
 	u8 *enter = e.at;
 	make_enter(&e);
 
@@ -103,14 +135,14 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_return(&e);
 
 	jit->stub_handler_end = e.at;
-	emit_store_guest(&e);
+	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RDI, HOST_CPU);
 	emit_mov(&e, HOST_RSI, HOST_T1);
 	emit_call_c(&e, (u64)run_handler);
 	emit_jmp(&e, leave_no_link);
 
 	jit->stub_handler = e.at;
-	emit_store_guest(&e);
+	emit_store_state(&e, jit);
 	emit_alu_imm(&e, 5, true, HOST_RSP, 8);
 	emit_mov(&e, HOST_RDI, HOST_CPU);
 	emit_mov(&e, HOST_RSI, HOST_T1);
@@ -124,6 +156,15 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_alu_imm(&e, 0, true, HOST_RSP, 16);
 	emit_jmp(&e, leave_no_link);
 
+	jit->stub_interpret = e.at;
+	emit_store_state(&e, jit);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_c(&e, (u64)interpret);
+	emit_jmp(&e, leave_no_link);
+
+	jit_make_vector_entries(jit, &e);
+
 	jit->stub_untranslated = e.at;
 	emit_rm(&e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T1, HOST_NONE, 0,
 		offsetof(struct block, ram_offset));
@@ -131,7 +172,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_rm(&e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, offsetof(struct cpu, jit_page));
 	jit->stub_leave = e.at;
 	emit_store(&e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-	emit_store_guest(&e);
+	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RAX, HOST_T2);
 	make_return(&e);
 

@@ -75,9 +75,19 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 	c->offset = p->offset;
 }
 
-static void emit_site(struct translation *t, unsigned index, unsigned offset)
+static void emit_site(struct translation *t, unsigned index, unsigned offset, u8 vectors)
 {
-	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, t->block, index, offset, t->count));
+	u64 site = jit_site(t->cpu, t->block, index, offset, t->count);
+	emit_mov_imm(&t->e, HOST_T1, site | (u64)vectors << SITE_VECTORS_SHIFT);
+}
+
+/* Runs the handler; `vectors` are loaded again afterwards. */
+static void emit_call_handler(struct translation *t, unsigned index, unsigned offset, u8 vectors)
+{
+	emit_site(t, index, offset, vectors);
+	emit_call(&t->e, t->jit->stub_handler);
+	if (vectors)
+		emit_call(&t->e, t->jit->stub_load_vectors[vectors]);
 }
 
 static void emit_cold(struct translation *t, const struct cold *c)
@@ -86,12 +96,12 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	emit_patch(e, c->from, e->at);
 	switch (c->kind) {
 	case COLD_HANDLER:
-		emit_site(t, c->index, c->offset);
 		if (!c->resume) {
+			emit_site(t, c->index, c->offset, VECTORS_NONE);
 			emit_jmp(e, t->jit->stub_handler_end);
 			break;
 		}
-		emit_call(e, t->jit->stub_handler);
+		emit_call_handler(t, c->index, c->offset, c->vectors);
 		if (c->load_flags)
 			emit_load_flags(t);
 		emit_jmp(e, c->resume);
@@ -104,6 +114,11 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	case COLD_FAR_MISS:
 		emit_mov_imm(e, HOST_T2, 0);
 		emit_jmp(e, t->jit->stub_leave);
+		break;
+	case COLD_VECTORS:
+		emit_site(t, c->index, c->offset, VECTORS_NONE);
+		emit_call(e, t->jit->stub_enter_vectors[c->vectors]);
+		emit_jmp(e, c->resume);
 		break;
 	}
 }
@@ -179,6 +194,11 @@ void emit_operand(struct translation *t, const struct plan *p)
 		/* The host's kernel may punish locks across cache lines; the handler does without. */
 		emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
 		emit32(&t->e, p->memory_size - 1u);
+		emit_handler_if(t, p, COND_NZ);
+	}
+	if (p->alignment) {
+		emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
+		emit32(&t->e, p->alignment);
 		emit_handler_if(t, p, COND_NZ);
 	}
 	emit_check(t, p, p->memory_size, p->memory_write);
@@ -557,11 +577,12 @@ static void translate_handler(struct translation *t, const struct plan *p)
 {
 	unsigned index = (unsigned)(p->insn - t->block->insn);
 	give_up_host_flags(t, true);
-	emit_site(t, index, p->offset);
-	if (p->insn->flags & INSN_ENDS)
+	if (p->insn->flags & INSN_ENDS) {
+		emit_site(t, index, p->offset, VECTORS_NONE);
 		emit_jmp(&t->e, t->jit->stub_handler_end);
-	else
-		emit_call(&t->e, t->jit->stub_handler);
+	} else {
+		emit_call_handler(t, index, p->offset, p->vectors_after);
+	}
 }
 
 static void translate_instruction(struct translation *t, const struct plan *p)
@@ -573,6 +594,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 		break;
 	case PLAN_COPY:
 		translate_copy(t, p);
+		break;
+	case PLAN_REENCODE:
+		translate_reencoded(t, p);
 		break;
 	case PLAN_NOTHING:
 		break;
@@ -604,8 +628,22 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	/* The handler did the whole instruction; go on behind it with the flags where they are now. */
 	for (; colds < t->colds; colds++) {
 		t->cold[colds].resume = t->e.at;
+		t->cold[colds].vectors = p->vectors_after;
 		t->cold[colds].load_flags = t->flags != IN_MEMORY && p->live_after;
 	}
+}
+
+/* What the first instructions want loaded. Where it cannot be, the interpreter runs the block. */
+static void emit_need_vectors(struct translation *t, const struct plan *p)
+{
+	if (!p->vectors_before)
+		return;
+	struct cold *c = add_cold(t, emit_vectors_missing(t, p->vectors_before));
+	c->kind = COLD_VECTORS;
+	c->index = (unsigned)(p->insn - t->block->insn);
+	c->offset = p->offset;
+	c->vectors = p->vectors_before;
+	c->resume = t->e.at;
 }
 
 /* Attention or not; how many instructions there are. T1 and T2 are what whoever jumped here left. */
@@ -617,6 +655,7 @@ static void emit_entry(struct translation *t)
 		emit8(e, 0);
 		emit_jcc(e, COND_NZ, t->jit->stub_untranslated);
 	}
+	emit_need_vectors(t, &t->jit->plan[0]);
 	emit_rm(e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
 	emit8(e, (u8)t->count);
 }
@@ -668,7 +707,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, u
 	if (!jit_plan(cpu, jit, block, first, count) || (chain && !pays(cpu, jit, count)))
 		return NULL;
 	translate_block(&t);
-	if (t.e.overflow)
+	if (t.e.overflow || t.refused)
 		return NULL;
 	size_t size = (size_t)(t.e.at - start);
 	if (!jit_verify(jit, start, size)) {

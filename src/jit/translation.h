@@ -11,10 +11,11 @@ enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
 
 /* A jump to a cold piece of code behind the block. */
 struct cold {
-	enum { COLD_HANDLER, COLD_UNLINKED, COLD_FAR_MISS } kind;
+	enum { COLD_HANDLER, COLD_UNLINKED, COLD_FAR_MISS, COLD_VECTORS } kind;
 	u8 *from;         /* the jump's displacement */
 	const u8 *resume; /* COLD_HANDLER: where to go on; NULL: the instruction ends its block */
 	bool load_flags;
+	u8 vectors;      /* COLD_HANDLER: VECTORS_* to load again */
 	unsigned index;  /* of the instruction, in the block */
 	unsigned offset; /* of the instruction in its page; COLD_UNLINKED: of the target */
 };
@@ -31,6 +32,7 @@ struct translation {
 	bool chain;
 	struct cold cold[COLD_MAX];
 	unsigned colds;
+	bool refused; /* something came out that was not meant */
 };
 
 #define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
@@ -51,5 +53,11 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 void emit_operand(struct translation *t, const struct plan *p);
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
+
+/* reencode.c */
+void translate_reencoded(struct translation *t, const struct plan *p);
+
+/* vectors.c: a jump that is taken if less than `level` is loaded; where to patch it. Uses the flags. */
+u8 *emit_vectors_missing(struct translation *t, u8 level);
 
 #endif

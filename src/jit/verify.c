@@ -5,6 +5,51 @@
  */
 #include "jit/internal.h"
 
+/*
+ * Vector instructions and their like, by set; without those that reach memory which no operand shows,
+ * or only some of it, or change MXCSR as a whole. is_reencoded_right() looks at the operands of the others.
+ */
+static bool is_reencoded(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
+	case ZYDIS_MNEMONIC_VSTMXCSR:
+		return false;
+	default:
+		break;
+	}
+	switch (zi->meta.isa_set) {
+	case ZYDIS_ISA_SET_SSE:
+	case ZYDIS_ISA_SET_SSE2:
+	case ZYDIS_ISA_SET_SSE3:
+	case ZYDIS_ISA_SET_SSSE3:
+	case ZYDIS_ISA_SET_SSE4:
+	case ZYDIS_ISA_SET_SSE42:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_AVXAES:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA:
+	case ZYDIS_ISA_SET_AVX:
+	case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_FMA:
+	case ZYDIS_ISA_SET_F16C:
+	case ZYDIS_ISA_SET_BMI1:
+	case ZYDIS_ISA_SET_BMI2:
+	case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_MOVBE:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool is_allowed(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
@@ -67,7 +112,8 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_CALL:
 		return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
 	default:
-		return zi->meta.category == ZYDIS_CATEGORY_COND_BR || zi->meta.category == ZYDIS_CATEGORY_CMOV ||
+		return is_reencoded(zi) || zi->meta.category == ZYDIS_CATEGORY_COND_BR ||
+		       zi->meta.category == ZYDIS_CATEGORY_CMOV ||
 		       (zi->meta.category == ZYDIS_CATEGORY_SETCC && zi->mnemonic != ZYDIS_MNEMONIC_SETSSBSY);
 	}
 }
@@ -114,18 +160,42 @@ static bool is_memory_right(const ZydisDecodedInstruction *zi)
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) || zi->raw.modrm.mod == 3 || zi->mnemonic == ZYDIS_MNEMONIC_LEA)
 		return true;
 	bool sib = zi->attributes & ZYDIS_ATTRIB_HAS_SIB;
-	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | (unsigned)zi->raw.rex.B << 3;
-	bool index = sib && (zi->raw.sib.index != 4 || zi->raw.rex.X);
+	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX; /* VEX has these bits inverted */
+	unsigned b = vex ? !zi->raw.vex.B : zi->raw.rex.B, x = vex ? !zi->raw.vex.X : zi->raw.rex.X;
+	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | b << 3;
+	bool index = sib && (zi->raw.sib.index != 4 || x);
 	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
 	return !index && !no_base && (base == HOST_CPU || base == HOST_T0 || base == HOST_T1 || base == HOST_T2);
+}
+
+/* Nothing of MMX, whose registers are the x87's, and no memory but by ModRM. */
+static bool is_reencoded_right(const struct jit *jit, const ZydisDecodedInstruction *zi,
+			       const ZydisDecoderContext *context)
+{
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	if (!is_reencoded(zi))
+		return true;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&jit->verifier, context, zi, op, zi->operand_count)))
+		return false;
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    (op[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || op[i].mem.type != ZYDIS_MEMOP_TYPE_MEM))
+			return false;
+		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(op[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return false;
+	}
+	return true;
 }
 
 bool jit_verify(const struct jit *jit, const u8 *code, size_t size)
 {
 	for (size_t at = 0; at < size;) {
 		ZydisDecodedInstruction zi;
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, NULL, code + at, size - at, &zi)) ||
+		ZydisDecoderContext context;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, code + at, size - at, &zi)) ||
 		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_bit_string(&zi) || !is_memory_right(&zi) ||
+		    !is_reencoded_right(jit, &zi, &context) ||
 		    !is_branch_right(jit, &zi, code + at + zi.length, code, size) ||
 		    (zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE)))
 			return false;

@@ -171,7 +171,7 @@ static void run_translated(const struct test_case *c)
 	native_cases += jit->plan[0].native;
 	cpu->reg[REG_RIP] = CODE_START;
 	cpu->jit_page = CODE_START & PAGE_MASK;
-	jit->enter(cpu, block, code);
+	jit_enter(cpu, block, code);
 }
 
 static void run_handler(const struct test_case *c)

@@ -75,6 +75,47 @@ static void unchecked_memory_is_refused(void)
 	g_assert_false(verify(BYTES(0x49, 0x0f, 0xa3, 0x01)));       /* bt [r9], rax: any address */
 }
 
+static void vector_code_passes(void)
+{
+	g_assert_true(verify(BYTES(0x41, 0x0f, 0x58, 0x01)));             /* addps xmm0, [r9] */
+	g_assert_true(verify(BYTES(0xf2, 0x45, 0x0f, 0x10, 0x39)));       /* movsd xmm15, [r9] */
+	g_assert_true(verify(BYTES(0xc4, 0xc1, 0x75, 0x58, 0x01)));       /* vaddpd ymm0, ymm1, [r9] */
+	g_assert_true(verify(BYTES(0xc4, 0xe2, 0xf1, 0xb8, 0xc2)));       /* vfmadd231pd xmm0, xmm1, xmm2 */
+	g_assert_true(verify(BYTES(0xc5, 0xf8, 0x77)));                   /* vzeroupper */
+	g_assert_true(verify(BYTES(0xc4, 0xe2, 0xf1, 0xf7, 0xc2)));       /* shlx rax, rdx, rcx */
+	g_assert_true(verify(BYTES(0x41, 0x0f, 0x38, 0xf0, 0x01)));       /* movbe eax, [r9] */
+	g_assert_true(verify(BYTES(0xf2, 0x41, 0x0f, 0x38, 0xf1, 0x09))); /* crc32 ecx, [r9d] */
+}
+
+static void unchecked_vector_memory_is_refused(void)
+{
+	g_assert_false(verify(BYTES(0x0f, 0x58, 0x01)));                   /* addps xmm0, [rcx] */
+	g_assert_false(verify(BYTES(0xc5, 0xf5, 0x58, 0x01)));             /* vaddpd ymm0, ymm1, [rcx] */
+	g_assert_false(verify(BYTES(0xc4, 0xe1, 0x75, 0x58, 0x01)));       /* the same, three bytes of VEX */
+	g_assert_false(verify(BYTES(0xc4, 0x81, 0x75, 0x58, 0x04, 0x01))); /* [r9 + r8] */
+	g_assert_false(verify(BYTES(0xc4, 0xc2, 0x75, 0x92, 0x04, 0x11))); /* vgatherdps ymm0, [r9 + ymm2], ymm1 */
+	g_assert_false(verify(BYTES(0xc4, 0xc2, 0x75, 0x2e, 0x01)));       /* vmaskmovps [r9], ymm1, ymm0 */
+	g_assert_false(verify(BYTES(0x66, 0x0f, 0xf7, 0xc1)));             /* maskmovdqu: [rdi] */
+	g_assert_false(verify(BYTES(0xc5, 0xf9, 0xf7, 0xc1)));             /* vmaskmovdqu: [rdi] */
+	g_assert_false(verify(BYTES(0x0f, 0xf7, 0xc1)));                   /* maskmovq: [rdi] */
+	g_assert_false(verify(BYTES(0xa5)));                               /* movsd of strings */
+	g_assert_false(verify(BYTES(0xf2, 0x67, 0x41, 0x0f, 0x10, 0x01))); /* movsd xmm0, [r9d] */
+	g_assert_false(verify(BYTES(0x64, 0x41, 0x0f, 0x58, 0x01)));       /* addps xmm0, fs:[r9] */
+}
+
+static void other_vector_state_is_refused(void)
+{
+	g_assert_false(verify(BYTES(0x41, 0x0f, 0xae, 0x11)));             /* ldmxcsr [r9] */
+	g_assert_false(verify(BYTES(0xc4, 0xc1, 0x78, 0xae, 0x11)));       /* vldmxcsr [r9] */
+	g_assert_false(verify(BYTES(0x0f, 0xfc, 0xc1)));                   /* paddb mm0, mm1 */
+	g_assert_false(verify(BYTES(0xf3, 0x0f, 0xd6, 0xc1)));             /* movq2dq xmm0, mm1 */
+	g_assert_false(verify(BYTES(0x0f, 0x2a, 0xc1)));                   /* cvtpi2ps xmm0, mm1 */
+	g_assert_false(verify(BYTES(0x0f, 0x77)));                         /* emms */
+	g_assert_false(verify(BYTES(0xd8, 0xc1)));                         /* fadd st0, st1 */
+	g_assert_false(verify(BYTES(0x41, 0x0f, 0xae, 0x09)));             /* fxrstor [r9] */
+	g_assert_false(verify(BYTES(0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1))); /* vaddps zmm0, zmm0, zmm1 */
+}
+
 static void jumps_elsewhere_are_refused(void)
 {
 	g_assert_true(verify(BYTES(0x74, 0x00, 0x90)));        /* jz to the nop */
@@ -99,6 +140,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/jit-verify/system-instructions-are-refused", system_instructions_are_refused);
 	g_test_add_func("/jit-verify/far-transfers-and-segments-are-refused", far_transfers_and_segments_are_refused);
 	g_test_add_func("/jit-verify/unchecked-memory-is-refused", unchecked_memory_is_refused);
+	g_test_add_func("/jit-verify/vector-code-passes", vector_code_passes);
+	g_test_add_func("/jit-verify/unchecked-vector-memory-is-refused", unchecked_vector_memory_is_refused);
+	g_test_add_func("/jit-verify/other-vector-state-is-refused", other_vector_state_is_refused);
 	g_test_add_func("/jit-verify/jumps-elsewhere-are-refused", jumps_elsewhere_are_refused);
 	g_test_add_func("/jit-verify/bytes-cut-short-are-refused", bytes_cut_short_are_refused);
 	return g_test_run();

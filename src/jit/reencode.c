@@ -1,0 +1,175 @@
+/*
+ * Instructions that are emitted with their own prefixes and opcode, but other registers and another place in memory:
+ * vector instructions, legacy and VEX, and integer ones of these shapes. Vector registers keep their numbers, for the
+ * guest's are loaded (vectors.c); general ones are renumbered, or live in temporaries for the time of the instruction.
+ */
+#include "jit/translation.h"
+
+#include "base/trace.h"
+
+/* A general register that ModRM.reg, ModRM.rm or VEX.vvvv names. `op` NULL: there is none. */
+struct place {
+	const ZydisDecodedOperand *op;
+	unsigned guest, host;
+};
+
+struct places {
+	struct place reg, rm, vvvv;
+};
+
+static bool is_gpr(const ZydisDecodedOperand *op)
+{
+	switch (ZydisRegisterGetClass(op->reg.value)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static struct place find_place(const struct plan *p, unsigned encoding, unsigned temporary)
+{
+	for (unsigned i = 0; i < p->zi.operand_count; i++) {
+		const ZydisDecodedOperand *op = &p->op[i];
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->encoding != encoding || !is_gpr(op))
+			continue;
+		unsigned guest = jit_gpr_number(op), host = host_register[guest];
+		return (struct place){ .op = op, .guest = guest, .host = host == HOST_NONE ? temporary : host };
+	}
+	return (struct place){ 0 };
+}
+
+static void load_place(struct translation *t, const struct place *place)
+{
+	if (!place->op || host_register[place->guest] != HOST_NONE)
+		return;
+	/* Writing 32 or 64 bits leaves nothing of the old value. */
+	if (place->op->size < 32 || place->op->actions != ZYDIS_OPERAND_ACTION_WRITE)
+		emit_load(&t->e, place->host, HOST_CPU, guest_offset(place->guest));
+}
+
+static void store_place(struct translation *t, const struct place *place)
+{
+	if (place->op && host_register[place->guest] == HOST_NONE &&
+	    place->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		emit_store(&t->e, place->host, HOST_CPU, guest_offset(place->guest));
+}
+
+/* T0 holds the operand's address, if there is one. */
+static struct places take_places(struct translation *t, const struct plan *p)
+{
+	struct places at = {
+		.reg = find_place(p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_T1),
+		.rm = find_place(p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T0),
+		.vvvv = find_place(p, ZYDIS_OPERAND_ENCODING_NDSNDD, HOST_T2),
+	};
+	/* MULX may write one register twice; which value stays is its business. */
+	if (at.reg.op && at.vvvv.op && at.reg.guest == at.vvvv.guest)
+		at.vvvv.host = at.reg.host;
+	load_place(t, &at.reg);
+	load_place(t, &at.rm);
+	load_place(t, &at.vvvv);
+	return at;
+}
+
+/* --- prefixes and opcode --- */
+
+static unsigned map_of(const struct plan *p)
+{
+	return p->zi.opcode_map; /* Zydis numbers the legacy maps as VEX does */
+}
+
+/* SPL to DIL, and nothing else of 8 bits, need a REX prefix. */
+static bool needs_rex(const struct place *place)
+{
+	return place->op && place->op->size == 8 && place->host >= 4;
+}
+
+static void emit_legacy_head(struct translation *t, const struct plan *p, const struct places *at)
+{
+	struct emit *e = &t->e;
+	const ZydisDecodedInstruction *zi = &p->zi;
+	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
+		u8 v = zi->raw.prefixes[i].value;
+		if ((v == 0x66 || v == 0xf2 || v == 0xf3) && zi->raw.prefixes[i].type != ZYDIS_PREFIX_TYPE_IGNORED)
+			emit8(e, v);
+	}
+	unsigned r = at->reg.op ? at->reg.host >> 3 : zi->raw.rex.R;
+	unsigned b = p->memory ? HOST_T0 >> 3 : at->rm.op ? at->rm.host >> 3 : zi->raw.rex.B;
+	unsigned rex = (unsigned)zi->raw.rex.W << 3 | r << 2 | b;
+	if (rex || needs_rex(&at->reg) || needs_rex(&at->rm))
+		emit8(e, (u8)(0x40 | rex));
+	if (map_of(p))
+		emit8(e, 0x0f);
+	if (map_of(p) >= 2)
+		emit8(e, map_of(p) == 2 ? 0x38 : 0x3a);
+}
+
+/* C4, RXB mmmmm, W vvvv L pp; R, X, B and vvvv are stored inverted (SDM vol. 2, 2.3.5). */
+static void emit_vex_head(struct translation *t, const struct plan *p, const struct places *at)
+{
+	struct emit *e = &t->e;
+	const u8 *vex = p->bytes + p->zi.raw.vex.offset;
+	bool two = vex[0] == 0xc5;
+	unsigned not_r = at->reg.op ? !(at->reg.host >> 3) : vex[1] >> 7;
+	unsigned not_b = p->memory ? !(HOST_T0 >> 3) : at->rm.op ? !(at->rm.host >> 3) : two ? 1 : vex[1] >> 5 & 1;
+	unsigned last = two ? vex[1] & 0x7f : vex[2];
+	if (at->vvvv.op)
+		last = (last & 0x87) | (~at->vvvv.host & 15) << 3;
+	emit8(e, 0xc4);
+	emit8(e, (u8)(not_r << 7 | 1 << 6 | not_b << 5 | map_of(p)));
+	emit8(e, (u8)last);
+}
+
+/*
+ * What was emitted, decoded again: the same instruction, of the same width, with [T0] for its memory. jit_verify() says
+ * that nothing forbidden is there; this, that it is the one that was meant.
+ */
+static bool is_as_meant(const struct jit *jit, const struct plan *p, const u8 *code, size_t length)
+{
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&jit->verifier, code, length, &zi, op)) || zi.length != length ||
+	    zi.mnemonic != p->zi.mnemonic || zi.operand_count != p->zi.operand_count)
+		return false;
+	for (unsigned i = 0; i < zi.operand_count; i++)
+		if (op[i].type != p->op[i].type || op[i].size != p->op[i].size ||
+		    (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && op[i].mem.base != ZYDIS_REGISTER_R9))
+			return false;
+	return true;
+}
+
+void translate_reencoded(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	if (p->memory)
+		emit_operand(t, p);
+	if (p->reads_flags)
+		need_host_flags(t);
+	struct places at = take_places(t, p);
+	const u8 *start = e->at;
+	if (p->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		emit_vex_head(t, p, &at);
+	else
+		emit_legacy_head(t, p, &at);
+	emit8(e, p->zi.opcode);
+	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		unsigned reg = at.reg.op ? at.reg.host & 7 : p->zi.raw.modrm.reg;
+		unsigned rm = p->memory ? HOST_T0 & 7 : at.rm.op ? at.rm.host & 7 : p->zi.raw.modrm.rm;
+		emit8(e, (u8)((p->memory ? 0 : 3) << 6 | reg << 3 | rm));
+	}
+	emit_immediates(t, p);
+	if (!e->overflow && !is_as_meant(t->jit, p, start, (size_t)(e->at - start))) {
+		REPORT("jit: a re-encoded %s is not what was meant; interpreted",
+		       ZydisMnemonicGetString(p->zi.mnemonic));
+		t->refused = true;
+	}
+	if (p->writes_flags)
+		t->flags = IN_HOST;
+	store_place(t, &at.reg);
+	store_place(t, &at.rm);
+	store_place(t, &at.vvvv);
+}
