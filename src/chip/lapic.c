@@ -313,7 +313,7 @@ void lapic_set_lint(struct lapic *lapic, unsigned pin, bool level)
 
 /* --- commands --- */
 
-static void end_of_interrupt(struct lapic *lapic)
+void lapic_eoi(struct lapic *lapic)
 {
 	if (lapic->isr_top < 0)
 		return;
@@ -475,7 +475,7 @@ static void reg_write(struct lapic *lapic, unsigned reg, u32 value)
 		update(lapic);
 		break;
 	case REG_EOI:
-		end_of_interrupt(lapic);
+		lapic_eoi(lapic);
 		break;
 	case REG_LDR:
 		lapic->ldr = value & 0xff000000;
@@ -589,7 +589,7 @@ static bool x2apic_write(struct lapic *lapic, unsigned reg, u64 value)
 		return false;
 	/* First, since a guest does it for every interrupt. */
 	if (likely(reg == REG_EOI && value == 0)) {
-		end_of_interrupt(lapic);
+		lapic_eoi(lapic);
 		return true;
 	}
 	if (!x2apic_is_writable(reg) || (value & ~x2apic_writable(reg)))

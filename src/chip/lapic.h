@@ -103,6 +103,9 @@ int lapic_pending_vector(const struct lapic *lapic);
 /* Acknowledges the interrupt to be taken: moves IRR to ISR, or asks the PIC. Its vector, or -1. */
 int lapic_ack_interrupt(struct lapic *lapic);
 
+/* End of interrupt, as a write of the EOI register does it. */
+void lapic_eoi(struct lapic *lapic);
+
 /* Task priority as CR8 shows it: 0..15. */
 u8 lapic_cr8_read(const struct lapic *lapic);
 void lapic_cr8_write(struct lapic *lapic, u8 value);

@@ -39,6 +39,23 @@ static struct mmu_result translate(struct cpu *cpu, u64 linear, enum mmu_access 
 	return r;
 }
 
+/*
+ * The page is no RAM. A device may answer with an event: the instruction runs alone. What the guest's hypervisor keeps
+ * for a virtual APIC is its affair.
+ */
+static __attribute__((noinline)) void begin_device_access(struct cpu *cpu, u64 linear, const struct mmu_result *page,
+							  unsigned size, enum mmu_access access)
+{
+	if (page->apic)
+		cpu->hv->apic_access(cpu, linear, page->gpa & (PAGE_SIZE - 1), size, access);
+	cpu_run_alone(cpu);
+}
+
+static bool is_device(const struct mmu_result *page)
+{
+	return page->ram_offset == RAM_OFFSET_NONE;
+}
+
 /* An access of at most 64 bytes: one or two pages, both translated before any byte moves. */
 struct span {
 	u64 linear;
@@ -121,6 +138,10 @@ static void span_translate(struct cpu *cpu, struct span *s, u64 linear, unsigned
 	s->page = translate(cpu, linear, access, cls);
 	if (s->first < size)
 		s->next = translate(cpu, next_page(cpu, linear, s->first), access, cls);
+	if (unlikely(is_device(&s->page)))
+		begin_device_access(cpu, linear, &s->page, s->first, access);
+	if (unlikely(s->first < size && is_device(&s->next)))
+		begin_device_access(cpu, next_page(cpu, linear, s->first), &s->next, size - s->first, access);
 	if (unlikely(cpu->mmu.checked))
 		note_breakpoints(cpu, linear, size, access);
 }
@@ -181,17 +202,21 @@ static void device_write(struct cpu *cpu, gpa_t gpa, const u8 *buffer, unsigned 
 
 static void page_read(struct cpu *cpu, const struct mmu_result *page, u8 *buffer, unsigned size)
 {
-	if (likely(page->ram_offset != RAM_OFFSET_NONE))
+	if (likely(!is_device(page)))
 		copy_bytes(buffer, cpu->mem->host + page->ram_offset, size);
+	else if (page->apic)
+		cpu->hv->apic_read(cpu, page->gpa & (PAGE_SIZE - 1), buffer, size);
 	else
 		device_read(cpu, page->gpa, buffer, size);
 }
 
 static void page_write(struct cpu *cpu, const struct mmu_result *page, const u8 *buffer, unsigned size)
 {
-	if (likely(page->ram_offset != RAM_OFFSET_NONE)) {
+	if (likely(!is_device(page))) {
 		mem_about_to_write(cpu->mem, page->ram_offset, size);
 		copy_bytes(cpu->mem->host + page->ram_offset, buffer, size);
+	} else if (page->apic) {
+		cpu->hv->apic_write(cpu, page->gpa & (PAGE_SIZE - 1), buffer, size);
 	} else {
 		device_write(cpu, page->gpa, buffer, size);
 	}
@@ -238,10 +263,15 @@ void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access ac
 	unsigned rest = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
 	if (unlikely(cpu->mmu.checked))
 		check_alignment(cpu, linear, size, cpu->mmu.cls);
-	translate(cpu, linear, access, cpu->mmu.cls);
+	unsigned first = size < rest ? size : rest;
+	struct mmu_result page = translate(cpu, linear, access, cpu->mmu.cls), next = page;
 	/* Operands of more than a page do not exist, but a frame of ENTER or an XSAVE area spans two. */
 	if (size > rest)
-		translate(cpu, next_page(cpu, linear, rest), access, cpu->mmu.cls);
+		next = translate(cpu, next_page(cpu, linear, rest), access, cpu->mmu.cls);
+	if (unlikely(is_device(&page)))
+		begin_device_access(cpu, linear, &page, first, access);
+	if (unlikely(size > rest && is_device(&next)))
+		begin_device_access(cpu, next_page(cpu, linear, rest), &next, size - rest, access);
 }
 
 u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
@@ -251,7 +281,7 @@ u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
 		return hit;
 	struct span s;
 	span_translate(cpu, &s, linear, size, MMU_WRITE, cpu->mmu.cls);
-	if (s.first < size || s.page.ram_offset == RAM_OFFSET_NONE)
+	if (s.first < size || is_device(&s.page))
 		return NULL;
 	mem_about_to_write(cpu->mem, s.page.ram_offset, size);
 	return cpu->mem->host + s.page.ram_offset;
@@ -267,7 +297,7 @@ u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk
 		return hit;
 	struct mmu_result page = translate(cpu, linear, access, cpu->mmu.cls);
 	/* Element by element where each one is to be checked. */
-	if (page.ram_offset == RAM_OFFSET_NONE || cpu->mmu.checked)
+	if (is_device(&page) || cpu->mmu.checked)
 		return NULL;
 	if (access == MMU_WRITE)
 		mem_about_to_write(cpu->mem, page.ram_offset, *chunk);

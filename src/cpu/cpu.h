@@ -54,7 +54,8 @@ enum { SEG_FLAT = SEG_COUNT, SEG_SLOTS };
 #define ATTEND_HV     BIT(6) /* hv->attention wants a call: windows, preemption timer, pending MTF */
 #define ATTEND_SHADOW BIT(7) /* STI or MOV SS just ran: the block loop runs one instruction, then looks again */
 #define ATTEND_SMI    BIT(8)
-#define ATTEND_CODE   BIT(9) /* another thread wrote to pages with code; cpu_run() itself sees to it */
+#define ATTEND_CODE   BIT(9)  /* another thread wrote to pages with code; cpu_run() itself sees to it */
+#define ATTEND_ALONE  BIT(10) /* the next instruction runs alone; cpu_run() itself sees to it */
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
 
@@ -100,6 +101,8 @@ struct cpu_platform {
 	/* APIC MSRs: IA32_APIC_BASE, TSC_DEADLINE, x2APIC 800h-8ffh. false: #GP. */
 	bool (*apic_msr_read)(void *opaque, u32 msr, u64 *value);
 	bool (*apic_msr_write)(void *opaque, u32 msr, u64 value);
+	/* End of interrupt, as software would write it. May be NULL. */
+	void (*apic_eoi)(void *opaque);
 	/* CR8: task priority, 0..15. */
 	u8 (*tpr_read)(void *opaque);
 	void (*tpr_write)(void *opaque, u8 value);
@@ -171,6 +174,8 @@ struct cpu {
 	u8 step_armed;    /* CPU_STEP_*, see event.h */
 	u64 step_rip;     /* where that instruction begins */
 	u64 rf_rip;       /* the instruction that RFLAGS.RF is for */
+	bool alone;       /* the running instruction is followed by a boundary */
+	bool retry;       /* the last throw was cpu_run_alone()'s */
 	bool hv_step;     /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
 	bool monitor_armed; /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;     /* written before cpu_attend(ATTEND_SIPI) */

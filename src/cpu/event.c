@@ -370,6 +370,9 @@ static int look_once(struct cpu *cpu)
 		return r;
 	if ((attention & ATTEND_INTR) && (r = attend_interrupt(cpu, shadow)))
 		return r;
+	if (((attention | cpu->attention) & ATTEND_HV) && cpu->non_root && cpu->hv->virtual_event &&
+	    cpu->hv->virtual_event(cpu, shadow != 0))
+		return LOOK_AGAIN;
 	if (cpu->activity != CPU_ACTIVE) {
 		/* The caller sleeps until something is set anew. */
 		cpu_attended(cpu, ATTEND_TRAP | ATTEND_SHADOW);

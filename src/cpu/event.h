@@ -35,6 +35,12 @@ NORETURN void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type
 NORETURN void cpu_resume(struct cpu *cpu);
 
 /*
+ * Before an instruction does what may cause an event, or cannot be done twice: if others of its block follow, goes back
+ * and runs it alone, so that the boundary behind it is looked at. Nothing of it may have been done yet.
+ */
+void cpu_run_alone(struct cpu *cpu);
+
+/*
  * Delivers one event now, on the current state: RIP is that of the interrupted instruction (software events return
  * `length` behind it). Throws if the delivery itself faults. VM entry injects with it, since cpu_take_pending() would
  * ask the exception bitmap; CR2, DR6 and DR7 stay as they are.

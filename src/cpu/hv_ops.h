@@ -55,6 +55,11 @@ struct hv_ops {
 	bool (*interrupt)(struct cpu *cpu);
 	/* ATTEND_HV at an instruction boundary: interrupt and NMI windows, preemption timer, MTF. May exit. */
 	void (*attention)(struct cpu *cpu);
+	/*
+	 * ATTEND_HV where no external interrupt came: events that hv itself has for the guest. `shadow`: STI or MOV SS
+	 * holds them back. Exits, or delivers one and returns true, or returns false. May be NULL.
+	 */
+	bool (*virtual_event)(struct cpu *cpu, bool shadow);
 	/* Does the guest's IRET end NMI blocking or virtual-NMI blocking? Called by IRET in non-root. */
 	void (*iret)(struct cpu *cpu);
 
@@ -67,8 +72,16 @@ struct hv_ops {
 	/* CR0 and CR4 bits fixed by VMX operation; false: #GP. In root and non-root. */
 	bool (*cr0_valid)(struct cpu *cpu, u64 value);
 	bool (*cr4_valid)(struct cpu *cpu, u64 value);
-	/* A guest-physical access hit the APIC-access page or a similar special page; may be NULL. */
-	void (*apic_access)(struct cpu *cpu, gpa_t gpa, enum mmu_access access);
+	/*
+	 * A virtual APIC; may all be NULL. Accesses to mmu.paging.apic_page: apic_access comes first, before anything
+	 * is done, and may exit; it does for every fetch. RDMSR and WRMSR of 800h to 8FFh: true if the virtual APIC
+	 * took it, which may exit or raise #GP.
+	 */
+	void (*apic_access)(struct cpu *cpu, u64 linear, u64 offset, unsigned size, enum mmu_access access);
+	void (*apic_read)(struct cpu *cpu, u64 offset, void *buffer, unsigned size);
+	void (*apic_write)(struct cpu *cpu, u64 offset, const void *buffer, unsigned size);
+	bool (*apic_msr_read)(struct cpu *cpu, u32 msr, u64 *value);
+	bool (*apic_msr_write)(struct cpu *cpu, u32 msr, u64 value);
 };
 
 extern const struct hv_ops vmx_ops; /* src/hv/vmx; the engine hands it to cpu->hv */

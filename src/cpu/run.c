@@ -29,6 +29,8 @@ static struct mmu_result translate_code(struct cpu *cpu, u64 linear)
 	struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
 	switch (r.kind) {
 	case MMU_OK:
+		if (unlikely(r.apic))
+			cpu->hv->apic_access(cpu, linear, r.gpa & (PAGE_SIZE - 1), 1, MMU_EXEC);
 		return r;
 	case MMU_NOT_CANONICAL:
 		cpu_raise_gp(cpu);
@@ -174,7 +176,10 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 	cpu->reg[REG_RIP] += insn->length;
 	if (!(cpu->mode_key & MODE_CODE64))
 		cpu->reg[REG_RIP] = (u32)cpu->reg[REG_RIP];
+	cpu_attended(cpu, ATTEND_ALONE);
+	cpu->alone = true;
 	insn->exec(cpu, insn);
+	cpu->alone = false;
 	cpu->counters.instructions++;
 }
 
@@ -283,8 +288,21 @@ static void account_thrown(struct cpu *cpu)
 {
 	struct block *block = cpu->blocks->running;
 	if (block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count)
-		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + !cpu->pending.valid;
+		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + (!cpu->pending.valid && !cpu->retry);
 	cpu->blocks->running = NULL;
+	cpu->alone = cpu->retry = false;
+}
+
+void cpu_run_alone(struct cpu *cpu)
+{
+	const struct block *block = cpu->blocks->running;
+	if (cpu->alone || cpu->vectoring.valid || !block || cpu->insn < block->insn ||
+	    cpu->insn + 1 >= block->insn + block->count)
+		return;
+	cpu->retry = true;
+	cpu->reg[REG_RIP] = cpu->rip_start;
+	cpu_attend(cpu, ATTEND_ALONE);
+	cpu_resume(cpu);
 }
 
 /* Enters the loop after cpu_run()'s setjmp returned: `thrown` if by a throw. Nothing of cpu_run() lives across it. */

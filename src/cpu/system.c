@@ -465,6 +465,11 @@ static void exec_cpuid(struct cpu *cpu, const struct insn *insn)
 	cpu->reg[RDX] = out[3];
 }
 
+static bool is_virtual_apic_msr(const struct cpu *cpu, u32 msr)
+{
+	return cpu->non_root && msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST && cpu->hv->apic_msr_read;
+}
+
 static void exec_rdmsr(struct cpu *cpu, const struct insn *insn)
 {
 	u32 msr = (u32)cpu->reg[RCX];
@@ -472,6 +477,10 @@ static void exec_rdmsr(struct cpu *cpu, const struct insn *insn)
 
 	if (cpu->non_root)
 		cpu->hv->msr(cpu, msr, false);
+	if (is_virtual_apic_msr(cpu, msr) && cpu->hv->apic_msr_read(cpu, msr, &value)) {
+		set_edx_eax(cpu, value);
+		return;
+	}
 	if (!msr_read(cpu, msr, &value))
 		cpu_raise_gp(cpu);
 	/* RDMSR sees hv's TSC offset, the MSR lists of VM exits do not. */
@@ -486,6 +495,8 @@ static void exec_wrmsr(struct cpu *cpu, const struct insn *insn)
 
 	if (cpu->non_root)
 		cpu->hv->msr(cpu, msr, true);
+	if (is_virtual_apic_msr(cpu, msr) && cpu->hv->apic_msr_write(cpu, msr, edx_eax(cpu)))
+		return;
 	if (!msr_write(cpu, msr, edx_eax(cpu)))
 		cpu_raise_gp(cpu);
 }

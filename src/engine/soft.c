@@ -122,6 +122,14 @@ static void tpr_write(void *opaque, u8 value)
 	bus_unlock(bus_of(vcpu));
 }
 
+static void apic_eoi(void *opaque)
+{
+	struct engine_vcpu *vcpu = opaque;
+	bus_lock(bus_of(vcpu));
+	lapic_eoi(vcpu->lapic);
+	bus_unlock(bus_of(vcpu));
+}
+
 static void apic_init(void *opaque)
 {
 	struct engine_vcpu *vcpu = opaque;
@@ -168,6 +176,7 @@ static const struct cpu_platform platform = {
 	.apic_msr_write = apic_msr_write,
 	.tpr_read = tpr_read,
 	.tpr_write = tpr_write,
+	.apic_eoi = apic_eoi,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
 	.tsc_changed = tsc_changed,

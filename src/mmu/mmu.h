@@ -46,6 +46,7 @@ struct mmu_paging {
 	u64 pdpte[4];            /* PAE paging only; loaded by the CPU at MOV CR (mmu_load_pdptes) or VM entry */
 	u64 eptp;                /* 0: no stage 2 */
 	bool mbec;               /* EPT: mode-based execute control */
+	u64 apic_page;           /* address | 1 of a page that is a virtual APIC to the guest; 0: there is none */
 	u16 vpid;                /* 0: VMX root, or VPID not in use */
 };
 
@@ -67,6 +68,7 @@ struct mmu_result {
 	gpa_t gpa;         /* MMU_OK: where the access goes, in L1's machine */
 	u64 ram_offset;    /* MMU_OK: the same as RAM offset, or RAM_OFFSET_NONE for a device */
 	u64 page_bytes;    /* MMU_OK: smallest page size on the way */
+	bool apic;         /* MMU_OK: it goes to paging.apic_page; ram_offset is none */
 };
 
 struct mmu_context; /* private to tlb.c */

@@ -41,6 +41,7 @@ struct mmu_context {
 	bool used;
 	bool filled;   /* something entered since the last flush */
 	u64 registers; /* what of CR0, CR4, EFER its entries depend on, packed */
+	u64 apic_page; /* the same of struct mmu_paging */
 	u64 revision;
 	u64 generation; /* see struct mmu */
 	u64 last_used;  /* mmu->clock */
@@ -197,9 +198,10 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 	u16 pcid = paging->cr4 & CR4_PCIDE ? paging->cr3 & 0xfff : 0;
 	switch_context(mmu, paging->vpid, paging->eptp, pcid);
 	u64 registers = registers_of(paging);
-	if (mmu->context->registers != registers) {
+	if (mmu->context->registers != registers || mmu->context->apic_page != paging->apic_page) {
 		flush_context(mmu, mmu->context);
 		mmu->context->registers = registers;
+		mmu->context->apic_page = paging->apic_page;
 	}
 	select_tables(mmu);
 }

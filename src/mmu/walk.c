@@ -386,6 +386,10 @@ static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access
 				  .gpa = page.gpa,
 				  .ram_offset = mem_ram_offset(mmu->mem, page.gpa),
 				  .page_bytes = BIT(w->shift < page.shift ? w->shift : page.shift) };
+	if (unlikely(((page.gpa & PAGE_MASK) | 1) == mmu->paging.apic_page)) {
+		r->apic = true;
+		r->ram_offset = RAM_OFFSET_NONE;
+	}
 }
 
 void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_class cls, bool quiet,

@@ -134,6 +134,28 @@ static void self_ipi(unsigned vector)
 	lapic_write(LAPIC_ICR, 0x40000 | vector); /* shorthand: self */
 }
 
+static u64 came_at;
+
+static void on_exact(struct frame *f)
+{
+	came_at = f->ip;
+	lapic_write(LAPIC_EOI, 0);
+}
+
+/* What a write to a device causes comes behind the writing instruction, whatever follows it. */
+static void test_exact(void)
+{
+	extern const u8 after_write[];
+	handlers[0x5a] = on_exact;
+	asm volatile("sti; nop\n"
+		     "movl $0x4005a, 0x300(%0)\n"
+		     ".global after_write\nafter_write: nop; nop; nop; cli"
+		     :
+		     : "r"(lapic)
+		     : "memory");
+	CHECK("interrupt-comes-right-behind-the-write", came_at == (u64)after_write);
+}
+
 static void test_ipi_and_priority(void)
 {
 	self_ipi(0x50);
@@ -240,6 +262,7 @@ void guest_main(void)
 		if (vector != 0x80)
 			handlers[vector] = on_interrupt;
 	test_timer();
+	test_exact();
 	test_ipi_and_priority();
 	test_ioapic();
 	test_x2apic();
