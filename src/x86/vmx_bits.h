@@ -12,6 +12,7 @@
 #define PIN_NMI                BIT(3)
 #define PIN_VIRTUAL_NMIS       BIT(5)
 #define PIN_PREEMPTION_TIMER   BIT(6)
+#define PIN_POSTED_INTERRUPTS  BIT(7)
 #define PIN_DEFAULT1           (BIT(1) | BIT(2) | BIT(4))
 
 /* Primary processor-based VM-execution controls. */
@@ -39,12 +40,16 @@
 #define CPU_DEFAULT1         (BIT(1) | BITS(6, 4) | BIT(8) | BITS(16, 13) | BIT(26))
 
 /* Secondary processor-based VM-execution controls. */
+#define CPU2_APIC_ACCESSES      BIT(0) /* virtualize APIC accesses */
 #define CPU2_EPT                BIT(1)
 #define CPU2_DESCRIPTOR_TABLE   BIT(2)
 #define CPU2_RDTSCP             BIT(3)
+#define CPU2_X2APIC             BIT(4) /* virtualize x2APIC mode */
 #define CPU2_VPID               BIT(5)
 #define CPU2_WBINVD             BIT(6)
 #define CPU2_UNRESTRICTED_GUEST BIT(7)
+#define CPU2_APIC_REGISTERS     BIT(8) /* APIC-register virtualization */
+#define CPU2_VIRTUAL_INTERRUPTS BIT(9) /* virtual-interrupt delivery */
 #define CPU2_PAUSE_LOOP         BIT(10)
 #define CPU2_RDRAND             BIT(11)
 #define CPU2_INVPCID            BIT(12)
@@ -112,6 +117,7 @@ enum vmcs_activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_
 #define EPT_QUAL_LINEAR_VALID BIT(7)
 #define EPT_QUAL_IRET         BIT(12)
 enum entry_failure { ENTRY_FAIL_OTHER = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_LINK = 4 };
+enum apic_access { APIC_ACCESS_READ, APIC_ACCESS_WRITE, APIC_ACCESS_FETCH, APIC_ACCESS_EVENT };
 enum cr_access { CR_ACCESS_WRITE, CR_ACCESS_READ, CR_ACCESS_CLTS, CR_ACCESS_LMSW };
 
 /* Virtualization-exception information area (SDM vol. 3, table 26-1). */

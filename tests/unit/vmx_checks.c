@@ -85,8 +85,13 @@ struct change {
 	{                                                                                                              \
 		F(field), value                                                                                        \
 	}
-#define SECONDARY(bits)           SET(cpu_controls, CPU_DEFAULT1 | CPU_SECONDARY), SET(cpu_controls2, bits)
-#define WITH(bits)                SET(cpu_controls, CPU_DEFAULT1 | (bits))
+#define SECONDARY(bits) SET(cpu_controls, CPU_DEFAULT1 | CPU_SECONDARY), SET(cpu_controls2, bits)
+#define WITH(bits)      SET(cpu_controls, CPU_DEFAULT1 | (bits))
+#define SHADOWED(bits)  SET(cpu_controls, CPU_DEFAULT1 | CPU_SECONDARY | CPU_TPR_SHADOW), SET(cpu_controls2, bits)
+#define PINS(bits)      SET(pin_controls, PIN_DEFAULT1 | (bits))
+#define POSTED                                                                                                         \
+	SHADOWED(CPU2_VIRTUAL_INTERRUPTS), PINS(PIN_EXTERNAL_INTERRUPT | PIN_POSTED_INTERRUPTS),                       \
+		EXIT(EXITC_ACK_INTERRUPT)
 #define UNRESTRICTED              SECONDARY(CPU2_EPT | CPU2_UNRESTRICTED_GUEST), SET(eptp, 0x101e)
 #define EVENT(type, vector, rest) SET(entry_event, EVENT_INFO_VALID | (type) << 8 | (vector) | (rest))
 #define EXIT(bits)                SET(exit_controls, EXITC_DEFAULT1 | EXITC_HOST_LONG | (bits))
@@ -110,7 +115,7 @@ static const struct breakage {
 	{ NULL, {} },
 	/* VM-execution controls. */
 	{ "pin-based controls: reserved bits", { SET(pin_controls, 0) } },
-	{ "pin-based controls: reserved bits", { SET(pin_controls, PIN_DEFAULT1 | BIT(7)) } },
+	{ "pin-based controls: reserved bits", { SET(pin_controls, PIN_DEFAULT1 | BIT(8)) } },
 	{ "primary processor-based controls: reserved bits", { SET(cpu_controls, 0) } },
 	{ "primary processor-based controls: reserved bits", { WITH(BIT(17)) } },
 	{ NULL, { SET(cpu_controls, CPU_DEFAULT1 & ~(CPU_CR3_LOAD | CPU_CR3_STORE)) } },
@@ -131,6 +136,21 @@ static const struct breakage {
 	{ "virtual NMIs without NMI exiting", { SET(pin_controls, PIN_DEFAULT1 | PIN_VIRTUAL_NMIS) } },
 	{ "NMI-window exiting without virtual NMIs", { SET(pin_controls, PIN_DEFAULT1 | PIN_NMI), WITH(CPU_NMI_WINDOW) } },
 	{ NULL, { SET(pin_controls, PIN_DEFAULT1 | PIN_NMI | PIN_VIRTUAL_NMIS), WITH(CPU_NMI_WINDOW) } },
+	{ "APIC-access address", { SECONDARY(CPU2_APIC_ACCESSES), SET(apic_access, 8) } },
+	{ NULL, { SECONDARY(CPU2_APIC_ACCESSES) } },
+	{ "virtual APIC without TPR shadow", { SECONDARY(CPU2_X2APIC) } },
+	{ "virtual APIC without TPR shadow", { SECONDARY(CPU2_APIC_REGISTERS) } },
+	{ "virtual APIC without TPR shadow", { SECONDARY(CPU2_VIRTUAL_INTERRUPTS) } },
+	{ "virtualization of both APIC modes", { SHADOWED(CPU2_X2APIC | CPU2_APIC_ACCESSES) } },
+	{ NULL, { SHADOWED(CPU2_X2APIC | CPU2_APIC_REGISTERS) } },
+	{ NULL, { SHADOWED(CPU2_APIC_ACCESSES), SET(virtual_apic, VIRTUAL_APIC), SET(tpr_threshold, 4) } },
+	{ "virtual-interrupt delivery without external-interrupt exiting", { SHADOWED(CPU2_VIRTUAL_INTERRUPTS) } },
+	{ NULL, { SHADOWED(CPU2_VIRTUAL_INTERRUPTS), PINS(PIN_EXTERNAL_INTERRUPT), SET(tpr_threshold, 0x10) } },
+	{ "posted interrupts", { PINS(PIN_EXTERNAL_INTERRUPT | PIN_POSTED_INTERRUPTS), EXIT(EXITC_ACK_INTERRUPT) } },
+	{ "posted interrupts", { POSTED, SET(exit_controls, EXITC_DEFAULT1 | EXITC_HOST_LONG) } },
+	{ "posted interrupts", { POSTED, SET(posted_vector, 0x100) } },
+	{ "posted interrupts", { POSTED, SET(posted_descriptor, 32) } },
+	{ NULL, { POSTED, SET(posted_vector, 0xff), SET(posted_descriptor, 64) } },
 	{ "VPID is 0", { SECONDARY(CPU2_VPID) } },
 	{ NULL, { SECONDARY(CPU2_VPID), SET(vpid, 1) } },
 	{ "EPT pointer", { SECONDARY(CPU2_EPT) } },

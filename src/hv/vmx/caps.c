@@ -6,13 +6,14 @@
 #include "x86/feature.h"
 
 /* What may be 1 beyond the default-1 bits. */
-#define PIN_ALLOWED (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS | PIN_PREEMPTION_TIMER)
+#define PIN_ALLOWED (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS | PIN_PREEMPTION_TIMER | PIN_POSTED_INTERRUPTS)
 #define CPU_ALLOWED                                                                                                    \
 	(CPU_INTERRUPT_WINDOW | CPU_TSC_OFFSETTING | CPU_HLT | CPU_INVLPG | CPU_MWAIT_EXITING | CPU_RDPMC |            \
 	 CPU_RDTSC | CPU_CR8_LOAD | CPU_CR8_STORE | CPU_TPR_SHADOW | CPU_NMI_WINDOW | CPU_MOV_DR |                     \
 	 CPU_UNCONDITIONAL_IO | CPU_IO_BITMAPS | CPU_MTF | CPU_MSR_BITMAPS | CPU_MONITOR | CPU_PAUSE | CPU_SECONDARY)
 #define CPU2_ALLOWED                                                                                                   \
-	(CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_VPID | CPU2_WBINVD | CPU2_UNRESTRICTED_GUEST | CPU2_PAUSE_LOOP |      \
+	(CPU2_APIC_ACCESSES | CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_X2APIC | CPU2_VPID | CPU2_WBINVD |               \
+	 CPU2_UNRESTRICTED_GUEST | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS | CPU2_PAUSE_LOOP |                   \
 	 CPU2_VM_FUNCTIONS | CPU2_VMCS_SHADOWING | CPU2_PML | CPU2_EPT_VE | CPU2_MODE_BASED_EXECUTE |                  \
 	 CPU2_TSC_SCALING)
 #define EXITC_ALLOWED                                                                                                  \

@@ -41,14 +41,20 @@ static bool virtual_apic_address(const struct vmx *vmx)
 	return !vmx_cpu(vmx, CPU_TPR_SHADOW) || vmx_address_ok(vmx, vmx->vmcs.virtual_apic, PAGE_SIZE);
 }
 
+/* The threshold counts only where virtual interrupts are not delivered: then the TPR has its own use. */
+static bool has_threshold(const struct vmx *vmx)
+{
+	return vmx_cpu(vmx, CPU_TPR_SHADOW) && !vmx_cpu2(vmx, CPU2_VIRTUAL_INTERRUPTS);
+}
+
 static bool tpr_threshold_reserved(const struct vmx *vmx)
 {
-	return !vmx_cpu(vmx, CPU_TPR_SHADOW) || !(vmx->vmcs.tpr_threshold & BITS(31, 4));
+	return !has_threshold(vmx) || !(vmx->vmcs.tpr_threshold & BITS(31, 4));
 }
 
 static bool tpr_threshold_not_above_vtpr(const struct vmx *vmx)
 {
-	if (!vmx_cpu(vmx, CPU_TPR_SHADOW))
+	if (!has_threshold(vmx) || vmx_cpu2(vmx, CPU2_APIC_ACCESSES))
 		return true;
 	u32 vtpr = mem_read_u32(vmx->cpu->mem, vmx->vmcs.virtual_apic + 0x80);
 	return (vmx->vmcs.tpr_threshold & 0xf) <= bits_get(vtpr, 7, 4);
@@ -62,6 +68,34 @@ static bool virtual_nmis(const struct vmx *vmx)
 static bool nmi_window(const struct vmx *vmx)
 {
 	return vmx_pin(vmx, PIN_VIRTUAL_NMIS) || !vmx_cpu(vmx, CPU_NMI_WINDOW);
+}
+
+static bool apic_access_address(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_APIC_ACCESSES) || vmx_address_ok(vmx, vmx->vmcs.apic_access, PAGE_SIZE);
+}
+
+static bool virtual_apic_needs_shadow(const struct vmx *vmx)
+{
+	return vmx_cpu(vmx, CPU_TPR_SHADOW) ||
+	       !vmx_cpu2(vmx, CPU2_X2APIC | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS);
+}
+
+static bool one_apic_mode(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_X2APIC) || !vmx_cpu2(vmx, CPU2_APIC_ACCESSES);
+}
+
+static bool virtual_interrupts(const struct vmx *vmx)
+{
+	return !vmx_cpu2(vmx, CPU2_VIRTUAL_INTERRUPTS) || vmx_pin(vmx, PIN_EXTERNAL_INTERRUPT);
+}
+
+static bool posted_interrupts(const struct vmx *vmx)
+{
+	return !vmx_pin(vmx, PIN_POSTED_INTERRUPTS) ||
+	       (vmx_cpu2(vmx, CPU2_VIRTUAL_INTERRUPTS) && vmx_exitc(vmx, EXITC_ACK_INTERRUPT) &&
+		vmx->vmcs.posted_vector <= 0xff && vmx_address_ok(vmx, vmx->vmcs.posted_descriptor, 64));
 }
 
 static bool vpid_not_zero(const struct vmx *vmx)
@@ -245,6 +279,11 @@ const struct vmx_check vmx_checks_controls[] = {
 	{ .name = "TPR threshold above virtual TPR", .holds = tpr_threshold_not_above_vtpr, .memory = true },
 	CHECK("virtual NMIs without NMI exiting", virtual_nmis),
 	CHECK("NMI-window exiting without virtual NMIs", nmi_window),
+	CHECK("APIC-access address", apic_access_address),
+	CHECK("virtual APIC without TPR shadow", virtual_apic_needs_shadow),
+	CHECK("virtualization of both APIC modes", one_apic_mode),
+	CHECK("virtual-interrupt delivery without external-interrupt exiting", virtual_interrupts),
+	CHECK("posted interrupts", posted_interrupts),
 	CHECK("VPID is 0", vpid_not_zero),
 	CHECK("EPT pointer", eptp),
 	CHECK("page-modification logging: EPT and address", pml),

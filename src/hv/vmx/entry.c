@@ -124,6 +124,7 @@ static void load_paging(struct cpu *cpu, struct vmx *vmx)
 		.cr4 = cpu->cr4,
 		.efer = cpu->efer,
 		.eptp = vmx_cpu2(vmx, CPU2_EPT) ? vmx->vmcs.eptp : 0,
+		.apic_page = vmx_cpu2(vmx, CPU2_APIC_ACCESSES) ? vmx->vmcs.apic_access | 1 : 0,
 		.mbec = vmx_cpu2(vmx, CPU2_MODE_BASED_EXECUTE),
 		.vpid = vmx_cpu2(vmx, CPU2_VPID) ? vmx->vmcs.vpid : 0,
 	};

@@ -175,6 +175,8 @@ bool vmx_interrupt(struct cpu *cpu)
 		int vector = cpu->platform->ack_interrupt(cpu->platform->opaque);
 		if (vector < 0)
 			return false;
+		if (vmx_vapic_posted(cpu, (u8)vector))
+			return false;
 		event = (u32)vector | EVENT_INTERRUPT << 8 | (u32)EVENT_INFO_VALID;
 	}
 	vmx_exit(cpu, &(struct vmx_exit){
@@ -284,6 +286,7 @@ void vmx_attention(struct cpu *cpu)
 	struct vmx *vmx = vmx_of(cpu);
 	/* First, so that a request which arrives meanwhile is not lost. */
 	cpu_attended(cpu, ATTEND_HV);
+	vmx_vapic_exit_if_due(cpu);
 	bool again = attend_mtf(cpu, vmx);
 	again |= attend_timer(cpu, vmx);
 	again |= attend_windows(cpu, vmx);
@@ -309,6 +312,7 @@ void vmx_events_arm(struct cpu *cpu)
 	bool timer = vmx_pin(vmx, PIN_PREEMPTION_TIMER);
 	if (timer)
 		vmx->timer_end = timer_now(cpu) + v->preemption_timer;
+	vmx_vapic_enter(cpu);
 	if (windows || timer || cpu->hv_step)
 		cpu_attend(cpu, ATTEND_HV);
 	vmx_release_init(cpu);
@@ -320,5 +324,6 @@ void vmx_events_arm(struct cpu *cpu)
 void vmx_events_disarm(struct cpu *cpu)
 {
 	cpu->hv_step = false;
+	vmx_of(cpu)->apic_exit_due = vmx_of(cpu)->virtual_interrupt = false;
 	cpu_attended(cpu, ATTEND_HV);
 }

@@ -303,11 +303,6 @@ u64 vmx_cr0_shadowed(struct cpu *cpu)
 	return shadowed(cpu->cr0, v->cr0_mask, v->cr0_shadow);
 }
 
-static gpa_t vtpr_address(const struct vmx *vmx)
-{
-	return vmx->vmcs.virtual_apic + 0x80;
-}
-
 void vmx_cr_read(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 {
 	struct vmx *vmx = vmx_of(cpu);
@@ -326,7 +321,7 @@ void vmx_cr_read(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 		if (vmx_cpu(vmx, CPU_CR8_STORE))
 			exit_cr(cpu, 8, CR_ACCESS_READ, gpr);
 		if (vmx_cpu(vmx, CPU_TPR_SHADOW))
-			*value = bits_get(mem_read_u32(cpu->mem, vtpr_address(vmx)), 7, 4);
+			*value = vmx_vapic_read_cr8(cpu);
 		break;
 	default:
 		break;
@@ -350,17 +345,6 @@ static bool is_cr3_target(const struct vmcs *v, u64 value)
 	return false;
 }
 
-/* MOV to CR8 with the TPR shadow: the instruction is done, and may exit after itself (30.1.2). */
-static NORETURN void write_vtpr(struct cpu *cpu, struct vmx *vmx, u64 value)
-{
-	if (value >> 4)
-		cpu_raise_gp(cpu);
-	mem_write_u32(cpu->mem, vtpr_address(vmx), (u32)value << 4);
-	if ((vmx->vmcs.tpr_threshold & 0xf) > value)
-		vmx_exit_boundary(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
-	cpu_resume(cpu);
-}
-
 void vmx_cr_write(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 {
 	struct vmx *vmx = vmx_of(cpu);
@@ -382,7 +366,7 @@ void vmx_cr_write(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 		if (*value > 15)
 			cpu_raise_gp(cpu);
 		if (vmx_cpu(vmx, CPU_TPR_SHADOW))
-			write_vtpr(cpu, vmx, *value);
+			vmx_vapic_write_cr8(cpu, *value);
 		break;
 	default:
 		break;

@@ -31,7 +31,9 @@ static void reset(struct cpu *cpu, bool init_signal)
 	vmx->on = vmx->init_held = false;
 	vmx->current = VMCS_NONE;
 	vmx->timer_armed = 0;
+	cpu->mmu.pml_index = NULL;
 	vmx->virtual_nmi_blocked = vmx->mtf_due = vmx->iret_unblocked = false;
+	vmx->apic_exit_due = vmx->virtual_interrupt = false;
 }
 
 const struct hv_ops vmx_ops = {
@@ -60,10 +62,16 @@ const struct hv_ops vmx_ops = {
 	.nmi = vmx_nmi,
 	.interrupt = vmx_interrupt,
 	.attention = vmx_attention,
+	.virtual_event = vmx_virtual_event,
 	.iret = vmx_iret,
 	.stage2_fault = vmx_stage2_fault,
 	.msr_read = vmx_msr_read,
 	.msr_write = vmx_msr_write,
 	.cr0_valid = vmx_cr0_valid,
 	.cr4_valid = vmx_cr4_valid,
+	.apic_access = vmx_apic_access,
+	.apic_read = vmx_apic_read,
+	.apic_write = vmx_apic_write,
+	.apic_msr_read = vmx_apic_msr_read,
+	.apic_msr_write = vmx_apic_msr_write,
 };

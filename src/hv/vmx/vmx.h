@@ -9,6 +9,7 @@
  *   exit.c                 recording, saving, loading the host          28
  *   exit_insn.c            which instructions exit                      26.1
  *   exit_event.c           which events exit, windows, timer, MTF       26.2, 26.5
+ *   vapic.c                APIC virtualization, virtual interrupts      30
  *   vmx.c                  the ops table, life cycle
  *
  * The current VMCS lives in `vmcs`, a copy that VMPTRLD reads from guest memory and VMCLEAR, VMXOFF or the next VMPTRLD
@@ -67,8 +68,13 @@ struct vmx {
 	/* PAUSE-loop exiting: platform TSC at the last PAUSE, and at the first of its loop; 0: none since the entry. */
 	u64 pause_last, pause_first;
 	bool virtual_nmi_blocked;
-	bool mtf_due;        /* at the next boundary */
-	bool iret_unblocked; /* the last IRET, at iret_rip, ended NMI blocking */
+	bool mtf_due; /* at the next boundary */
+	/* An exit due at the next boundary, before all others: what the virtual APIC has to say. */
+	bool apic_exit_due;
+	enum exit_reason apic_exit;
+	u64 apic_exit_qualification;
+	bool virtual_interrupt; /* a pending virtual interrupt is recognized (30.2.1) */
+	bool iret_unblocked;    /* the last IRET, at iret_rip, ended NMI blocking */
 	u64 iret_rip;
 	struct ve_info ve; /* of the #VE that was raised last */
 };
@@ -276,6 +282,24 @@ void vmx_lmsw(struct cpu *cpu, u16 source, bool memory, u64 linear, u64 *value);
 u64 vmx_cr0_shadowed(struct cpu *cpu);
 void vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source);
 u64 vmx_tsc(struct cpu *cpu, u64 root_tsc);
+
+/* --- vapic.c --- */
+
+/* VM entry: virtual interrupts and the TPR threshold. */
+void vmx_vapic_enter(struct cpu *cpu);
+/* The exit that the virtual APIC asked for, if any. */
+void vmx_vapic_exit_if_due(struct cpu *cpu);
+/* MOV to CR8 with the TPR shadow: the instruction is done, and may exit after itself (30.3). */
+NORETURN void vmx_vapic_write_cr8(struct cpu *cpu, u64 value);
+u64 vmx_vapic_read_cr8(struct cpu *cpu);
+/* An external interrupt was acknowledged: true if it announced posted interrupts, which were taken over (30.6). */
+bool vmx_vapic_posted(struct cpu *cpu, u8 vector);
+bool vmx_virtual_event(struct cpu *cpu, bool shadow);
+void vmx_apic_access(struct cpu *cpu, u64 linear, u64 offset, unsigned size, enum mmu_access access);
+void vmx_apic_read(struct cpu *cpu, u64 offset, void *buffer, unsigned size);
+void vmx_apic_write(struct cpu *cpu, u64 offset, const void *buffer, unsigned size);
+bool vmx_apic_msr_read(struct cpu *cpu, u32 msr, u64 *value);
+bool vmx_apic_msr_write(struct cpu *cpu, u32 msr, u64 value);
 
 /* --- exit_event.c --- */
 

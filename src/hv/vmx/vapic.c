@@ -1,0 +1,414 @@
+/*
+ * APIC virtualization (SDM vol. 3, 30): the virtual-APIC page that MOV CR8, accesses to the APIC-access page and x2APIC
+ * MSRs reach, virtual interrupts, posted interrupts. Registers of the page are named as the local APIC's.
+ *
+ * The page is guest memory: whoever else writes it finds its guest confused, and nobody else.
+ */
+#include "base/trace.h"
+#include "hv/vmx/vmx.h"
+
+enum {
+	REG_ID = 0x20,
+	REG_VERSION = 0x30,
+	REG_TPR = 0x80,
+	REG_PPR = 0xa0,
+	REG_EOI = 0xb0,
+	REG_LDR = 0xd0,
+	REG_DFR = 0xe0,
+	REG_SVR = 0xf0,
+	REG_ISR = 0x100,
+	REG_TMR = 0x180,
+	REG_IRR = 0x200,
+	REG_ESR = 0x280,
+	REG_ICR = 0x300,
+	REG_ICR_HIGH = 0x310,
+	REG_LVT = 0x320,
+	REG_LVT_LAST = 0x370,
+	REG_TIMER_INITIAL = 0x380,
+	REG_TIMER_DIVIDE = 0x3e0,
+	REG_SELF_IPI = 0x3f0, /* x2APIC only */
+};
+
+/* --- the page --- */
+
+static gpa_t reg_address(const struct vmx *vmx, u64 reg)
+{
+	return vmx->vmcs.virtual_apic + reg;
+}
+
+static u32 reg_read(const struct vmx *vmx, u64 reg)
+{
+	return mem_read_u32(vmx->cpu->mem, reg_address(vmx, reg));
+}
+
+static void reg_write(const struct vmx *vmx, u64 reg, u32 value)
+{
+	mem_write_u32(vmx->cpu->mem, reg_address(vmx, reg), value);
+}
+
+/* A bit of VISR or VIRR: 32 vectors in every 16 bytes. */
+static void vector_write(const struct vmx *vmx, u64 base, u8 vector, bool value)
+{
+	u64 reg = base + (vector / 32) * 16;
+	u32 bit = 1u << vector % 32, bits = reg_read(vmx, reg);
+	reg_write(vmx, reg, value ? bits | bit : bits & ~bit);
+}
+
+/* The highest vector of VISR or VIRR, 0 if there is none. */
+static u8 vector_highest(const struct vmx *vmx, u64 base)
+{
+	for (unsigned i = 8; i-- > 0;) {
+		u32 bits = reg_read(vmx, base + i * 16);
+		if (bits)
+			return (u8)(i * 32 + 31 - (unsigned)__builtin_clz(bits));
+	}
+	return 0;
+}
+
+/* --- guest interrupt status: the requesting virtual interrupt below, the servicing one above --- */
+
+static u8 rvi(const struct vmx *vmx)
+{
+	return (u8)vmx->vmcs.guest_interrupt_status;
+}
+
+static u8 svi(const struct vmx *vmx)
+{
+	return (u8)(vmx->vmcs.guest_interrupt_status >> 8);
+}
+
+static void set_rvi(struct vmx *vmx, u8 vector)
+{
+	vmx->vmcs.guest_interrupt_status = (u16)(svi(vmx) << 8 | vector);
+}
+
+static void set_svi(struct vmx *vmx, u8 vector)
+{
+	vmx->vmcs.guest_interrupt_status = (u16)(vector << 8 | rvi(vmx));
+}
+
+/* --- exits after the instruction --- */
+
+static void exit_when_done(struct cpu *cpu, enum exit_reason reason, u64 qualification)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	vmx->apic_exit_due = true;
+	vmx->apic_exit = reason;
+	vmx->apic_exit_qualification = qualification;
+	/* As a step: such exits come before debug traps. */
+	cpu->hv_step = true;
+	cpu_attend(cpu, ATTEND_HV);
+}
+
+void vmx_vapic_exit_if_due(struct cpu *cpu)
+{
+	const struct vmx *vmx = vmx_of(cpu);
+	if (unlikely(vmx->apic_exit_due))
+		vmx_exit_boundary(cpu, vmx->apic_exit, vmx->apic_exit_qualification);
+}
+
+/* --- virtual interrupts (30.1.3, 30.2) --- */
+
+static bool delivers(const struct vmx *vmx)
+{
+	return vmx_cpu2(vmx, CPU2_VIRTUAL_INTERRUPTS);
+}
+
+static void virtualize_ppr(const struct vmx *vmx)
+{
+	u8 vtpr = (u8)reg_read(vmx, REG_TPR), service = svi(vmx);
+	reg_write(vmx, REG_PPR, vtpr >> 4 >= service >> 4 ? vtpr : service & 0xf0);
+}
+
+static void evaluate(struct cpu *cpu, struct vmx *vmx)
+{
+	u8 vppr = (u8)reg_read(vmx, REG_PPR);
+	vmx->virtual_interrupt = !vmx_cpu(vmx, CPU_INTERRUPT_WINDOW) && rvi(vmx) >> 4 > vppr >> 4;
+	if (vmx->virtual_interrupt)
+		cpu_attend(cpu, ATTEND_HV);
+}
+
+static void request(struct cpu *cpu, struct vmx *vmx, u8 vector)
+{
+	vector_write(vmx, REG_IRR, vector, true);
+	if (vector > rvi(vmx))
+		set_rvi(vmx, vector);
+	evaluate(cpu, vmx);
+}
+
+static void deliver(struct cpu *cpu, struct vmx *vmx)
+{
+	u8 vector = rvi(vmx);
+	vector_write(vmx, REG_ISR, vector, true);
+	set_svi(vmx, vector);
+	reg_write(vmx, REG_PPR, vector & 0xf0);
+	vector_write(vmx, REG_IRR, vector, false);
+	set_rvi(vmx, vector_highest(vmx, REG_IRR));
+	vmx->virtual_interrupt = false;
+	cpu->counters.interrupts++;
+	TRACE(irq, "virtual interrupt %02x delivered at %llx", vector, (unsigned long long)cpu->reg[REG_RIP]);
+	struct event e = { .valid = true, .vector = vector, .type = EVENT_INTERRUPT };
+	cpu_deliver(cpu, &e);
+}
+
+bool vmx_virtual_event(struct cpu *cpu, bool shadow)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (likely(!vmx->virtual_interrupt) || cpu->activity == CPU_SHUTDOWN || cpu->activity == CPU_WAIT_SIPI)
+		return false;
+	/* Whoever sets IF in non-root operation asks for attention. */
+	if (!(cpu->rflags_sys & RFLAGS_IF))
+		return false;
+	if (shadow) {
+		cpu_attend(cpu, ATTEND_HV);
+		return false;
+	}
+	deliver(cpu, vmx);
+	return true;
+}
+
+void vmx_vapic_enter(struct cpu *cpu)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (!vmx_cpu(vmx, CPU_TPR_SHADOW))
+		return;
+	if (delivers(vmx)) {
+		virtualize_ppr(vmx);
+		evaluate(cpu, vmx);
+	} else if (vmx_cpu2(vmx, CPU2_APIC_ACCESSES) &&
+		   bits_get(reg_read(vmx, REG_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
+		exit_when_done(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
+	}
+}
+
+/* --- what writes do (30.1) --- */
+
+static void virtualize_tpr(struct cpu *cpu, struct vmx *vmx)
+{
+	if (delivers(vmx)) {
+		virtualize_ppr(vmx);
+		evaluate(cpu, vmx);
+	} else if (bits_get(reg_read(vmx, REG_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
+		exit_when_done(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
+	}
+}
+
+static void virtualize_eoi(struct cpu *cpu, struct vmx *vmx)
+{
+	const u64 exits[] = { vmx->vmcs.eoi_exit0, vmx->vmcs.eoi_exit1, vmx->vmcs.eoi_exit2, vmx->vmcs.eoi_exit3 };
+	u8 vector = svi(vmx);
+	vector_write(vmx, REG_ISR, vector, false);
+	set_svi(vmx, vector_highest(vmx, REG_ISR));
+	virtualize_ppr(vmx);
+	if (exits[vector / 64] >> vector % 64 & 1)
+		exit_when_done(cpu, EXIT_VIRTUALIZED_EOI, vector);
+	else
+		evaluate(cpu, vmx);
+}
+
+/* An edge-triggered fixed interrupt to oneself of a vector that may be, and nothing reserved (30.4.3.2). */
+static bool is_self_ipi(u32 icr)
+{
+	const u32 must_be_0 = (u32)(BITS(31, 20) | BITS(17, 15) | BITS(13, 12) | BITS(10, 8));
+	return !(icr & must_be_0) && bits_get(icr, 19, 18) == 1 && (icr & 0xf0);
+}
+
+/* What follows a write to the page by an access to the APIC-access page (30.4.3.2). */
+static void emulate_write(struct cpu *cpu, struct vmx *vmx, u64 reg)
+{
+	switch (reg) {
+	case REG_TPR:
+		reg_write(vmx, REG_TPR, (u8)reg_read(vmx, REG_TPR));
+		virtualize_tpr(cpu, vmx);
+		return;
+	case REG_EOI:
+		if (!delivers(vmx))
+			break;
+		reg_write(vmx, REG_EOI, 0);
+		virtualize_eoi(cpu, vmx);
+		return;
+	case REG_ICR: {
+		u32 icr = reg_read(vmx, REG_ICR);
+		if (!delivers(vmx) || !is_self_ipi(icr))
+			break;
+		request(cpu, vmx, (u8)icr);
+		return;
+	}
+	case REG_ICR_HIGH:
+		reg_write(vmx, REG_ICR_HIGH, reg_read(vmx, REG_ICR_HIGH) & 0xff000000);
+		return;
+	default:
+		break;
+	}
+	exit_when_done(cpu, EXIT_APIC_WRITE, reg);
+}
+
+/* --- the APIC-access page (30.4) --- */
+
+/* Registers that APIC-register virtualization lets be read. */
+static bool is_readable(u64 reg)
+{
+	switch (reg) {
+	case REG_ID:
+	case REG_VERSION:
+	case REG_TPR:
+	case REG_EOI:
+	case REG_LDR:
+	case REG_DFR:
+	case REG_SVR:
+	case REG_ESR:
+	case REG_ICR:
+	case REG_ICR_HIGH:
+	case REG_TIMER_INITIAL:
+	case REG_TIMER_DIVIDE:
+		return true;
+	default:
+		return (reg >= REG_ISR && reg < REG_ESR) || (reg >= REG_LVT && reg <= REG_LVT_LAST);
+	}
+}
+
+static bool is_writable(u64 reg)
+{
+	return is_readable(reg) && reg != REG_VERSION && (reg < REG_ISR || reg >= REG_ESR);
+}
+
+/* Is the access to a register of the page (30.4.2, 30.4.3.1)? */
+static bool is_virtualized(const struct vmx *vmx, u64 offset, unsigned size, enum mmu_access access)
+{
+	u64 reg = offset & ~15ULL;
+	bool all = vmx_cpu2(vmx, CPU2_APIC_REGISTERS), write = access == MMU_WRITE;
+	if (!vmx_cpu(vmx, CPU_TPR_SHADOW) || access == MMU_EXEC || (offset & 15) + size > 4)
+		return false;
+	if (all && (write ? is_writable(reg) : is_readable(reg)))
+		return true;
+	return reg == REG_TPR || (write && delivers(vmx) && (reg == REG_EOI || reg == REG_ICR));
+}
+
+void vmx_apic_access(struct cpu *cpu, u64 linear, u64 offset, unsigned size, enum mmu_access access)
+{
+	static const enum apic_access types[] = {
+		[MMU_READ] = APIC_ACCESS_READ, [MMU_WRITE] = APIC_ACCESS_WRITE, [MMU_EXEC] = APIC_ACCESS_FETCH
+	};
+	bool delivery = cpu->vectoring.valid;
+	if (!delivery && likely(is_virtualized(vmx_of(cpu), offset, size, access)))
+		return;
+	vmx_exit(cpu, &(struct vmx_exit){
+			      .reason = EXIT_APIC_ACCESS,
+			      .qualification = offset | (u64)(delivery ? APIC_ACCESS_EVENT : types[access]) << 12,
+			      .rip = cpu->rip_start,
+			      .linear = linear,
+			      .length = delivery || access == MMU_EXEC ? 0 : cpu->insn->length,
+			      .rf = RF_SET,
+		      });
+}
+
+void vmx_apic_read(struct cpu *cpu, u64 offset, void *buffer, unsigned size)
+{
+	u32 value = reg_read(vmx_of(cpu), offset & ~15ULL) >> (offset & 3) * 8;
+	for (unsigned i = 0; i < size; i++)
+		((u8 *)buffer)[i] = (u8)(value >> i * 8);
+}
+
+void vmx_apic_write(struct cpu *cpu, u64 offset, const void *buffer, unsigned size)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	mem_write(cpu->mem, reg_address(vmx, offset), buffer, size);
+	emulate_write(cpu, vmx, offset & ~15ULL);
+}
+
+/* --- MOV CR8 (30.3) and x2APIC MSRs (30.5) --- */
+
+u64 vmx_vapic_read_cr8(struct cpu *cpu)
+{
+	return bits_get(reg_read(vmx_of(cpu), REG_TPR), 7, 4);
+}
+
+void vmx_vapic_write_cr8(struct cpu *cpu, u64 value)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	reg_write(vmx, REG_TPR, (u32)value << 4);
+	virtualize_tpr(cpu, vmx);
+	cpu_resume(cpu);
+}
+
+/* MSRs 800h to 8FFh are the registers in units of 16 bytes. */
+static u64 msr_reg(u32 msr)
+{
+	return (msr & 0xff) << 4;
+}
+
+bool vmx_apic_msr_read(struct cpu *cpu, u32 msr, u64 *value)
+{
+	const struct vmx *vmx = vmx_of(cpu);
+	u64 reg = msr_reg(msr);
+	if (!vmx_cpu2(vmx, CPU2_X2APIC) || (reg != REG_TPR && !vmx_cpu2(vmx, CPU2_APIC_REGISTERS)))
+		return false;
+	*value = mem_read_u64(cpu->mem, reg_address(vmx, reg));
+	return true;
+}
+
+bool vmx_apic_msr_write(struct cpu *cpu, u32 msr, u64 value)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	u64 reg = msr_reg(msr), reserved = reg == REG_EOI ? ~0ULL : BITS(63, 8);
+	bool taken = reg == REG_TPR || (delivers(vmx) && (reg == REG_EOI || reg == REG_SELF_IPI));
+	if (!vmx_cpu2(vmx, CPU2_X2APIC) || !taken)
+		return false;
+	if (value & reserved)
+		cpu_raise_gp(cpu);
+	mem_write_u64(cpu->mem, reg_address(vmx, reg), value);
+	if (reg == REG_TPR)
+		virtualize_tpr(cpu, vmx);
+	else if (reg == REG_EOI)
+		virtualize_eoi(cpu, vmx);
+	else if (value >> 4)
+		request(cpu, vmx, (u8)value);
+	else
+		exit_when_done(cpu, EXIT_APIC_WRITE, reg);
+	return true;
+}
+
+/* --- posted interrupts (30.6) --- */
+
+/* Posted-interrupt descriptor: a bit for every vector, which other processors set, and "outstanding notification". */
+struct posted_descriptor {
+	u64 requests[4];
+	u64 control; /* bit 0: outstanding */
+	u64 unused[3];
+};
+
+static void take_posted(struct vmx *vmx, struct posted_descriptor *d)
+{
+	u8 highest = 0;
+	for (unsigned i = 0; i < 4; i++) {
+		u64 bits = __atomic_exchange_n(&d->requests[i], 0, __ATOMIC_SEQ_CST);
+		if (!bits)
+			continue;
+		u64 reg = REG_IRR + i * 32;
+		reg_write(vmx, reg, reg_read(vmx, reg) | (u32)bits);
+		reg_write(vmx, reg + 16, reg_read(vmx, reg + 16) | (u32)(bits >> 32));
+		highest = (u8)(i * 64 + 63 - (unsigned)__builtin_clzll(bits));
+	}
+	if (highest > rvi(vmx))
+		set_rvi(vmx, highest);
+}
+
+bool vmx_vapic_posted(struct cpu *cpu, u8 vector)
+{
+	struct vmx *vmx = vmx_of(cpu);
+	if (!vmx_pin(vmx, PIN_POSTED_INTERRUPTS) || vector != vmx->vmcs.posted_vector)
+		return false;
+	gpa_t at = vmx->vmcs.posted_descriptor;
+	struct posted_descriptor *d = (struct posted_descriptor *)mem_host(cpu->mem, at, sizeof(*d));
+	if (d) {
+		mem_about_to_write(cpu->mem, mem_ram_offset(cpu->mem, at), sizeof(*d));
+		__atomic_fetch_and(&d->control, ~1ULL, __ATOMIC_SEQ_CST);
+	}
+	if (cpu->platform->apic_eoi)
+		cpu->platform->apic_eoi(cpu->platform->opaque);
+	if (d)
+		take_posted(vmx, d);
+	evaluate(cpu, vmx);
+	cpu_attend(cpu, ATTEND_INTR); /* there may be another one */
+	return true;
+}
