@@ -161,6 +161,33 @@ static void test_loaded_state(void)
 	CHECK_EQUAL("rflags-are-clear-after-the-exit", read_flags() & 0x3f7fd7 & ~0x44UL, 2);
 }
 
+/* DR7 and IA32_DEBUGCTL stay as they are, unless controls say otherwise. */
+static void test_debug_controls(void)
+{
+	vmcs_make(l2_state);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmcs_clear_bits(F(entry_controls), ENTRYC_LOAD_DEBUG);
+	vmcs_clear_bits(F(exit_controls), EXITC_SAVE_DEBUG);
+	vmwrite(F(guest_dr7), 0x700);
+	write_dr7(0x600);
+	CHECK_EQUAL("runs-without-debug-controls", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("without-loading-debug-controls-dr7-stays", l2_regs[L2_RBX], 0x600);
+	CHECK_EQUAL("without-saving-debug-controls-the-fields-stay", vmread(F(guest_dr7)), 0x700);
+}
+
+static void test_unused_controls(void)
+{
+	vmcs_make(l2_state);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmwrite(F(cpu_controls2), 0xffffffff);
+	vmcs_clear_bits(F(cpu_controls), CPU_SECONDARY);
+	CHECK_EQUAL("secondary-controls-that-are-off-count-nothing", vmx_run(), EXIT_VMCALL);
+	vmcs_make(l2_state);
+	vmcs_clear_bits(F(exit_controls), EXITC_HOST_LONG);
+	CHECK_EQUAL("32-bit-host-of-64-bit-code-fails", vmx_run(), VM_FAIL_VALID);
+	CHECK_EQUAL("for-its-host-state", vmread(F(insn_error)), VMERR_ENTRY_HOST_STATE);
+}
+
 L2(l2_efer, "mov $0xc0000080, %ecx; rdmsr; and $~1, %eax; wrmsr; vmcall")
 static void test_efer(void)
 {
@@ -238,6 +265,25 @@ static void set_segment(unsigned n, u16 selector, u32 ar, u32 limit, u64 base)
 
 /* 32-bit protected mode code: the same bytes mean the same there. */
 L2(l2_32, "mov $0xffffffff, %eax; inc %eax; vmcall")
+
+/* From 32-bit code without paging into IA-32e mode (compatibility mode). */
+L2(l2_go_long, ".code32; mov %cr4, %eax; or $0x20, %eax; mov %eax, %cr4; mov $0xc0000080, %ecx; rdmsr;"
+	       "or $0x100, %eax; wrmsr; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0; cpuid; .code64")
+
+static void test_going_long(void)
+{
+	vmcs_make(l2_go_long);
+	vmcs_clear_bits(F(entry_controls), ENTRYC_GUEST_LONG);
+	ept_use();
+	vmcs_set(F(cpu_controls2), CPU2_UNRESTRICTED_GUEST);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmwrite(F(guest_cr0), CR0_PE | CR0_NE);
+	vmwrite(F(guest_cr4), CR4_VMXE);
+	vmwrite(F(guest_efer), 0);
+	set_segment(CS, CODE32, 0xc09b, 0xffffffff, 0);
+	CHECK_EQUAL("guest-that-goes-long-runs", vmx_run(), EXIT_CPUID);
+	CHECK("the-exit-stores-lma", vmread(F(entry_controls)) & ENTRYC_GUEST_LONG);
+}
 
 static void test_32_bits(void)
 {
@@ -319,10 +365,13 @@ void guest_main(void)
 	test_failure_keeps_launch_state();
 	test_checks_are_repeated();
 	test_loaded_state();
+	test_debug_controls();
+	test_unused_controls();
 	test_efer();
 	test_msr_lists();
 	test_bad_msr_entries();
 	test_32_bits();
+	test_going_long();
 	test_real_mode();
 	test_pae();
 }

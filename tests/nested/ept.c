@@ -164,6 +164,17 @@ static void test_large_pages(void)
 	CHECK_EQUAL("reserved-bits-of-large-page-are-misconfigured", vmx_run(), EXIT_EPT_MISCONFIG);
 }
 
+static void test_memory_types(void)
+{
+	if (!(rdmsr(MSR_VMX_EPT_VPID) & BIT(8))) {
+		skip("uncacheable-tables-work", "KVM gives its guests no memory type UC");
+		return;
+	}
+	make(l2_read);
+	vmwrite(F(eptp), (u64)ept_pml4 | EPTP_WALK4 | EPTP_TYPE_UC);
+	CHECK_EQUAL("uncacheable-tables-work", vmx_run(), EXIT_VMCALL);
+}
+
 /* EPT maps a guest page elsewhere: with INVEPT the change is seen at once. */
 static void test_invept(void)
 {
@@ -255,6 +266,7 @@ void guest_main(void)
 	test_misconfiguration();
 	test_accessed_dirty();
 	test_large_pages();
+	test_memory_types();
 	test_invept();
 	test_invvpid();
 	test_tagging();

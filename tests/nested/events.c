@@ -225,6 +225,17 @@ static void test_init(void)
 	CHECK_EQUAL("once", vmx_run(), EXIT_VMCALL);
 }
 
+/* One that waits for a start-up IPI is woken by nothing that comes here. */
+static void test_wait_for_sipi(void)
+{
+	vmcs_make(l2_nops);
+	vmwrite(F(guest_activity), ACTIVITY_WAIT_SIPI);
+	vmwrite(F(entry_event), INTERRUPT(VECTOR));
+	vmwrite(F(guest_rflags), 2 | FLAG_IF);
+	CHECK_EQUAL("guest-that-waits-for-a-sipi-takes-no-event", vmx_run(),
+		    EXIT_ENTRY_GUEST_STATE | (u32)EXIT_ENTRY_FAILURE);
+}
+
 static void test_shutdown(void)
 {
 	vmcs_make(l2_nops);
@@ -511,6 +522,7 @@ void guest_main(void)
 	test_external_interrupt();
 	test_init();
 	test_shutdown();
+	test_wait_for_sipi();
 	test_interrupt_window();
 	test_nmi_window();
 	test_nmi();

@@ -108,6 +108,34 @@ static void test_less_simple(void)
 	CHECK_EQUAL("enabled-rdtscp-exits-with-rdtsc-exiting", vmx_run(), EXIT_RDTSCP);
 }
 
+/* Instructions that a control enables, and nothing else lets exit here: IA32_XSS has no bits. */
+u8 xsave_area[4096] ALIGNED(64);
+L2(l2_rdpid, "rdpid %rax; vmcall")
+L2(l2_xsaves, "xor %edx, %edx; mov $1, %eax; xsaves xsave_area; vmcall")
+
+static u32 run_enabled(void (*code)(void), u32 control)
+{
+	vmcs_make(code);
+	vmwrite(F(guest_cr4), vmread(F(guest_cr4)) | BIT(18));
+	vmwrite(F(exception_bitmap), BIT(UD));
+	vmwrite(F(xss_bitmap), ~0ULL);
+	if (control)
+		vmcs_set(F(cpu_controls2), control);
+	return vmx_run();
+}
+
+static void test_enabled(void)
+{
+	CHECK_EQUAL("rdpid-that-is-not-enabled-is-ud", run_enabled(l2_rdpid, 0), EXIT_EXCEPTION_NMI);
+	CHECK_EQUAL("enabled-rdpid-runs", run_enabled(l2_rdpid, CPU2_RDTSCP), EXIT_VMCALL);
+	if (!(rdmsr(MSR_VMX_CPU2) >> 32 & CPU2_XSAVES)) {
+		skip("enabled-xsaves-runs", "no XSAVES");
+		return;
+	}
+	CHECK_EQUAL("xsaves-that-is-not-enabled-is-ud", run_enabled(l2_xsaves, 0), EXIT_EXCEPTION_NMI);
+	CHECK_EQUAL("enabled-xsaves-runs", run_enabled(l2_xsaves, CPU2_XSAVES), EXIT_VMCALL);
+}
+
 L2(l2_rdtsc_offset, "rdtsc; vmcall")
 static u64 l2_tsc(void)
 {
@@ -582,6 +610,7 @@ void guest_main(void)
 	vmx_start();
 	test_simple();
 	test_less_simple();
+	test_enabled();
 	test_tsc_offset();
 	test_tsc_scaling();
 	test_pause_loop();

@@ -1,39 +1,20 @@
 /*
- * Capability MSRs (SDM vol. 3, appendix A): exactly what the other files do. Firmware's part, IA32_FEATURE_CONTROL, is
- * as a BIOS leaves it: VMXON allowed outside SMX, and locked.
+ * Capability MSRs (SDM vol. 3, appendix A): exactly what the other files do, as features.def lists it. Firmware's part,
+ * IA32_FEATURE_CONTROL, is as a BIOS leaves it: VMXON allowed outside SMX, and locked.
  */
 #include "hv/vmx/vmx.h"
 #include "x86/feature.h"
-
-/* What may be 1 beyond the default-1 bits. */
-#define PIN_ALLOWED (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS | PIN_PREEMPTION_TIMER | PIN_POSTED_INTERRUPTS)
-#define CPU_ALLOWED                                                                                                    \
-	(CPU_INTERRUPT_WINDOW | CPU_TSC_OFFSETTING | CPU_HLT | CPU_INVLPG | CPU_MWAIT_EXITING | CPU_RDPMC |            \
-	 CPU_RDTSC | CPU_CR8_LOAD | CPU_CR8_STORE | CPU_TPR_SHADOW | CPU_NMI_WINDOW | CPU_MOV_DR |                     \
-	 CPU_UNCONDITIONAL_IO | CPU_IO_BITMAPS | CPU_MTF | CPU_MSR_BITMAPS | CPU_MONITOR | CPU_PAUSE | CPU_SECONDARY)
-#define CPU2_ALLOWED                                                                                                   \
-	(CPU2_APIC_ACCESSES | CPU2_EPT | CPU2_DESCRIPTOR_TABLE | CPU2_X2APIC | CPU2_VPID | CPU2_WBINVD |               \
-	 CPU2_UNRESTRICTED_GUEST | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS | CPU2_PAUSE_LOOP |                   \
-	 CPU2_VM_FUNCTIONS | CPU2_VMCS_SHADOWING | CPU2_PML | CPU2_EPT_VE | CPU2_MODE_BASED_EXECUTE |                  \
-	 CPU2_TSC_SCALING)
-#define EXITC_ALLOWED                                                                                                  \
-	(EXITC_HOST_LONG | EXITC_ACK_INTERRUPT | EXITC_SAVE_PAT | EXITC_LOAD_PAT | EXITC_SAVE_EFER | EXITC_LOAD_EFER | \
-	 EXITC_SAVE_PREEMPTION)
-#define ENTRYC_ALLOWED (ENTRYC_GUEST_LONG | ENTRYC_LOAD_PAT | ENTRYC_LOAD_EFER)
-
-/* Default-1 controls that the true capability MSRs let be 0 (appendix A.2). */
-#define CPU_TRUE_FLEXIBLE    (CPU_CR3_LOAD | CPU_CR3_STORE)
-#define EXITC_TRUE_FLEXIBLE  EXITC_SAVE_DEBUG
-#define ENTRYC_TRUE_FLEXIBLE ENTRYC_LOAD_DEBUG
 
 #define BASIC_TYPE_WB   (6ULL << 50)
 #define BASIC_IO_INFO   BIT(54) /* INS and OUTS fill the instruction information */
 #define BASIC_TRUE_MSRS BIT(55)
 
-#define MISC_STORE_LMA    BIT(5) /* VM exits store EFER.LMA into the control "IA-32e mode guest" */
-#define MISC_ACTIVITY_ALL BITS(8, 6)
-#define MISC_VMWRITE_ALL  BIT(29) /* VMWRITE works on every field */
-#define MISC_LENGTH_ZERO  BIT(30) /* software events may be injected with instruction length 0 */
+#define MISC_STORE_LMA         BIT(5) /* VM exits store EFER.LMA into the control "IA-32e mode guest" */
+#define MISC_ACTIVITY_HLT      BIT(6)
+#define MISC_ACTIVITY_SHUTDOWN BIT(7)
+#define MISC_ACTIVITY_SIPI     BIT(8)
+#define MISC_VMWRITE_ALL       BIT(29) /* VMWRITE works on every field */
+#define MISC_LENGTH_ZERO       BIT(30) /* software events may be injected with instruction length 0 */
 
 #define EPT_EXECUTE_ONLY   BIT(0)
 #define EPT_WALK4          BIT(6)
@@ -45,29 +26,50 @@
 #define EPT_INVEPT         BIT(20)
 #define EPT_AD             BIT(21)
 #define EPT_ADVANCED_INFO  BIT(22)
-#define EPT_INVEPT_TYPES   BITS(26, 25)
+#define EPT_INVEPT_SINGLE  BIT(25)
+#define EPT_INVEPT_ALL     BIT(26)
 #define VPID_INVVPID       BIT(32)
 #define VPID_INVVPID_TYPES BITS(43, 40)
 
+/* The MSRs that have features; a control that is 1 by default may have the feature that it can be 0. */
+enum capability {
+	IN_BASIC,
+	IN_PIN,
+	IN_CPU,
+	IN_CPU_MAY_BE_0,
+	IN_CPU2,
+	IN_EXIT,
+	IN_EXIT_MAY_BE_0,
+	IN_ENTRY,
+	IN_ENTRY_MAY_BE_0,
+	IN_MISC,
+	IN_EPT_VPID,
+	IN_VMFUNC
+};
+
+static const struct {
+	u64 bits;
+	u8 in; /* enum capability */
+	u8 feature;
+} features[] = {
+#define FEATURE(msr, mask, needs, name, section, test) { mask, IN_##msr, FEATURE_##needs },
+#include "hv/vmx/features.def"
+#undef FEATURE
+};
+
 static bool has(const struct vmx *vmx, enum feature f)
 {
-	return vmx->cpu->config->features[f / 8] & (1u << f % 8);
+	return f == FEATURE_BASE || (vmx->cpu->config->features[f / 8] & (1u << f % 8));
 }
 
-static u32 secondary_allowed(const struct vmx *vmx)
+/* All features of one kind that this CPU has. */
+static u64 all(const struct vmx *vmx, enum capability in)
 {
-	u64 allowed = CPU2_ALLOWED;
-	if (has(vmx, FEATURE_RDTSCP) || has(vmx, FEATURE_RDPID))
-		allowed |= CPU2_RDTSCP;
-	if (has(vmx, FEATURE_RDRAND))
-		allowed |= CPU2_RDRAND;
-	if (has(vmx, FEATURE_RDSEED))
-		allowed |= CPU2_RDSEED;
-	if (has(vmx, FEATURE_INVPCID))
-		allowed |= CPU2_INVPCID;
-	if (has(vmx, FEATURE_XSAVES))
-		allowed |= CPU2_XSAVES;
-	return (u32)allowed;
+	u64 bits = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++)
+		if (features[i].in == in && has(vmx, features[i].feature))
+			bits |= features[i].bits;
+	return bits;
 }
 
 /* CR4 bits that may be 1: those whose feature this CPU has. */
@@ -97,7 +99,7 @@ static u64 cr4_allowed(const struct vmx *vmx)
 	};
 	u64 allowed = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(by_feature); i++)
-		if (by_feature[i].feature == FEATURE_BASE || has(vmx, by_feature[i].feature))
+		if (has(vmx, by_feature[i].feature))
 			allowed |= by_feature[i].bits;
 	return allowed;
 }
@@ -113,39 +115,33 @@ static void set(struct vmx *vmx, enum vmx_msr msr, u64 value)
 	vmx->caps[msr - MSR_VMX_BASIC] = value;
 }
 
-static void control_caps(struct vmx *vmx)
+/* A control word's MSR and its true twin, which lets more bits be 0. */
+static void set_control(struct vmx *vmx, enum vmx_msr msr, enum vmx_msr true_msr, u64 default1, u64 may, u64 may_be_0)
 {
-	set(vmx, MSR_VMX_PIN, control(PIN_DEFAULT1, PIN_ALLOWED));
-	set(vmx, MSR_VMX_TRUE_PIN, control(PIN_DEFAULT1, PIN_ALLOWED));
-	set(vmx, MSR_VMX_CPU, control(CPU_DEFAULT1, CPU_ALLOWED));
-	set(vmx, MSR_VMX_TRUE_CPU, control(CPU_DEFAULT1 & ~CPU_TRUE_FLEXIBLE, CPU_DEFAULT1 | CPU_ALLOWED));
-	set(vmx, MSR_VMX_CPU2, control(0, secondary_allowed(vmx)));
-	set(vmx, MSR_VMX_EXIT, control(EXITC_DEFAULT1, EXITC_ALLOWED));
-	set(vmx, MSR_VMX_TRUE_EXIT, control(EXITC_DEFAULT1 & ~EXITC_TRUE_FLEXIBLE, EXITC_DEFAULT1 | EXITC_ALLOWED));
-	set(vmx, MSR_VMX_ENTRY, control(ENTRYC_DEFAULT1, ENTRYC_ALLOWED));
-	set(vmx, MSR_VMX_TRUE_ENTRY,
-	    control(ENTRYC_DEFAULT1 & ~ENTRYC_TRUE_FLEXIBLE, ENTRYC_DEFAULT1 | ENTRYC_ALLOWED));
+	set(vmx, msr, control(default1, may));
+	set(vmx, true_msr, control(default1 & ~may_be_0, default1 | may));
 }
 
 void vmx_caps_init(struct vmx *vmx)
 {
 	vmx->feature_control = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
-	set(vmx, MSR_VMX_BASIC,
-	    VMCS_REVISION | (u64)VMCS_REGION_SIZE << 32 | BASIC_TYPE_WB | BASIC_IO_INFO | BASIC_TRUE_MSRS);
-	control_caps(vmx);
-	set(vmx, MSR_VMX_MISC,
-	    VMX_TIMER_SHIFT | MISC_STORE_LMA | MISC_ACTIVITY_ALL | VMX_CR3_TARGETS << 16 | MISC_VMWRITE_ALL |
-		    MISC_LENGTH_ZERO);
+	set(vmx, MSR_VMX_BASIC, VMCS_REVISION | (u64)VMCS_REGION_SIZE << 32 | BASIC_TYPE_WB | all(vmx, IN_BASIC));
+	set_control(vmx, MSR_VMX_PIN, MSR_VMX_TRUE_PIN, PIN_DEFAULT1, all(vmx, IN_PIN), 0);
+	set_control(vmx, MSR_VMX_CPU, MSR_VMX_TRUE_CPU, CPU_DEFAULT1, all(vmx, IN_CPU), all(vmx, IN_CPU_MAY_BE_0));
+	set(vmx, MSR_VMX_CPU2, control(0, all(vmx, IN_CPU2)));
+	set_control(vmx, MSR_VMX_EXIT, MSR_VMX_TRUE_EXIT, EXITC_DEFAULT1, all(vmx, IN_EXIT),
+		    all(vmx, IN_EXIT_MAY_BE_0));
+	set_control(vmx, MSR_VMX_ENTRY, MSR_VMX_TRUE_ENTRY, ENTRYC_DEFAULT1, all(vmx, IN_ENTRY),
+		    all(vmx, IN_ENTRY_MAY_BE_0));
+	set(vmx, MSR_VMX_MISC, VMX_TIMER_SHIFT | VMX_CR3_TARGETS << 16 | all(vmx, IN_MISC));
 	set(vmx, MSR_VMX_CR0_FIXED0, CR0_PE | CR0_NE | CR0_PG);
 	set(vmx, MSR_VMX_CR0_FIXED1, BITS(31, 0));
 	set(vmx, MSR_VMX_CR4_FIXED0, CR4_VMXE);
 	set(vmx, MSR_VMX_CR4_FIXED1, cr4_allowed(vmx));
 	vmx->linear_bits = cr4_allowed(vmx) & CR4_LA57 ? 57 : 48;
 	set(vmx, MSR_VMX_VMCS_ENUM, VMCS_INDEX_MAX << 1);
-	set(vmx, MSR_VMX_EPT_VPID,
-	    EPT_EXECUTE_ONLY | EPT_WALK4 | EPT_WALK5 | EPT_UC | EPT_WB | EPT_2M | EPT_1G | EPT_INVEPT | EPT_AD |
-		    EPT_ADVANCED_INFO | EPT_INVEPT_TYPES | VPID_INVVPID | VPID_INVVPID_TYPES);
-	set(vmx, MSR_VMX_VMFUNC, VMFUNC_EPTP_SWITCHING);
+	set(vmx, MSR_VMX_EPT_VPID, all(vmx, IN_EPT_VPID));
+	set(vmx, MSR_VMX_VMFUNC, all(vmx, IN_VMFUNC));
 }
 
 bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value)
