@@ -15,6 +15,8 @@
 #define MSR_SYSENTER_CS       0x174
 #define MSR_SYSENTER_ESP      0x175
 #define MSR_SYSENTER_EIP      0x176
+#define MSR_P5_MC_ADDR        0x000
+#define MSR_P5_MC_TYPE        0x001
 #define MSR_MCG_CAP           0x179
 #define MSR_MCG_STATUS        0x17a
 #define MSR_MISC_ENABLE       0x1a0

@@ -94,6 +94,15 @@ static void test_vmx_only_when_nested(void)
 	g_assert_true(config.features[FEATURE_VMX / 8] >> FEATURE_VMX % 8 & 1);
 }
 
+/* The architecture of machine checks means nothing without the exception (SDM vol. 3, 16.1). */
+static void test_machine_check(void)
+{
+	struct cpu_config config = { .cpu_count = 1 };
+	g_assert_cmpint(cpu_cpuid_init(&config), ==, 0);
+	g_assert_true(config.features[FEATURE_MCA / 8] >> FEATURE_MCA % 8 & 1);
+	g_assert_true(config.features[FEATURE_MCE / 8] >> FEATURE_MCE % 8 & 1);
+}
+
 /* MWAIT would wait for ever on what another CPU writes. */
 static void test_monitor_only_alone(void)
 {
@@ -168,6 +177,7 @@ static void test_address_widths(void)
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/cpuid/machine-check-exception-with-its-architecture", test_machine_check);
 	g_test_add_func("/cpuid/every-feature-shows-its-bit-alone", test_feature_bits);
 	g_test_add_func("/cpuid/known-bits-are-where-guests-look", test_known_bits);
 	g_test_add_func("/cpuid/names-vendor-brand-and-hypervisor", test_vendor);

@@ -85,7 +85,7 @@ static u64 cr4_allowed(const struct vmx *vmx)
 		{ FEATURE_DE, CR4_DE },
 		{ FEATURE_PSE, CR4_PSE },
 		{ FEATURE_PAE, CR4_PAE },
-		{ FEATURE_MCA, CR4_MCE },
+		{ FEATURE_MCE, CR4_MCE },
 		{ FEATURE_PGE, CR4_PGE },
 		{ FEATURE_FXSR, CR4_OSFXSR },
 		{ FEATURE_SSE, CR4_OSXMMEXCPT },
