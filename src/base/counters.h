@@ -6,7 +6,7 @@
 
 #include "base/types.h"
 
-enum { COUNTERS_EXIT_REASONS = 128 };
+enum { COUNTERS_EXIT_REASONS = 128, COUNTERS_HANDLERS = 2048 };
 
 struct counters {
 #define X(name, text) u64 name;
@@ -14,6 +14,8 @@ struct counters {
 #undef X
 	/* VM exits by basic exit reason (Intel SDM vol. 3, appendix C). */
 	u64 exit_reason[COUNTERS_EXIT_REASONS];
+	/* Handlers called from translated code, by number of the instruction's row (cpu/insn.h). */
+	u64 handler[COUNTERS_HANDLERS];
 };
 
 #endif

@@ -1,9 +1,13 @@
 #include "cli/stats.h"
 
 #include "base/clock.h"
+#include "cpu/insn.h"
 #include "x86/exit_reason.h"
 
 #include <string.h>
+
+/* Of the table; JSON has all. */
+enum { HANDLERS_SHOWN = 24 };
 
 static const struct {
 	const char *name, *text;
@@ -24,17 +28,17 @@ static double per_second(u64 count, u64 ns)
 	return ns ? (double)count * NS_PER_SEC / (double)ns : 0;
 }
 
-/* Exit reasons, most frequent first; `order` has room for all. Returns how many occurred. */
-static unsigned sort_reasons(const struct counters *counters, unsigned order[COUNTERS_EXIT_REASONS])
+/* Indexes of counters that are not 0, highest first; `order` has room for all. Returns how many there are. */
+static unsigned sort(const u64 *counters, unsigned size, unsigned *order)
 {
 	unsigned count = 0;
-	for (unsigned reason = 0; reason < COUNTERS_EXIT_REASONS; reason++) {
-		if (!counters->exit_reason[reason])
+	for (unsigned i = 0; i < size; i++) {
+		if (!counters[i])
 			continue;
 		unsigned at = count++;
-		for (; at > 0 && counters->exit_reason[order[at - 1]] < counters->exit_reason[reason]; at--)
+		for (; at > 0 && counters[order[at - 1]] < counters[i]; at--)
 			order[at] = order[at - 1];
-		order[at] = reason;
+		order[at] = i;
 	}
 	return count;
 }
@@ -57,7 +61,7 @@ static void table_line(FILE *out, const char *name, unsigned long long value)
 void stats_print_table(FILE *out, const struct stats *stats)
 {
 	const struct counters *counters = stats->counters;
-	unsigned order[COUNTERS_EXIT_REASONS];
+	unsigned order[COUNTERS_HANDLERS];
 	fprintf(out, "strata: engine %s, %.3f s, %u reset%s, status %d\n", stats->engine,
 		(double)stats->run_ns / NS_PER_SEC, stats->resets, stats->resets == 1 ? "" : "s", stats->status);
 	if (!counters)
@@ -69,7 +73,13 @@ void stats_print_table(FILE *out, const struct stats *stats)
 	if (counters->instructions)
 		table_line(out, "instructions per second",
 			   (unsigned long long)per_second(counters->instructions, stats->run_ns));
-	unsigned count = sort_reasons(counters, order);
+	unsigned count = sort(counters->handler, COUNTERS_HANDLERS, order);
+	for (unsigned i = 0; i < count && i < HANDLERS_SHOWN; i++) {
+		char name[64];
+		snprintf(name, sizeof name, "handlers called: %s", insn_row_name(order[i]));
+		table_line(out, name, counters->handler[order[i]]);
+	}
+	count = sort(counters->exit_reason, COUNTERS_EXIT_REASONS, order);
 	for (unsigned i = 0; i < count; i++) {
 		char name[64], number[16];
 		snprintf(name, sizeof name, "VM exits: %s", name_of_reason(order[i], number));
@@ -80,7 +90,7 @@ void stats_print_table(FILE *out, const struct stats *stats)
 void stats_print_json(FILE *out, const struct stats *stats)
 {
 	const struct counters *counters = stats->counters;
-	unsigned order[COUNTERS_EXIT_REASONS];
+	unsigned order[COUNTERS_HANDLERS];
 	fprintf(out, "{\n  \"engine\": \"%s\",\n  \"status\": %d,\n  \"seconds\": %.6f,\n  \"resets\": %u",
 		stats->engine, stats->status, (double)stats->run_ns / NS_PER_SEC, stats->resets);
 	if (counters) {
@@ -90,12 +100,17 @@ void stats_print_json(FILE *out, const struct stats *stats)
 			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", rows[i].name,
 				(unsigned long long)value_of(counters, i));
 		fprintf(out, "\n  },\n  \"vm_exits_by_reason\": {");
-		unsigned count = sort_reasons(counters, order);
+		unsigned count = sort(counters->exit_reason, COUNTERS_EXIT_REASONS, order);
 		for (unsigned i = 0; i < count; i++) {
 			char number[16];
 			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", name_of_reason(order[i], number),
 				(unsigned long long)counters->exit_reason[order[i]]);
 		}
+		fprintf(out, "\n  },\n  \"handlers_called\": {");
+		count = sort(counters->handler, COUNTERS_HANDLERS, order);
+		for (unsigned i = 0; i < count; i++)
+			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", insn_row_name(order[i]),
+				(unsigned long long)counters->handler[order[i]]);
 		fprintf(out, "\n  }");
 	}
 	fprintf(out, "\n}\n");

@@ -20,7 +20,7 @@ void stats_print_table(FILE *out, const struct stats *stats);
 
 /*
  * One object: {"engine", "status", "seconds", "resets", "counters": {name: n, ...}, "instructions_per_second",
- * "vm_exits_by_reason": {name: n, ...}}, only exit reasons that occurred.
+ * "vm_exits_by_reason": {name: n, ...}, "handlers_called": {instruction: n, ...}}, only what occurred.
  */
 void stats_print_json(FILE *out, const struct stats *stats);
 

@@ -6,6 +6,8 @@
 #include "x86/feature.h"
 #include "x86/svm_exit.h"
 
+#include <assert.h>
+
 #define ROW(mnemonic, select_fn, ...) bool select_fn(const struct decode *d, struct insn *insn);
 #include "cpu/insn_integer.def"
 #include "cpu/insn_system.def"
@@ -22,6 +24,7 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 		.feature = FEATURE_##feat,                                                                             \
 		.vmx_exit = EXIT_##vmx,                                                                                \
 		.svm_exit = SVM_EXIT_##svm,                                                                            \
+		.number = ZYDIS_MNEMONIC_##mnemonic,                                                                   \
 	},
 #include "cpu/insn_integer.def"
 #include "cpu/insn_system.def"
@@ -29,6 +32,13 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 #include "cpu/insn_vmx.def"
 #undef ROW
 };
+
+static_assert(ARRAY_SIZE(rows) <= COUNTERS_HANDLERS, "a counter for each row");
+
+const char *insn_row_name(unsigned number)
+{
+	return number < ARRAY_SIZE(rows) ? rows[number].name : NULL;
+}
 
 const struct insn_row *insn_row_find(ZydisMnemonic mnemonic)
 {

@@ -96,6 +96,8 @@ static u64 run_handler(struct cpu *cpu, u64 site)
 	/* As in the interpreter: a throw counts what was done, from the block's beginning. */
 	cpu->counters.instructions -= counted;
 	cpu->counters.instructions_by_handler++;
+	if (insn->row)
+		cpu->counters.handler[insn->row->number]++;
 	insn->exec(cpu, insn);
 	cpu->counters.instructions += counted;
 	cpu->vectors_allowed = jit_vectors_allowed(cpu);
@@ -120,6 +122,7 @@ static void interpret(struct cpu *cpu, u64 site)
 		insn->exec(cpu, insn);
 	}
 	cpu->counters.instructions += site & 0xff;
+	cpu->counters.instructions_interpreted += site & 0xff;
 }
 
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
