@@ -87,6 +87,19 @@ static const struct insn *scratch_keep(struct scratch_entry *e, u64 linear, u32 
 	return &e->insn;
 }
 
+static struct scratch_entry *scratch_entry(const struct cpu *cpu, u64 linear)
+{
+	return &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
+}
+
+/* Did the instruction here cross the page when it last ran? Then no block begins with it, and none need be tried. */
+static bool crossed_page(const struct cpu *cpu, u64 linear)
+{
+	const struct scratch_entry *e = scratch_entry(cpu, linear);
+	return e->linear == linear && e->mode_key == block_key(cpu->mode_key) &&
+	       e->length > PAGE_SIZE - (linear & (PAGE_SIZE - 1));
+}
+
 /*
  * The instruction at RIP, where blocks cannot be: across pages, in a page that changes all the time, or in no RAM. Its
  * second page is looked at only if it reaches there.
@@ -94,7 +107,7 @@ static const struct insn *scratch_keep(struct scratch_entry *e, u64 linear, u32 
 static const struct insn *scratch_get(struct cpu *cpu, u64 linear)
 {
 	u32 key = block_key(cpu->mode_key);
-	struct scratch_entry *e = &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
+	struct scratch_entry *e = scratch_entry(cpu, linear);
 	unsigned first = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
 	u8 bytes[sizeof(e->bytes)] = { 0 };
 
@@ -128,6 +141,8 @@ static u64 jump_stamp(const struct cpu *cpu)
 
 static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
 {
+	if (crossed_page(cpu, linear))
+		return NULL;
 	u64 ram_offset = code_ram_offset(cpu, linear);
 	if (ram_offset == RAM_OFFSET_NONE)
 		return NULL;
@@ -181,6 +196,7 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 	insn->exec(cpu, insn);
 	cpu->alone = false;
 	cpu->counters.instructions++;
+	cpu->counters.instructions_interpreted++;
 }
 
 static inline void run_block(struct cpu *cpu, struct block *block)
@@ -197,6 +213,7 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 		insn->exec(cpu, insn);
 	} while (++insn != end);
 	cpu->counters.instructions += block->count;
+	cpu->counters.instructions_interpreted += block->count;
 }
 
 /* Whatever keeps the loop from going straight on. Returns like cpu_attend_events(). */
