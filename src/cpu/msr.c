@@ -61,6 +61,12 @@ static bool msr_read_zero(struct cpu *cpu, u32 msr, u64 *value)
 	return true;
 }
 
+/* Write-only registers. */
+static bool msr_read_none(struct cpu *cpu, u32 msr, u64 *value)
+{
+	return false;
+}
+
 /* Read-only registers. */
 static bool msr_write_none(struct cpu *cpu, u32 msr, u64 value)
 {
@@ -70,6 +76,11 @@ static bool msr_write_none(struct cpu *cpu, u32 msr, u64 value)
 static bool msr_write_ignored(struct cpu *cpu, u32 msr, u64 value)
 {
 	return true;
+}
+
+static bool msr_write_pred_cmd(struct cpu *cpu, u32 msr, u64 value)
+{
+	return !(value & ~PRED_CMD_IBPB);
 }
 
 static bool msr_read_tsc(struct cpu *cpu, u32 msr, u64 *value)
@@ -109,12 +120,16 @@ static bool msr_read_mtrr_cap(struct cpu *cpu, u32 msr, u64 *value)
 	return true;
 }
 
-/* An interpreter speculates about nothing: guests need none of the mitigations that these bits can switch off. */
+/*
+ * A CPU in software speculates about nothing, so there is nothing that a guest could mitigate, and these bits switch
+ * its attempts off; IBRS_ALL those that replace indirect branches. What the host's CPU speculates about while it runs
+ * Strata no code of a guest can bear on, retpolines included: the translator makes the same jumps of them all.
+ */
 static bool msr_read_arch_capabilities(struct cpu *cpu, u32 msr, u64 *value)
 {
-	*value = ARCH_CAP_RDCL_NO | ARCH_CAP_SKIP_L1DFL | ARCH_CAP_SSB_NO | ARCH_CAP_MDS_NO | ARCH_CAP_PSCHANGE_NO |
-		 ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO | ARCH_CAP_BHI_NO |
-		 ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | ARCH_CAP_ITS_NO;
+	*value = ARCH_CAP_RDCL_NO | ARCH_CAP_IBRS_ALL | ARCH_CAP_SKIP_L1DFL | ARCH_CAP_SSB_NO | ARCH_CAP_MDS_NO |
+		 ARCH_CAP_PSCHANGE_NO | ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO |
+		 ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | ARCH_CAP_ITS_NO;
 	return true;
 }
 

@@ -9,6 +9,8 @@
 #define MSR_APIC_BASE         0x1b
 #define MSR_FEATURE_CONTROL   0x3a
 #define MSR_TSC_ADJUST        0x3b
+#define MSR_SPEC_CTRL         0x48
+#define MSR_PRED_CMD          0x49
 #define MSR_BIOS_SIGN_ID      0x8b
 #define MSR_MTRR_CAP          0xfe
 #define MSR_ARCH_CAPABILITIES 0x10a
@@ -41,6 +43,7 @@
 
 /* IA32_ARCH_CAPABILITIES: what this CPU is not affected by. */
 #define ARCH_CAP_RDCL_NO      BIT(0)
+#define ARCH_CAP_IBRS_ALL     BIT(1)
 #define ARCH_CAP_SKIP_L1DFL   BIT(3)
 #define ARCH_CAP_SSB_NO       BIT(4)
 #define ARCH_CAP_MDS_NO       BIT(5)
@@ -54,5 +57,10 @@
 #define ARCH_CAP_GDS_NO       BIT(26)
 #define ARCH_CAP_RFDS_NO      BIT(27)
 #define ARCH_CAP_ITS_NO       BIT(62)
+
+/* IA32_SPEC_CTRL, IA32_PRED_CMD */
+#define SPEC_CTRL_IBRS  BIT(0)
+#define SPEC_CTRL_STIBP BIT(1)
+#define PRED_CMD_IBPB   BIT(0)
 
 #endif

@@ -126,8 +126,7 @@ static void test_tsc_adjust(void)
 
 static void test_unknown(void)
 {
-	static const u32 unknown[] = { 0x2,   0x33,  0x48,       0x49,       0x140,     0xce,
-				       0x345, 0x606, 0xc0010015, 0x4b564d00, 0xffffffff };
+	static const u32 unknown[] = { 0x2, 0x33, 0x140, 0xce, 0x345, 0x606, 0xc0010015, 0x4b564d00, 0xffffffff };
 	struct machine *m = machine_new();
 	u64 value;
 	for (unsigned i = 0; i < ARRAY_SIZE(unknown); i++) {
@@ -153,11 +152,27 @@ static void test_read_only(void)
 	machine_free(m);
 }
 
+/* What a kernel that trusts IBRS_ALL does: IBRS on once, a barrier now and then. */
+static void test_speculation_control(void)
+{
+	struct machine *m = machine_new();
+	u64 value;
+	g_assert_true(get(m, MSR_ARCH_CAPABILITIES) & ARCH_CAP_IBRS_ALL);
+	g_assert_true(put(m, MSR_SPEC_CTRL, SPEC_CTRL_IBRS | SPEC_CTRL_STIBP));
+	g_assert_cmphex(get(m, MSR_SPEC_CTRL), ==, SPEC_CTRL_IBRS | SPEC_CTRL_STIBP);
+	g_assert_false(put(m, MSR_SPEC_CTRL, 1 << 2)); /* SSBD, which is not shown */
+	g_assert_true(put(m, MSR_PRED_CMD, PRED_CMD_IBPB));
+	g_assert_false(put(m, MSR_PRED_CMD, 2));
+	g_assert_false(msr_read(&m->cpu, MSR_PRED_CMD, &value));
+	machine_free(m);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/msr/table-resets-and-masks-as-it-says", test_table);
 	g_test_add_func("/msr/reset-restores-values", test_reset_restores);
+	g_test_add_func("/msr/speculation-control-takes-its-bits", test_speculation_control);
 	g_test_add_func("/msr/init-keeps-values-but-efer", test_init_keeps);
 	g_test_add_func("/msr/pat-refuses-reserved-types", test_pat);
 	g_test_add_func("/msr/mtrrs-refuse-reserved-bits", test_mtrr);
