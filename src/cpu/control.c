@@ -80,7 +80,7 @@ void cr3_write(struct cpu *cpu, u64 value)
 	cpu->cr3 = value;
 	cpu_update_mode(cpu);
 	if (!keep)
-		mmu_flush_pcid(&cpu->mmu, cpu->cr4 & CR4_PCIDE ? value & 0xfff : 0, false);
+		mmu_flush_pcid(&cpu->mmu, cpu->cr4 & CR4_PCIDE ? value & 0xfff : 0);
 }
 
 u64 cr4_supported(const struct cpu *cpu)

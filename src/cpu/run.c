@@ -149,6 +149,7 @@ static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, 
 	struct block *block = block_get(cpu, ram_offset, block_key(cpu->mode_key));
 	if (block) {
 		struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+		mmu_note_code(&cpu->mmu, linear);
 		*e = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block };
 	}
 	return block;

@@ -202,7 +202,7 @@ static void exec_invpcid(struct cpu *cpu, const struct insn *insn)
 		mmu_flush_pcid_page(&cpu->mmu, pcid, descriptor[1]);
 		break;
 	case 1:
-		mmu_flush_pcid(&cpu->mmu, pcid, false);
+		mmu_flush_pcid(&cpu->mmu, pcid);
 		break;
 	case 2:
 		mmu_flush_vpid_all(&cpu->mmu, true);

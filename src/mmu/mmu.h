@@ -2,10 +2,11 @@
  * The memory management unit of one CPU: page walks for every paging mode and EPT through one walker (walk.h), and the
  * soft TLB, kept per context so that CR3 loads, VM entries and VM exits swap pointers.
  *
- * A context is one address space as the TLB knows it: (VPID, EPTP, PCID). Each context has one table of entries per
- * privilege class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host address.
- * Architectural flushes (MOV to CR3, INVLPG, INVPCID, INVVPID, INVEPT, …) bump a context's revision, which is part of
- * every tag, so that a flush costs O(1).
+ * A context is one machine as the TLB knows it: (VPID, EPTP). Each context has one table of entries per privilege
+ * class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host address. The tables hold
+ * global pages, and the others ("local" ones) of one PCID: when another one comes, they are put aside, and its own come
+ * back. MOV to CR3 drops the local ones, as many as there are; what is to drop everything bumps the context's revision,
+ * which is part of every tag.
  *
  * A stale entry would be an access to somebody else's host memory: bounds first; RAM is never unmapped while a CPU
  * runs.
@@ -72,6 +73,7 @@ struct mmu_result {
 };
 
 struct mmu_context; /* private to tlb.c */
+struct mmu_space;   /* likewise */
 struct mmu_formats; /* private to walk.c */
 
 struct mmu {
@@ -86,11 +88,14 @@ struct mmu {
 	struct mmu_paging paging;
 	struct mmu_context *context;
 	struct mmu_context *contexts; /* all of them, recycled least recently used */
+	struct mmu_space *spaces;     /* what was put aside, likewise */
 	/*
-	 * Names the current context as last flushed: no two ever share it, and switching back to a context brings its
-	 * own back. Whoever caches a translation stores it and compares it.
+	 * Names the code of the current context, address space and privilege, as last flushed: no two ever share it,
+	 * and switching back brings the old one back. Whoever caches where code is stores it and compares it. The
+	 * supervisor's outlives address spaces if its code is in global pages.
 	 */
 	u64 generation, last_generation;
+	u64 protections;    /* how often mmu_protect_code() was called */
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
 	bool checked;       /* see mmu_set_checked */
 	/*
@@ -99,7 +104,7 @@ struct mmu {
 	 */
 	u16 *pml_index;
 	gpa_t pml_log;
-	u64 clock; /* counts context switches, for least recently used */
+	u64 clock; /* counts switches, for least recently used */
 	struct mmu_formats *formats;
 	struct tlb_entry *tables; /* of all contexts, then one that stays empty */
 };
@@ -139,13 +144,16 @@ struct mmu_result mmu_translate_gpa(struct mmu *mmu, gpa_t l2_gpa, enum mmu_acce
 
 /* Flushes. All of the current VPID and EPTP unless said otherwise. */
 void mmu_flush_page(struct mmu *mmu, u64 va);                 /* INVLPG: current PCID and global pages */
-void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals); /* MOV to CR3; INVPCID type 1 */
+void mmu_flush_pcid(struct mmu *mmu, u16 pcid);               /* MOV to CR3; INVPCID type 1: global pages stay */
 void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va);  /* INVPCID type 0 */
 void mmu_flush_vpid_all(struct mmu *mmu, bool globals);       /* INVPCID types 2, 3; CR4.PGE toggles */
 void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals); /* INVVPID types 1, 3; VM transitions with VPID 0 */
 void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va);  /* INVVPID type 0 */
 void mmu_flush_ept(struct mmu *mmu, u64 eptp);                /* INVEPT type 1: contexts whose EP4TA matches */
 void mmu_flush_all(struct mmu *mmu);
+
+/* The caller caches where the code at va is, under mmu->generation. Its page was just translated. */
+void mmu_note_code(struct mmu *mmu, u64 va);
 
 /* The page now holds decoded code: no context may keep a write entry for it. */
 void mmu_protect_code(struct mmu *mmu, u64 ram_offset);

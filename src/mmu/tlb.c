@@ -8,10 +8,14 @@
 #include <string.h>
 
 enum {
-	CONTEXTS = 32,
+	CONTEXTS = 16,
+	SPACES = 32,
+	SAVED_MAX = 256,     /* entries of one space */
 	REVISION_MAX = 4095, /* bits 11:0 of a tag */
-	WRITE_FILTER = 4096, /* bits; at most TLB_ENTRIES of them are set by live entries */
-	LARGE_FILTER = 256,
+	/* Bits. */
+	WRITE_FILTER = 4096,
+	LARGE_FILTER = 2048,
+	CODE_FILTER = 1024,
 };
 
 /* A set of small numbers that may answer yes for one that was never added. */
@@ -34,17 +38,27 @@ static bool filter_has(const u64 *filter, unsigned bits, u64 key)
 	return filter[n / 64] >> (n % 64) & 1;
 }
 
+/* What others cached of a context's code: its generation (see struct mmu), and the pages that have it. */
+struct code_cache {
+	u64 generation;
+	u64 pages[FILTER_WORDS(CODE_FILTER)];
+};
+
 struct mmu_context {
 	/* Key. */
 	u64 eptp;
-	u16 vpid, pcid;
+	u16 vpid;
+	u16 pcid; /* whose entries are in the tables, beside the global ones */
 	bool used;
 	bool filled;   /* something entered since the last flush */
 	u64 registers; /* what of CR0, CR4, EFER its entries depend on, packed */
 	u64 apic_page; /* the same of struct mmu_paging */
 	u64 revision;
-	u64 generation; /* see struct mmu */
-	u64 last_used;  /* mmu->clock */
+	u64 last_used; /* mmu->clock */
+	struct code_cache user, supervisor;
+	bool local_code; /* the supervisor's code is not in global pages alone */
+	/* Entries of pages that are not global, if they are anything. */
+	u64 local[MMU_CLASSES][TLB_ENTRIES / 64];
 	/* RAM pages with write tags, per class: tells mmu_protect_code which tables to search. */
 	u64 writes[MMU_CLASSES][FILTER_WORDS(WRITE_FILTER)];
 	/*
@@ -53,6 +67,21 @@ struct mmu_context {
 	 */
 	u64 large[FILTER_WORDS(LARGE_FILTER)];
 	struct tlb_entry *tables; /* MMU_CLASSES of TLB_ENTRIES */
+};
+
+/* The local entries of another PCID of a context, put aside until it comes back; as many as fit. */
+struct mmu_space {
+	struct mmu_context *context; /* NULL: free */
+	u16 pcid;
+	u16 count;
+	u64 last_used;   /* mmu->clock */
+	u64 protections; /* mmu->protections when they were put aside */
+	struct code_cache user;
+	struct saved_entry {
+		struct tlb_entry entry;
+		u16 index;
+		u16 cls;
+	} saved[SAVED_MAX];
 };
 
 static struct tlb_entry *class_table(const struct mmu_context *c, enum mmu_class cls)
@@ -76,36 +105,51 @@ static void select_tables(struct mmu *mmu)
 {
 	const struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
-	mmu->generation = c->generation;
+	mmu->generation = mmu->cls == MMU_USER ? c->user.generation : c->supervisor.generation;
 	mmu->tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, mmu->cls));
 	mmu->system = mmu->checked ? empty_table(mmu) : class_table(c, MMU_SUPERVISOR);
 }
 
-/* What others cached of this context's translations is no longer good. */
-static void renew_generation(struct mmu *mmu, struct mmu_context *c)
+/* What others cached of these translations is no longer good. */
+static void renew_code(struct mmu *mmu, struct code_cache *code)
 {
-	c->generation = ++mmu->last_generation;
-	if (c == mmu->context)
-		mmu->generation = c->generation;
+	code->generation = ++mmu->last_generation;
+	memset(code->pages, 0, sizeof code->pages);
+}
+
+static void renew_supervisor_code(struct mmu *mmu, struct mmu_context *c)
+{
+	renew_code(mmu, &c->supervisor);
+	c->local_code = false;
+}
+
+static void drop_spaces(struct mmu *mmu, const struct mmu_context *c)
+{
+	for (struct mmu_space *s = mmu->spaces; s < mmu->spaces + SPACES; s++)
+		if (s->context == c)
+			s->context = NULL;
 }
 
 static void flush_context(struct mmu *mmu, struct mmu_context *c)
 {
-	renew_generation(mmu, c);
-	if (!c->filled)
-		return;
-	mmu->counters->tlb_flushes++;
-	TRACE(mmu, "flush of vpid %u, pcid %u, eptp %#llx", c->vpid, c->pcid, (unsigned long long)c->eptp);
-	c->filled = false;
-	memset(c->writes, 0, sizeof c->writes);
-	memset(c->large, 0, sizeof c->large);
-	if (c->revision == REVISION_MAX) {
-		memset(c->tables, 0, sizeof(struct tlb_entry) * MMU_CLASSES * TLB_ENTRIES);
-		c->revision = 0;
+	drop_spaces(mmu, c);
+	renew_code(mmu, &c->user);
+	renew_supervisor_code(mmu, c);
+	if (c->filled) {
+		mmu->counters->tlb_flushes++;
+		TRACE(mmu, "flush of vpid %u, eptp %#llx", c->vpid, (unsigned long long)c->eptp);
+		c->filled = false;
+		memset(c->local, 0, sizeof c->local);
+		memset(c->writes, 0, sizeof c->writes);
+		memset(c->large, 0, sizeof c->large);
+		if (c->revision == REVISION_MAX) {
+			memset(c->tables, 0, sizeof(struct tlb_entry) * MMU_CLASSES * TLB_ENTRIES);
+			c->revision = 0;
+		}
+		c->revision++;
 	}
-	c->revision++;
 	if (c == mmu->context)
-		mmu->revision = c->revision;
+		select_tables(mmu);
 }
 
 int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsigned phys_bits)
@@ -113,17 +157,20 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 	*mmu = (struct mmu){ .mem = mem, .counters = counters, .phys_bits = phys_bits };
 	size_t table_bytes = sizeof(struct tlb_entry) * TLB_ENTRIES;
 	mmu->contexts = calloc(CONTEXTS, sizeof *mmu->contexts);
+	mmu->spaces = calloc(SPACES, sizeof *mmu->spaces);
 	mmu->formats = calloc(1, sizeof *mmu->formats);
 	mmu->tables = aligned_alloc(PAGE_SIZE, table_bytes * (CONTEXTS * MMU_CLASSES + 1));
-	if (!mmu->contexts || !mmu->formats || !mmu->tables) {
+	if (!mmu->contexts || !mmu->spaces || !mmu->formats || !mmu->tables) {
 		mmu_destroy(mmu);
 		return -ENOMEM;
 	}
 	memset(mmu->tables, 0, table_bytes * (CONTEXTS * MMU_CLASSES + 1));
 	for (unsigned i = 0; i < CONTEXTS; i++) {
-		mmu->contexts[i].tables = mmu->tables + (size_t)i * MMU_CLASSES * TLB_ENTRIES;
-		mmu->contexts[i].revision = 1;
-		mmu->contexts[i].generation = ++mmu->last_generation;
+		struct mmu_context *c = &mmu->contexts[i];
+		c->tables = mmu->tables + (size_t)i * MMU_CLASSES * TLB_ENTRIES;
+		c->revision = 1;
+		renew_code(mmu, &c->user);
+		renew_code(mmu, &c->supervisor);
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
@@ -137,6 +184,7 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 void mmu_destroy(struct mmu *mmu)
 {
 	free(mmu->contexts);
+	free(mmu->spaces);
 	free(mmu->formats);
 	free(mmu->tables);
 	*mmu = (struct mmu){ 0 };
@@ -151,11 +199,119 @@ static u64 registers_of(const struct mmu_paging *p)
 	return (p->cr0 & PAGING_CR0) << 32 | (p->cr4 & PAGING_CR4) | (p->efer & PAGING_EFER) << 24 | (u64)p->mbec << 40;
 }
 
-static struct mmu_context *find_context(struct mmu *mmu, u16 vpid, u64 eptp, u16 pcid)
+/* --- address spaces of a context --- */
+
+static u64 page_of_entry(const struct mmu *mmu, u64 tag, const struct tlb_entry *e)
+{
+	return ((tag & PAGE_MASK) + e->addend - (u64)mmu->mem->host) >> PAGE_SHIFT;
+}
+
+static bool is_live(const struct mmu_context *c, const struct tlb_entry *e)
+{
+	u64 tag = e->read ? e->read : e->write ? e->write : e->exec;
+	return (tag & ~PAGE_MASK) == c->revision;
+}
+
+/* Empties the tables of all entries that are not global, and gives them to `space` if it is not NULL. */
+static void take_local(struct mmu_context *c, struct mmu_space *space)
+{
+	for (unsigned cls = MMU_CLASSES; cls-- > 0;)
+		for (unsigned word = 0; word < ARRAY_SIZE(c->local[cls]); word++)
+			for (; c->local[cls][word]; c->local[cls][word] &= c->local[cls][word] - 1) {
+				unsigned index = word * 64 + (unsigned)__builtin_ctzll(c->local[cls][word]);
+				struct tlb_entry *e = &class_table(c, cls)[index];
+				if (space && space->count < SAVED_MAX && is_live(c, e))
+					space->saved[space->count++] = (struct saved_entry){ *e, (u16)index, (u16)cls };
+				*e = (struct tlb_entry){ 0 };
+			}
+}
+
+/* MOV to CR3, INVPCID: what is not global goes. */
+static void flush_local(struct mmu *mmu, struct mmu_context *c)
+{
+	mmu->counters->tlb_flushes++;
+	take_local(c, NULL);
+	renew_code(mmu, &c->user);
+	if (c->local_code)
+		renew_supervisor_code(mmu, c);
+	if (c == mmu->context)
+		select_tables(mmu);
+}
+
+static struct mmu_space *find_space(const struct mmu *mmu, const struct mmu_context *c, u16 pcid)
+{
+	for (struct mmu_space *s = mmu->spaces; s < mmu->spaces + SPACES; s++)
+		if (s->context == c && s->pcid == pcid)
+			return s;
+	return NULL;
+}
+
+static void drop_space(struct mmu *mmu, const struct mmu_context *c, u16 pcid)
+{
+	struct mmu_space *s = find_space(mmu, c, pcid);
+	if (s)
+		s->context = NULL;
+}
+
+static void save_space(struct mmu *mmu, struct mmu_context *c)
+{
+	struct mmu_space *space = mmu->spaces;
+	for (struct mmu_space *s = mmu->spaces; s < mmu->spaces + SPACES && space->context; s++)
+		if (!s->context || s->last_used < space->last_used)
+			space = s;
+	space->context = c;
+	space->pcid = c->pcid;
+	space->count = 0;
+	space->last_used = ++mmu->clock;
+	space->protections = mmu->protections;
+	space->user = c->user;
+	take_local(c, space);
+}
+
+static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_space *space)
+{
+	for (unsigned i = 0; i < space->count; i++) {
+		struct saved_entry *s = &space->saved[i];
+		struct tlb_entry *e = &class_table(c, s->cls)[s->index];
+		*e = s->entry;
+		c->local[s->cls][s->index / 64] |= BIT(s->index % 64);
+		if (!e->write)
+			continue;
+		u64 page = page_of_entry(mmu, e->write, e);
+		if (space->protections != mmu->protections && (mmu->mem->flags[page] & PAGE_HAS_CODE))
+			e->write = 0;
+		else
+			filter_add(c->writes[s->cls], WRITE_FILTER, page);
+	}
+	c->user = space->user;
+	space->context = NULL;
+}
+
+static void switch_space(struct mmu *mmu, struct mmu_context *c, u16 pcid)
+{
+	if (c->pcid == pcid)
+		return;
+	struct mmu_space *next = find_space(mmu, c, pcid);
+	if (next)
+		next->last_used = ++mmu->clock; /* not the one to make room */
+	save_space(mmu, c);
+	c->pcid = pcid;
+	if (next)
+		restore_space(mmu, c, next);
+	else
+		renew_code(mmu, &c->user);
+	if (c->local_code)
+		renew_supervisor_code(mmu, c);
+	mmu->counters->context_switches++;
+}
+
+/* --- contexts --- */
+
+static struct mmu_context *find_context(struct mmu *mmu, u16 vpid, u64 eptp)
 {
 	struct mmu_context *oldest = &mmu->contexts[0];
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++) {
-		if (c->used && c->vpid == vpid && c->pcid == pcid && c->eptp == eptp)
+		if (c->used && c->vpid == vpid && c->eptp == eptp)
 			return c;
 		if (!c->used || c->last_used < oldest->last_used)
 			oldest = c;
@@ -163,18 +319,17 @@ static struct mmu_context *find_context(struct mmu *mmu, u16 vpid, u64 eptp, u16
 	flush_context(mmu, oldest);
 	oldest->used = true;
 	oldest->vpid = vpid;
-	oldest->pcid = pcid;
 	oldest->eptp = eptp;
 	return oldest;
 }
 
-static void switch_context(struct mmu *mmu, u16 vpid, u64 eptp, u16 pcid)
+static void switch_context(struct mmu *mmu, u16 vpid, u64 eptp)
 {
 	struct mmu_context *c = mmu->context;
-	if (c->vpid == vpid && c->pcid == pcid && c->eptp == eptp)
+	if (c->vpid == vpid && c->eptp == eptp)
 		return;
 	mmu->context->last_used = ++mmu->clock;
-	mmu->context = find_context(mmu, vpid, eptp, pcid);
+	mmu->context = find_context(mmu, vpid, eptp);
 	mmu->counters->context_switches++;
 }
 
@@ -195,14 +350,14 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 		f->stage2_id = id;
 		f->stage2_mbec = paging->mbec;
 	}
-	u16 pcid = paging->cr4 & CR4_PCIDE ? paging->cr3 & 0xfff : 0;
-	switch_context(mmu, paging->vpid, paging->eptp, pcid);
+	switch_context(mmu, paging->vpid, paging->eptp);
 	u64 registers = registers_of(paging);
 	if (mmu->context->registers != registers || mmu->context->apic_page != paging->apic_page) {
 		flush_context(mmu, mmu->context);
 		mmu->context->registers = registers;
 		mmu->context->apic_page = paging->apic_page;
 	}
+	switch_space(mmu, mmu->context, paging->cr4 & CR4_PCIDE ? paging->cr3 & 0xfff : 0);
 	select_tables(mmu);
 }
 
@@ -218,21 +373,26 @@ void mmu_set_checked(struct mmu *mmu, bool checked)
 	select_tables(mmu);
 }
 
+/* --- filling --- */
+
 /* Enters a translation of a RAM page. */
 static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct translation *t)
 {
 	struct mmu_context *c = mmu->context;
 	cls = effective_class(mmu, cls);
+	unsigned index = tlb_index(va);
 	u64 page = t->result.ram_offset >> PAGE_SHIFT;
 	u64 tag = (va & PAGE_MASK) | c->revision;
 	bool write = t->write && t->dirty && !(mmu->mem->flags[page] & PAGE_HAS_CODE);
-	class_table(c, cls)[tlb_index(va)] = (struct tlb_entry){
+	class_table(c, cls)[index] = (struct tlb_entry){
 		.read = t->read ? tag : 0,
 		.write = write ? tag : 0,
 		.exec = t->exec ? tag : 0,
 		.addend = (u64)(mmu->mem->host + t->result.ram_offset) - va,
 	};
 	c->filled = true;
+	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
+	*local = t->global ? *local & ~bit : *local | bit;
 	if (write)
 		filter_add(c->writes[cls], WRITE_FILTER, page);
 	if (t->stage1_shift > PAGE_SHIFT)
@@ -253,13 +413,27 @@ struct mmu_result mmu_translate(struct mmu *mmu, u64 va, enum mmu_access access,
 	return t.result;
 }
 
-/* Drops one address from a context, and what else a large page there may have brought in. */
+void mmu_note_code(struct mmu *mmu, u64 va)
+{
+	struct mmu_context *c = mmu->context;
+	if (mmu->cls == MMU_USER) {
+		filter_add(c->user.pages, CODE_FILTER, va >> PAGE_SHIFT);
+		return;
+	}
+	filter_add(c->supervisor.pages, CODE_FILTER, va >> PAGE_SHIFT);
+	unsigned index = tlb_index(va);
+	if (c->local[effective_class(mmu, mmu->cls)][index / 64] >> (index % 64) & 1)
+		c->local_code = true;
+}
+
+/* --- flushes --- */
+
+/* Drops one address from a context's tables, and what else a large page there may have brought in. */
 static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 {
 	static const u8 large_shifts[] = { 21, 22, 30 };
 	if (!c->filled)
 		return;
-	renew_generation(mmu, c);
 	for (unsigned i = 0; i < ARRAY_SIZE(large_shifts); i++) {
 		unsigned shift = large_shifts[i];
 		if (filter_has(c->large, LARGE_FILTER, (va >> shift) * 64 + shift)) {
@@ -273,43 +447,75 @@ static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 		if (e->read == tag || e->write == tag || e->exec == tag)
 			*e = (struct tlb_entry){ 0 };
 	}
+	if (filter_has(c->user.pages, CODE_FILTER, va >> PAGE_SHIFT))
+		renew_code(mmu, &c->user);
+	if (filter_has(c->supervisor.pages, CODE_FILTER, va >> PAGE_SHIFT))
+		renew_supervisor_code(mmu, c);
+	if (c == mmu->context)
+		select_tables(mmu);
 }
 
-/*
- * Global pages: entries do not remember that their page is global, so whatever must reach global pages reaches every
- * PCID, and whatever may spare them does not. The architecture allows dropping too much at any time.
- */
+/* The same for one PCID, whether its entries are in the tables or not. */
+static void flush_space_page(struct mmu *mmu, struct mmu_context *c, u16 pcid, u64 va)
+{
+	if (c->pcid == pcid)
+		flush_context_page(mmu, c, va);
+	else
+		drop_space(mmu, c, pcid);
+}
+
+/* The architecture allows dropping too much at any time. */
 void mmu_flush_page(struct mmu *mmu, u64 va)
 {
-	mmu_flush_vpid_page(mmu, mmu->paging.vpid, va);
+	u16 pcid = mmu->context->pcid;
+	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
+		if (c->used && c->vpid == mmu->paging.vpid) {
+			flush_context_page(mmu, c, va); /* a global page is in the tables whatever the PCID */
+			if (c->pcid != pcid)
+				drop_space(mmu, c, pcid);
+		}
 }
 
 void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va)
 {
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
-		if (c->used && c->vpid == vpid)
+		if (c->used && c->vpid == vpid) {
 			flush_context_page(mmu, c, va);
+			drop_spaces(mmu, c);
+		}
 }
 
 void mmu_flush_pcid_page(struct mmu *mmu, u16 pcid, u64 va)
 {
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
-		if (c->used && c->vpid == mmu->paging.vpid && c->pcid == pcid)
-			flush_context_page(mmu, c, va);
+		if (c->used && c->vpid == mmu->paging.vpid)
+			flush_space_page(mmu, c, pcid, va);
 }
 
-void mmu_flush_pcid(struct mmu *mmu, u16 pcid, bool globals)
+void mmu_flush_pcid(struct mmu *mmu, u16 pcid)
 {
-	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
-		if (c->used && c->vpid == mmu->paging.vpid && (globals || c->pcid == pcid))
-			flush_context(mmu, c);
+	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++) {
+		if (!c->used || c->vpid != mmu->paging.vpid)
+			continue;
+		if (c->pcid == pcid)
+			flush_local(mmu, c);
+		else
+			drop_space(mmu, c, pcid);
+	}
 }
 
 void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals)
 {
-	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
-		if (c->used && c->vpid == vpid)
+	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++) {
+		if (!c->used || c->vpid != vpid)
+			continue;
+		if (globals) {
 			flush_context(mmu, c);
+		} else {
+			drop_spaces(mmu, c);
+			flush_local(mmu, c);
+		}
+	}
 }
 
 void mmu_flush_vpid_all(struct mmu *mmu, bool globals)
@@ -330,6 +536,8 @@ void mmu_flush_all(struct mmu *mmu)
 		flush_context(mmu, c);
 }
 
+/* --- pages with code --- */
+
 /* Drops the write tags of a RAM page from one table, and makes the filter exact again. */
 static void protect_in_table(struct mmu *mmu, struct mmu_context *c, enum mmu_class cls, u64 page)
 {
@@ -339,8 +547,7 @@ static void protect_in_table(struct mmu *mmu, struct mmu_context *c, enum mmu_cl
 		struct tlb_entry *e = &table[i];
 		if ((e->write & ~PAGE_MASK) != c->revision)
 			continue;
-		u64 host = (e->write & PAGE_MASK) + e->addend;
-		u64 found = (host - (u64)mmu->mem->host) >> PAGE_SHIFT;
+		u64 found = page_of_entry(mmu, e->write, e);
 		if (found == page)
 			e->write = 0;
 		else
@@ -351,6 +558,7 @@ static void protect_in_table(struct mmu *mmu, struct mmu_context *c, enum mmu_cl
 void mmu_protect_code(struct mmu *mmu, u64 ram_offset)
 {
 	u64 page = ram_offset >> PAGE_SHIFT;
+	mmu->protections++; /* for what is put aside */
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		for (unsigned cls = 0; c->filled && cls < MMU_CLASSES; cls++)
 			if (filter_has(c->writes[cls], WRITE_FILTER, page))

@@ -204,6 +204,9 @@ static enum walk_mark walk_mark(struct walk *w, bool write)
 		if ((e->value & bits) == bits)
 			continue;
 		if (!(e->stage2_rights & EPT_W)) {
+			/* Another CPU set them meanwhile, or this walk did: tables may be one another's tables. */
+			if (entry_load(e->host, w->format->entry_bytes) != e->value)
+				return MARK_AGAIN;
 			report_violation(w->fault, e->gpa, EPT_R | EPT_W, e->stage2_rights, e->stage2_leaf);
 			return MARK_STAGE2;
 		}
@@ -358,7 +361,9 @@ static enum walk_mark stage1_translate(struct walk *w, enum mmu_access access, e
 		return MARKED;
 	}
 	enum walk_mark mark = walk_mark(w, access == MMU_WRITE);
-	out->dirty = w->entry[w->used - 1].value & PTE_D;
+	u64 leaf = w->entry[w->used - 1].value;
+	out->dirty = leaf & PTE_D;
+	out->global = (leaf & PTE_G) && (mmu->paging.cr4 & CR4_PGE);
 	return mark;
 }
 

@@ -99,6 +99,7 @@ struct translation {
 	struct mmu_result result;
 	bool read, write, exec; /* rights of the page for the class, of both stages */
 	bool dirty;             /* no dirty bit is left to set before writing */
+	bool global;            /* the same in every PCID (SDM vol. 3, 4.10.2.4) */
 	unsigned stage1_shift;  /* log2 of the stage-1 page size */
 };
 

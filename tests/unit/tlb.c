@@ -171,9 +171,7 @@ static void test_flush_page(void)
 	map(&m, VA + 0x1000, 1, PA + 0x1000, PWU);
 	touch(&m, VA, MMU_WRITE);
 	touch(&m, VA + 0x1000, MMU_READ);
-	u64 generation = m.mmu.generation;
 	mmu_flush_page(&m.mmu, VA + 0x7ff);
-	g_assert_cmpuint(m.mmu.generation, >, generation);
 	g_assert_false(hits(&m, VA, MMU_READ));
 	g_assert_false(hits(&m, VA, MMU_WRITE));
 	g_assert_false(hits(&m, VA, MMU_EXEC));
@@ -234,6 +232,207 @@ static void test_global_pages(void)
 	g_assert_false(hits(&m, VA, MMU_READ));
 	set_pcid(&m, 1);
 	g_assert_false(hits(&m, VA, MMU_READ));
+	machine_destroy(&m);
+}
+
+#define GLOBAL_VA 0xffff800000205000ULL
+
+/* A supervisor with one global page and one that is not, both in the TLB; PCID 1 if `pcide`. */
+static void start_global(struct machine *m, bool pcide)
+{
+	start(m);
+	mmu_set_class(&m->mmu, MMU_SUPERVISOR);
+	m->paging.cr4 |= CR4_PGE;
+	map(m, GLOBAL_VA, 1, PA + 0x1000, P | W | G);
+	if (pcide)
+		set_pcid(m, 1);
+	else
+		set_paging(m);
+	touch(m, VA, MMU_READ);
+	touch(m, GLOBAL_VA, MMU_READ);
+}
+
+static void expect_global(struct machine *m, bool local, bool global)
+{
+	g_assert_cmpint(hits(m, VA, MMU_READ), ==, local);
+	g_assert_cmpint(hits(m, GLOBAL_VA, MMU_READ), ==, global);
+	machine_destroy(m);
+}
+
+static void test_globals_outlive_cr3(void)
+{
+	struct machine m;
+	start_global(&m, false);
+	mmu_flush_pcid(&m.mmu, 0);
+	expect_global(&m, false, true);
+	start_global(&m, true);
+	mmu_flush_pcid(&m.mmu, 1);
+	expect_global(&m, false, true);
+	start_global(&m, true);
+	mmu_flush_vpid_all(&m.mmu, false); /* INVPCID type 3 */
+	expect_global(&m, false, true);
+	start_global(&m, true);
+	set_pcid(&m, 2); /* they are every PCID's */
+	expect_global(&m, false, true);
+}
+
+static void test_globals_end(void)
+{
+	struct machine m;
+	start_global(&m, true);
+	mmu_flush_vpid_all(&m.mmu, true); /* INVPCID type 2 */
+	expect_global(&m, false, false);
+	start_global(&m, true);
+	mmu_flush_page(&m.mmu, GLOBAL_VA);
+	expect_global(&m, true, false);
+	start_global(&m, true);
+	set_pcid(&m, 2);
+	mmu_flush_page(&m.mmu, GLOBAL_VA);
+	set_pcid(&m, 1);
+	expect_global(&m, true, false);
+	static const u64 bits[] = { CR4_PGE, CR4_SMEP, CR4_SMAP };
+	for (unsigned i = 0; i < G_N_ELEMENTS(bits); i++) {
+		start_global(&m, true);
+		m.paging.cr4 ^= bits[i];
+		set_paging(&m);
+		expect_global(&m, false, false);
+	}
+	start_global(&m, true);
+	m.paging.cr0 ^= CR0_WP;
+	set_paging(&m);
+	expect_global(&m, false, false);
+	start_global(&m, true);
+	m.paging.efer ^= EFER_NXE;
+	set_paging(&m);
+	expect_global(&m, false, false);
+}
+
+static void test_g_needs_pge(void)
+{
+	struct machine m;
+	start(&m);
+	map(&m, VA, 1, PA, PWU | G);
+	touch(&m, VA, MMU_READ);
+	mmu_flush_pcid(&m.mmu, 0);
+	g_assert_false(hits(&m, VA, MMU_READ));
+	machine_destroy(&m);
+}
+
+/* A PCID's entries are put aside while another one runs; a flush must find them there. */
+static void test_flush_reaches_what_is_put_aside(void)
+{
+	struct machine m;
+	for (unsigned how = 0; how < 6; how++) {
+		start_global(&m, true);
+		set_pcid(&m, 2);
+		switch (how) {
+		case 0:
+			mmu_flush_pcid(&m.mmu, 1);
+			break;
+		case 1:
+			mmu_flush_pcid_page(&m.mmu, 1, VA);
+			break;
+		case 2:
+			mmu_flush_vpid_all(&m.mmu, false);
+			break;
+		case 3:
+			mmu_flush_vpid_page(&m.mmu, 0, VA);
+			break;
+		case 4: /* as another VPID: then this context is not the current one */
+			set_vpid(&m, 5);
+			mmu_flush_vpid(&m.mmu, 0, false);
+			set_vpid(&m, 0);
+			break;
+		default: /* the current PCID's page alone */
+			mmu_flush_page(&m.mmu, VA);
+			break;
+		}
+		set_pcid(&m, 1);
+		expect_global(&m, how == 5, true);
+	}
+}
+
+/* More local pages than are put aside: what does not come back is walked anew, and nothing else shows up. */
+static void test_many_local_pages(void)
+{
+	struct machine m;
+	start(&m);
+	for (unsigned i = 0; i < 600; i++)
+		map(&m, VA + i * PAGE_SIZE, 1, PA + i * PAGE_SIZE, PWU);
+	set_pcid(&m, 1);
+	for (unsigned i = 0; i < 600; i++)
+		touch(&m, VA + i * PAGE_SIZE, MMU_WRITE);
+	set_pcid(&m, 2);
+	for (unsigned i = 0; i < 600; i++)
+		g_assert_false(hits(&m, VA + i * PAGE_SIZE, MMU_READ));
+	set_pcid(&m, 1);
+	unsigned back = 0;
+	for (unsigned i = 0; i < 600; i++)
+		if (hits(&m, VA + i * PAGE_SIZE, MMU_WRITE)) {
+			back++;
+			g_assert_true((u8 *)(VA + i * PAGE_SIZE + slot(&m, VA + i * PAGE_SIZE)->addend) ==
+				      m.mem.host + PA + i * PAGE_SIZE);
+		}
+	g_assert_cmpuint(back, >=, 100);
+	machine_destroy(&m);
+}
+
+/* --- cached code --- */
+
+/* What a flush must make of the generation that code in GLOBAL_VA (supervisor) or VA (user) is cached under. */
+static void test_code_generations(void)
+{
+	struct machine m;
+	start_global(&m, true);
+	touch(&m, GLOBAL_VA, MMU_EXEC);
+	mmu_note_code(&m.mmu, GLOBAL_VA);
+	u64 supervisor = m.mmu.generation;
+	mmu_set_class(&m.mmu, MMU_USER);
+	touch(&m, VA, MMU_EXEC);
+	mmu_note_code(&m.mmu, VA);
+	u64 user = m.mmu.generation;
+	g_assert_cmpuint(user, !=, supervisor);
+
+	/* INVLPG of pages without code changes nothing. */
+	mmu_flush_page(&m.mmu, VA + 0x40000);
+	g_assert_cmpuint(m.mmu.generation, ==, user);
+	/* Another process and back: the user's changes and returns, the supervisor's stays. */
+	set_pcid(&m, 2);
+	g_assert_cmpuint(m.mmu.generation, !=, user);
+	mmu_set_class(&m.mmu, MMU_SUPERVISOR);
+	g_assert_cmpuint(m.mmu.generation, ==, supervisor);
+	set_pcid(&m, 1);
+	mmu_set_class(&m.mmu, MMU_USER);
+	g_assert_cmpuint(m.mmu.generation, ==, user);
+	/* INVLPG of the page with code, in between which another process ran. */
+	set_pcid(&m, 2);
+	set_pcid(&m, 1);
+	mmu_flush_page(&m.mmu, VA);
+	g_assert_cmpuint(m.mmu.generation, !=, user);
+	user = m.mmu.generation;
+	mmu_flush_pcid(&m.mmu, 1);
+	g_assert_cmpuint(m.mmu.generation, !=, user);
+	mmu_set_class(&m.mmu, MMU_SUPERVISOR);
+	g_assert_cmpuint(m.mmu.generation, ==, supervisor);
+	mmu_flush_page(&m.mmu, GLOBAL_VA);
+	g_assert_cmpuint(m.mmu.generation, !=, supervisor);
+	machine_destroy(&m);
+}
+
+/* A supervisor that runs in pages of its own process loses them with it. */
+static void test_local_supervisor_code(void)
+{
+	struct machine m;
+	start_global(&m, true);
+	mmu_note_code(&m.mmu, VA);
+	u64 generation = m.mmu.generation;
+	mmu_flush_pcid(&m.mmu, 1);
+	g_assert_cmpuint(m.mmu.generation, !=, generation);
+	generation = m.mmu.generation;
+	touch(&m, VA, MMU_EXEC);
+	mmu_note_code(&m.mmu, VA);
+	set_pcid(&m, 2);
+	g_assert_cmpuint(m.mmu.generation, !=, generation);
 	machine_destroy(&m);
 }
 
@@ -304,10 +503,10 @@ static void test_flush_pcid(void)
 {
 	struct machine m;
 	fill_three(&m);
-	mmu_flush_pcid(&m.mmu, 1, false);
+	mmu_flush_pcid(&m.mmu, 1);
 	expect_three(&m, false, true, true);
 	fill_three(&m);
-	mmu_flush_pcid(&m.mmu, 2, false);
+	mmu_flush_pcid(&m.mmu, 2);
 	expect_three(&m, true, false, true);
 }
 
@@ -350,7 +549,7 @@ static void test_flush_all(void)
 	fill_three(&m);
 	u64 flushes = m.counters.tlb_flushes;
 	mmu_flush_all(&m.mmu);
-	g_assert_cmpuint(m.counters.tlb_flushes, ==, flushes + 3);
+	g_assert_cmpuint(m.counters.tlb_flushes, ==, flushes + 2); /* two PCIDs are one context */
 	expect_three(&m, false, false, false);
 }
 
@@ -479,6 +678,21 @@ static void test_protect_code(void)
 	g_assert_true(hits(&m, VA + 0x5000, MMU_EXEC));
 	g_assert_true(hits(&m, VA + 0x1000, MMU_WRITE));
 
+	/* PCID 3's entry was put aside when the page got its code. */
+	mmu_set_class(&m.mmu, MMU_SUPERVISOR);
+	m.mem.flags[PA >> PAGE_SHIFT] = 0;
+	set_pcid(&m, 3);
+	touch(&m, VA, MMU_WRITE);
+	g_assert_true(hits(&m, VA, MMU_WRITE));
+	set_pcid(&m, 0);
+	m.mem.flags[PA >> PAGE_SHIFT] |= PAGE_HAS_CODE;
+	mmu_protect_code(&m.mmu, PA);
+	set_pcid(&m, 3);
+	g_assert_true(hits(&m, VA, MMU_READ));
+	g_assert_false(hits(&m, VA, MMU_WRITE));
+	set_pcid(&m, 0);
+	mmu_set_class(&m.mmu, MMU_USER);
+
 	/* The search left the filter right: the other page is still found. */
 	mmu_protect_code(&m.mmu, PA + 0x1000);
 	g_assert_false(hits(&m, VA + 0x1000, MMU_WRITE));
@@ -519,6 +733,13 @@ int main(int argc, char **argv)
 	g_test_add_func("/tlb/flush/large-page-in-small-ept-pages",
 			test_flush_page_drops_large_page_in_small_ept_pages);
 	g_test_add_func("/tlb/flush/page-reaches-globals-of-all-pcids", test_global_pages);
+	g_test_add_func("/tlb/global/outlive-mov-to-cr3", test_globals_outlive_cr3);
+	g_test_add_func("/tlb/global/end-with-their-page-and-registers", test_globals_end);
+	g_test_add_func("/tlb/global/only-with-pge", test_g_needs_pge);
+	g_test_add_func("/tlb/code/generations", test_code_generations);
+	g_test_add_func("/tlb/code/supervisor-in-local-pages", test_local_supervisor_code);
+	g_test_add_func("/tlb/flush/reaches-what-is-put-aside", test_flush_reaches_what_is_put_aside);
+	g_test_add_func("/tlb/context/many-local-pages", test_many_local_pages);
 	g_test_add_func("/tlb/flush/pcid", test_flush_pcid);
 	g_test_add_func("/tlb/flush/pcid-page", test_flush_pcid_page);
 	g_test_add_func("/tlb/flush/all-of-vpid", test_flush_vpid_all);

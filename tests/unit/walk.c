@@ -693,6 +693,28 @@ static void test_ept_guest_fault_comes_first(void)
 	machine_destroy(&m);
 }
 
+/*
+ * One entry used at two levels, at the second one through a page that stage 2 makes read-only: the first use has set
+ * its accessed bit, so the second one writes nothing.
+ */
+static void test_ept_entry_used_twice(void)
+{
+	struct machine m;
+	machine_init(&m, MODE_4);
+	gpa_t root = m.paging.cr3, alias = 0x200000, directory = new_table(&m);
+	const u64 va = 1ULL << 21 | 5ULL << 12; /* indices 0, 0, 1, 5 */
+	mem_write_u64(&m.mem, root, alias | PWU);
+	mem_write_u64(&m.mem, root + 8, directory | PWU | A);
+	mem_write_u64(&m.mem, directory + 5 * 8, 0x300000 | PWU | A);
+	ept_on(&m, 0);
+	mem_write_u64(&m.mem, ept_entry_at(&m, alias, 1), root | ER | EX | EWB);
+	struct mmu_result r = mmu_translate(&m.mmu, va, MMU_READ, MMU_USER);
+	g_assert_cmpint(r.kind, ==, MMU_OK);
+	g_assert_cmphex(r.gpa, ==, 0x300000);
+	g_assert_cmphex(mem_read_u64(&m.mem, root), ==, alias | PWU | A);
+	machine_destroy(&m);
+}
+
 static void test_ept_without_guest_paging(void)
 {
 	struct machine m;
@@ -752,6 +774,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/walk/ept/gpa-violation-has-no-linear-address", test_ept_gpa_violation_has_no_linear_address);
 	g_test_add_func("/walk/ept/pdpte-loads-are-reads", test_ept_pdptes);
 	g_test_add_func("/walk/ept/guest-page-fault-comes-first", test_ept_guest_fault_comes_first);
+	g_test_add_func("/walk/ept/entry-used-twice-is-marked-once", test_ept_entry_used_twice);
 	g_test_add_func("/walk/ept/without-guest-paging", test_ept_without_guest_paging);
 	return g_test_run();
 }

@@ -452,9 +452,9 @@ static void test_random(gconstpointer data)
 	g_assert_cmpuint(seen[MMU_OK], >, 100);
 	g_assert_cmpuint(seen[MMU_PAGE_FAULT], >, 100);
 	if (ept) {
-		g_assert_cmpuint(seen[MMU_EPT_VIOLATION], >, 20);
-		g_assert_cmpuint(seen[MMU_EPT_MISCONFIG], >, 20);
-		g_assert_cmpuint(seen[MMU_PML_FULL], >, 10);
+		g_assert_cmpuint(seen[MMU_EPT_VIOLATION], >, 0);
+		g_assert_cmpuint(seen[MMU_EPT_MISCONFIG], >, 0);
+		g_assert_cmpuint(seen[MMU_PML_FULL], >, 0);
 	}
 }
 
