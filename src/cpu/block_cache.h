@@ -63,7 +63,7 @@ struct scratch_entry {
 };
 
 enum {
-	JUMP_ENTRIES = 4096,
+	JUMP_ENTRIES = 1 << 15,
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
 	ARENA_BYTES = 96 << 20,

@@ -9,7 +9,7 @@
 #include <string.h>
 
 static_assert(sizeof(struct tlb_entry) == 32 && TLB_ENTRIES == 1024 && PAGE_SHIFT == 12, "as emit_check() computes it");
-static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 4096,
+static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 1 << 15,
 	      "as emit_lookup() computes it");
 
 /* --- flags --- */

@@ -15,7 +15,7 @@ enum {
 	/* Bits. */
 	WRITE_FILTER = 4096,
 	LARGE_FILTER = 2048,
-	CODE_FILTER = 1024,
+	CODE_FILTER = 2048,
 };
 
 /* A set of small numbers that may answer yes for one that was never added. */
@@ -38,11 +38,24 @@ static bool filter_has(const u64 *filter, unsigned bits, u64 key)
 	return filter[n / 64] >> (n % 64) & 1;
 }
 
-/* What others cached of a context's code: its generation (see struct mmu), and the pages that have it. */
+/*
+ * What others cached of a context's code: its generation (see struct mmu), and the pages that have it. The two halves
+ * of the address space have filters of their own, so that no INVLPG of a process's page takes its kernel's code along.
+ */
 struct code_cache {
 	u64 generation;
-	u64 pages[FILTER_WORDS(CODE_FILTER)];
+	u64 pages[2][FILTER_WORDS(CODE_FILTER)];
 };
+
+static void code_add(struct code_cache *code, u64 va)
+{
+	filter_add(code->pages[va >> 63], CODE_FILTER, va >> PAGE_SHIFT);
+}
+
+static bool code_has(const struct code_cache *code, u64 va)
+{
+	return filter_has(code->pages[va >> 63], CODE_FILTER, va >> PAGE_SHIFT);
+}
 
 struct mmu_context {
 	/* Key. */
@@ -417,10 +430,10 @@ void mmu_note_code(struct mmu *mmu, u64 va)
 {
 	struct mmu_context *c = mmu->context;
 	if (mmu->cls == MMU_USER) {
-		filter_add(c->user.pages, CODE_FILTER, va >> PAGE_SHIFT);
+		code_add(&c->user, va);
 		return;
 	}
-	filter_add(c->supervisor.pages, CODE_FILTER, va >> PAGE_SHIFT);
+	code_add(&c->supervisor, va);
 	unsigned index = tlb_index(va);
 	if (c->local[effective_class(mmu, mmu->cls)][index / 64] >> (index % 64) & 1)
 		c->local_code = true;
@@ -447,9 +460,9 @@ static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 		if (e->read == tag || e->write == tag || e->exec == tag)
 			*e = (struct tlb_entry){ 0 };
 	}
-	if (filter_has(c->user.pages, CODE_FILTER, va >> PAGE_SHIFT))
+	if (code_has(&c->user, va))
 		renew_code(mmu, &c->user);
-	if (filter_has(c->supervisor.pages, CODE_FILTER, va >> PAGE_SHIFT))
+	if (code_has(&c->supervisor, va))
 		renew_supervisor_code(mmu, c);
 	if (c == mmu->context)
 		select_tables(mmu);
