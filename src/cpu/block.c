@@ -98,7 +98,7 @@ void block_cache_flush_now(struct cpu *cpu)
 		cpu->jit->flushed(cpu);
 }
 
-static struct block **bucket_of(struct block_cache *cache, u64 ram_offset, u32 key)
+static struct block **bucket_of(const struct block_cache *cache, u64 ram_offset, u32 key)
 {
 	u64 h = (ram_offset ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ULL;
 	return &cache->hash[h >> 40 & (HASH_BUCKETS - 1)];
@@ -110,7 +110,7 @@ static u64 lines_of(u64 start, u64 end)
 	return BITS((end - 1) >> 6, start >> 6);
 }
 
-static u64 block_lines(const struct block *block)
+u64 block_lines(const struct block *block)
 {
 	u64 start = block->ram_offset & (PAGE_SIZE - 1);
 	return lines_of(start, start + block->bytes);
@@ -175,14 +175,22 @@ static void link_block(struct cpu *cpu, struct block *block)
 	page->lines |= block_lines(block);
 }
 
+struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key)
+{
+	struct block *b = *bucket_of(cpu->blocks, ram_offset, mode_key);
+	while (b && (b->ram_offset != ram_offset || b->mode_key != mode_key))
+		b = b->hash_next;
+	return b;
+}
+
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 {
 	struct block_cache *cache = cpu->blocks;
 	const size_t largest = sizeof(struct block) + BLOCK_MAX * sizeof(struct insn);
+	struct block *known = block_find(cpu, ram_offset, mode_key);
 
-	for (struct block *b = *bucket_of(cache, ram_offset, mode_key); b; b = b->hash_next)
-		if (b->ram_offset == ram_offset && b->mode_key == mode_key)
-			return b;
+	if (known)
+		return known;
 	if (page_is_hot(cpu, &cache->pages[ram_offset >> PAGE_SHIFT]))
 		return NULL;
 	if (cache->arena_used + largest > ARENA_BYTES) {
@@ -212,6 +220,18 @@ static void exec_leave(struct cpu *cpu, const struct insn *insn)
 	cpu_resume(cpu);
 }
 
+/* Its translation must not be entered any more; one that runs is left behind the handler that brought this about. */
+static void untranslate(struct cpu *cpu, struct block *block)
+{
+	if (block->entry == cpu->blocks->untranslated)
+		return;
+	cpu->jit->untranslate(cpu, block);
+	block->entry = cpu->blocks->untranslated;
+	block->lines = 0;
+	block->runs = 0;
+	cpu->counters.translations_dropped++;
+}
+
 static void drop_block(struct cpu *cpu, struct block *block)
 {
 	struct block_cache *cache = cpu->blocks;
@@ -221,7 +241,7 @@ static void drop_block(struct cpu *cpu, struct block *block)
 		at = &(*at)->hash_next;
 	*at = block->hash_next;
 	block->mode_key = MODE_DROPPED;
-	block->entry = cache->untranslated;
+	untranslate(cpu, block);
 	cpu->counters.blocks_dropped++;
 	bool runs = cache->running == block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count;
 	if (runs)
@@ -245,6 +265,9 @@ static void page_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 			drop_block(cpu, block);
 			page->drops++;
 		} else {
+			/* Its translation may go on into blocks that are dropped. */
+			if (block->lines & lines_of(start, end))
+				untranslate(cpu, block);
 			page->lines |= block_lines(block);
 			at = &block->page_next;
 		}

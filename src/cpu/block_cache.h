@@ -35,6 +35,8 @@ struct block {
 	struct block *page_next;
 	struct block *next[2]; /* chains: the block behind it and the branch's target, where known and on this page */
 	const void *entry;     /* its translation; or block_cache.untranslated, always for a dropped one */
+	void *incoming;        /* the translator's: jumps in other translations that lead to `entry` */
+	u64 lines;             /* of the page, as in struct code_page: what the translation at `entry` was made of */
 	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
@@ -98,6 +100,11 @@ void block_cache_flush_now(struct cpu *cpu);
  * often: then the caller runs one instruction from scratch.
  */
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key);
+/* The same, but NULL if it is not there yet. */
+struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key);
+
+/* Bits of the 64-byte lines of its page that the block's bytes lie in. */
+u64 block_lines(const struct block *block);
 
 /* Bits of mode_key that decoding depends on. */
 static inline u32 block_key(u32 mode_key)

@@ -8,14 +8,15 @@
 #include "cpu/block.h"
 
 struct jit_ops {
-	/* The block has run `hot` times: may set block->entry. Called once for a block. */
+	/* The block has run `hot` times: may set block->entry and block->lines. */
 	void (*translate)(struct cpu *cpu, struct block *block);
 	/*
-	 * Runs a translated block at RIP, and what it chains to. RIP and all other state are as between blocks when it
-	 * returns. Result: the link (one of some block's next[]) that led out of translated code to RIP, within one
-	 * page, or NULL. Throws as handlers do.
+	 * Runs a translated block at RIP, and what it leads to. RIP and all other state are as between blocks when it
+	 * returns. Throws as handlers do.
 	 */
-	struct block **(*run)(struct cpu *cpu, struct block *block);
+	void (*run)(struct cpu *cpu, struct block *block);
+	/* block->entry is about to go: nothing may lead there any more. */
+	void (*untranslate)(struct cpu *cpu, struct block *block);
 	/* All blocks are gone; no translated code runs. */
 	void (*flushed)(struct cpu *cpu);
 };

@@ -255,23 +255,22 @@ static inline struct block *next_block(struct cpu *cpu, struct block **link, u64
 }
 
 /* Runs the block, as host code if it has any, and returns the link to the next one. */
-static inline struct block **run_any(struct cpu *cpu, struct block *block, u64 *start)
+static inline struct block **run_any(struct cpu *cpu, struct block *block, u64 start)
 {
 	if (cpu->jit && block->mode_key & MODE_CODE64) {
 		if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
 			cpu->jit->translate(cpu, block);
 		if (block->entry != cpu->blocks->untranslated) {
-			cpu->jit_page = *start & PAGE_MASK;
+			cpu->jit_page = start & PAGE_MASK;
 			cpu->jit_stamp = jump_stamp(cpu);
 			cpu->blocks->running = NULL;
-			struct block **link = cpu->jit->run(cpu, block);
+			cpu->jit->run(cpu, block);
 			cpu->blocks->running = NULL;
-			*start = cpu->reg[REG_RIP]; /* a link out of translated code does not leave the page */
-			return link;
+			return NULL;
 		}
 	}
 	run_block(cpu, block);
-	return block->chains ? &block->next[cpu->reg[REG_RIP] != *start + block->bytes] : NULL;
+	return block->chains ? &block->next[cpu->reg[REG_RIP] != start + block->bytes] : NULL;
 }
 
 static int run_blocks(struct cpu *cpu)
@@ -296,7 +295,7 @@ static int run_blocks(struct cpu *cpu)
 		}
 		start = cpu->reg[REG_RIP];
 		note_block(cpu, code_linear(cpu));
-		link = run_any(cpu, block, &start);
+		link = run_any(cpu, block, start);
 	}
 }
 

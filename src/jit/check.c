@@ -16,22 +16,31 @@
 
 enum {
 	CHECKS = 64, /* of each fragment; then its translation runs alone */
-	JOURNAL_MAX = 8 * BLOCK_MAX,
+	JOURNAL_MAX = 8 * TRACE_MAX,
 	ARITH_MASK = ARITH_SF | ARITH_ZF | ARITH_AF | ARITH_PF | ARITH_CF | ARITH_OF
 };
 
-/* Instructions [first, first + count) of a block, all translated without handlers. */
+/* Instructions [first, first + count) of a trace, all translated without handlers. */
 struct fragment {
 	const u8 *code;
 	u8 first, count;
-	u16 checks;    /* done so far */
-	u16 undefined; /* ARITH_*: flags that need not agree at the end */
+	u16 checks; /* done so far */
+};
+
+/* An instruction of the trace. */
+struct step {
+	struct block *block;
+	u8 index;      /* in the block */
+	u8 before;     /* instructions of the trace before the block */
+	u16 offset;    /* in its page */
+	u16 undefined; /* ARITH_*: flags that need not agree behind it */
 };
 
 /* In the code area; block->entry points to it, and nobody jumps there. */
 struct fragments {
-	unsigned count;
-	struct fragment fragment[];
+	unsigned count, steps;
+	struct step step[TRACE_MAX];
+	struct fragment fragment[TRACE_MAX];
 };
 
 struct write {
@@ -70,69 +79,72 @@ static u16 arith_of(u32 flags)
 }
 
 /*
- * Which flags instructions [first, end) leave undefined such that interpreter and host may differ. With bit scans,
- * counts and BMI they do, for the interpreter computes those flags itself; all others run on the host either way.
+ * Which flags are undefined behind an instruction such that interpreter and host may differ, given those before it.
+ * With bit scans, counts and BMI they do, for the interpreter computes those flags itself; all others run on the host
+ * either way.
  */
-static u16 undefined_flags(const struct jit *jit, unsigned first, unsigned end)
+static u16 undefined_flags(const struct plan *p, u16 before)
+{
+	const ZydisAccessedFlags *f = p->native ? p->zi.cpu_flags : NULL;
+	if (!p->native)
+		return 0;
+	if (!f)
+		return before;
+	u16 undefined = before & (u16)~arith_of(f->modified | f->set_0 | f->set_1 | f->undefined);
+	if (p->zi.meta.isa_set == ZYDIS_ISA_SET_BMI1 || p->zi.meta.isa_set == ZYDIS_ISA_SET_BMI2 ||
+	    p->zi.mnemonic == ZYDIS_MNEMONIC_TZCNT || p->zi.mnemonic == ZYDIS_MNEMONIC_LZCNT ||
+	    p->zi.mnemonic == ZYDIS_MNEMONIC_BSF || p->zi.mnemonic == ZYDIS_MNEMONIC_BSR)
+		undefined |= arith_of(f->undefined);
+	return undefined;
+}
+
+static void fill_steps(const struct jit *jit, const struct trace *trace, struct fragments *f)
 {
 	u16 undefined = 0;
-	for (unsigned i = first; i < end; i++) {
-		const ZydisDecodedInstruction *zi = &jit->plan[i].zi;
-		const ZydisAccessedFlags *f = zi->cpu_flags;
-		if (!f)
-			continue;
-		undefined &= (u16)~arith_of(f->modified | f->set_0 | f->set_1 | f->undefined);
-		if (zi->meta.isa_set == ZYDIS_ISA_SET_BMI1 || zi->meta.isa_set == ZYDIS_ISA_SET_BMI2 ||
-		    zi->mnemonic == ZYDIS_MNEMONIC_TZCNT || zi->mnemonic == ZYDIS_MNEMONIC_LZCNT ||
-		    zi->mnemonic == ZYDIS_MNEMONIC_BSF || zi->mnemonic == ZYDIS_MNEMONIC_BSR)
-			undefined |= arith_of(f->undefined);
+	f->count = 0;
+	f->steps = trace->count;
+	for (unsigned i = 0; i < trace->count; i++) {
+		const struct plan *p = &jit->plan[i];
+		undefined = undefined_flags(p, undefined);
+		f->step[i] = (struct step){
+			.block = (struct block *)p->block,
+			.index = (u8)(p->insn - p->block->insn),
+			.before = p->before,
+			.offset = p->offset,
+			.undefined = undefined,
+		};
 	}
-	return undefined;
 }
 
 void jit_check_translate(struct cpu *cpu, struct block *block)
 {
 	struct jit *jit = jit_of(cpu);
-	size_t size = sizeof(struct fragments) + BLOCK_MAX * sizeof(struct fragment);
-	bool native[BLOCK_MAX];
+	struct trace trace;
 
-	if (jit->used + size + JIT_BLOCK_MAX > JIT_AREA) {
+	if (!jit_has_room(jit, sizeof(struct fragments) + JIT_TRACE_MAX, 2 * TRACE_MAX)) {
 		block_cache_flush(cpu);
 		return;
 	}
-	if (!jit_plan(cpu, jit, block, 0, block->count))
+	if (!jit_select_trace(cpu, jit, block, &trace))
 		return;
-	for (unsigned i = 0; i < block->count; i++)
-		native[i] = jit->plan[i].native;
-	u16 undefined[BLOCK_MAX];
-	for (unsigned i = 0, first = 0; i < block->count; i++) {
-		undefined[i] = native[i] ? undefined_flags(jit, first, i + 1) : 0;
-		first = native[i] ? first : i + 1;
-	}
 	struct fragments *f = (struct fragments *)(jit->writable + jit->used);
-	jit->used += (size + 15) & ~15UL;
-	f->count = 0;
-	for (unsigned i = 0; i < block->count;) {
-		unsigned first = i;
-		while (i < block->count && native[i])
+	jit->used += (sizeof(*f) + 15) & ~15UL;
+	fill_steps(jit, &trace, f);
+	for (unsigned i = 0, first; i < trace.count; i++) {
+		for (first = i; i < trace.count && jit->plan[i].native;)
 			i++;
-		if (i == first) {
-			i++;
+		if (i == first)
 			continue;
-		}
-		const u8 *code = jit_translate(cpu, jit, block, first, i - first, false);
+		const u8 *code = jit_translate(cpu, jit, &trace, first, i - first, false);
 		if (!code)
 			return;
 		cpu->counters.instructions_translated += i - first;
-		f->fragment[f->count++] = (struct fragment){
-			.code = code,
-			.first = (u8)first,
-			.count = (u8)(i - first),
-			.undefined = undefined[i - 1],
-		};
+		f->fragment[f->count++] =
+			(struct fragment){ .code = code, .first = (u8)first, .count = (u8)(i - first) };
 	}
-	cpu->counters.blocks_translated++;
+	cpu->counters.traces_translated++;
 	block->entry = jit_executable(jit, (u8 *)f);
+	block->lines = jit_trace_lines(&trace);
 }
 
 /* --- the journal --- */
@@ -211,45 +223,57 @@ static void put_outcome(struct cpu *cpu, const struct outcome *o)
 	cpu->pending.valid = false;
 }
 
-static void step(struct cpu *cpu, struct block *block, unsigned index)
+static void interpret_step(struct cpu *cpu, const struct step *s)
 {
-	const struct insn *insn = &block->insn[index];
-	cpu->blocks->running = block;
+	const struct insn *insn = &s->block->insn[s->index];
+	cpu->blocks->running = s->block;
 	cpu->insn = insn;
 	cpu->rip_start = cpu->reg[REG_RIP];
 	cpu->reg[REG_RIP] += insn->length;
 	insn->exec(cpu, insn);
 }
 
-static void interpret(struct cpu *cpu, struct check *c, struct block *block, const struct fragment *f, unsigned done)
+/* Is the step's instruction the one at RIP, and still the same? */
+static bool is_next(const struct cpu *cpu, const struct step *s)
 {
-	for (unsigned i = f->first + done; i < (unsigned)f->first + f->count && block->mode_key != MODE_DROPPED; i++) {
+	return cpu->reg[REG_RIP] == cpu->jit_page + s->offset && s->block->mode_key != MODE_DROPPED;
+}
+
+/* From step `from` on, as far as the trace is followed; where it ended. */
+static unsigned interpret(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
+			  unsigned from)
+{
+	unsigned i = from;
+	for (; i < (unsigned)f->first + f->count && is_next(cpu, &all->step[i]); i++) {
 		if (c)
-			note_instruction(cpu, c, &block->insn[i]);
-		step(cpu, block, i);
+			note_instruction(cpu, c, &all->step[i].block->insn[all->step[i].index]);
+		interpret_step(cpu, &all->step[i]);
 	}
+	return i;
 }
 
 /* Translated code may leave behind a handler; what it left undone is interpreted, as the run loop would. */
-static void run_translation(struct cpu *cpu, struct block *block, const struct fragment *f)
+static unsigned run_translation(struct cpu *cpu, const struct fragments *all, const struct fragment *f)
 {
-	const u64 before = cpu->counters.instructions;
-	jit_enter(cpu, block, f->code);
-	interpret(cpu, NULL, block, f, (unsigned)(cpu->counters.instructions - before));
+	const u64 start = cpu->counters.instructions;
+	jit_enter(cpu, f->code);
+	return interpret(cpu, NULL, all, f, (unsigned)(cpu->counters.instructions - start));
 }
 
-/* Either execution, with throws caught; true if it threw. */
-static bool execute(struct cpu *cpu, struct check *c, struct block *block, const struct fragment *f, bool translated)
+/*
+ * Either execution, with throws caught: the fragment's translation, or, with a journal, the interpreter. `done`: steps
+ * of the trace that are done then. true if it threw.
+ */
+static bool execute(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
+		    unsigned *done)
 {
+	const u64 start = cpu->counters.instructions;
 	jmp_buf outer;
 	memcpy(&outer, &cpu->restart, sizeof(outer));
 	bool thrown = _setjmp(cpu->restart) != 0;
-	if (!thrown) {
-		if (translated)
-			run_translation(cpu, block, f);
-		else
-			interpret(cpu, c, block, f, 0);
-	}
+	if (!thrown)
+		*done = c ? interpret(cpu, c, all, f, f->first) : run_translation(cpu, all, f);
+	cpu->counters.instructions = start;
 	memcpy(&cpu->restart, &outer, sizeof(outer));
 	return thrown;
 }
@@ -262,7 +286,8 @@ static void print_code(const char *title, const u8 *code, size_t size, u64 addre
 	ZydisFormatter formatter;
 	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	fprintf(stderr, "%s\n", title);
+	if (title)
+		fprintf(stderr, "%s\n", title);
 	for (size_t at = 0; at < size;) {
 		ZydisDecodedInstruction zi;
 		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -300,13 +325,16 @@ static void print_outcome(const char *title, const struct outcome *o)
 	fprintf(stderr, "\n");
 }
 
-static NORETURN void report(struct cpu *cpu, const struct check *c, struct block *block, const struct fragment *f)
+static NORETURN void report(struct cpu *cpu, const struct check *c, const struct fragments *all,
+			    const struct fragment *f)
 {
-	u64 at = block->ram_offset, bytes = 0;
-	for (unsigned i = 0; i < (unsigned)f->first + f->count; i++)
-		*(i < f->first ? &at : &bytes) += block->insn[i].length;
 	fprintf(stderr, "strata: a translation differs from the interpreter\n");
-	print_code("guest code:", cpu->mem->host + at, bytes, c->before.reg[REG_RIP]);
+	for (unsigned i = f->first; i < (unsigned)f->first + f->count; i++) {
+		const struct step *s = &all->step[i];
+		print_code(i == f->first ? "guest code:" : NULL,
+			   cpu->mem->host + (s->block->ram_offset & PAGE_MASK) + s->offset,
+			   s->block->insn[s->index].length, cpu->jit_page + s->offset);
+	}
 	print_code("translation:", f->code, 4096, (u64)f->code);
 	print_outcome("before", &c->before);
 	print_outcome("interpreted", &c->interpreted);
@@ -358,64 +386,60 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 }
 
 /* Runs a fragment, both ways if that is still due; true if it threw. */
-static bool run_fragment(struct cpu *cpu, struct block *block, struct fragment *f)
+static bool run_fragment(struct cpu *cpu, const struct fragments *all, struct fragment *f, unsigned *done)
 {
 	static _Thread_local struct check c;
 	if (f->checks >= CHECKS)
-		return execute(cpu, NULL, block, f, true);
+		return execute(cpu, NULL, all, f, done);
 	f->checks++;
 	c.writes = 0;
 	c.undoable = true;
+	u64 dropped = cpu->counters.blocks_dropped;
 	take_outcome(cpu, &c.before, false);
-	bool thrown = execute(cpu, &c, block, f, false);
+	bool thrown = execute(cpu, &c, all, f, done);
 	/* A throw without an event was a VM exit, say: that cannot be undone either. */
-	if (!c.undoable || block->mode_key == MODE_DROPPED || (thrown && !cpu->pending.valid))
+	if (!c.undoable || cpu->counters.blocks_dropped != dropped || (thrown && !cpu->pending.valid))
 		return thrown;
+	u16 undefined = thrown || *done == f->first ? 0 : all->step[*done - 1].undefined;
 	take_outcome(cpu, &c.interpreted, thrown);
 	undo_writes(cpu, &c);
 	put_outcome(cpu, &c.before);
 	if (f->checks & 1)
 		forget_pages(cpu, &c);
-	thrown = execute(cpu, &c, block, f, true);
+	thrown = execute(cpu, NULL, all, f, done);
 	take_outcome(cpu, &c.translated, thrown);
-	if (!outcomes_equal(&c.interpreted, &c.translated, f->undefined) || !memory_equal(cpu, &c))
-		report(cpu, &c, block, f);
+	if (!outcomes_equal(&c.interpreted, &c.translated, undefined) || !memory_equal(cpu, &c))
+		report(cpu, &c, all, f);
 	cpu->counters.translations_checked++;
 	return thrown;
 }
 
-struct block **jit_check_run(struct cpu *cpu, struct block *block)
+/* Instructions of the trace before the block that threw. */
+static unsigned before_running(const struct cpu *cpu, const struct fragments *all)
+{
+	for (unsigned i = 0; i < all->steps; i++)
+		if (all->step[i].block == cpu->blocks->running)
+			return all->step[i].before;
+	return 0;
+}
+
+void jit_check_run(struct cpu *cpu, struct block *block)
 {
 	struct fragments *all = fragments_of(jit_of(cpu), block);
-	const u64 instructions = cpu->counters.instructions;
-	const u64 start = cpu->reg[REG_RIP];
-	unsigned at = 0, done;
+	const u64 start = cpu->counters.instructions;
+	unsigned at = 0, n = 0;
 
-	for (unsigned n = 0; at < block->count && block->mode_key != MODE_DROPPED; at = done) {
-		bool thrown = false;
-		struct fragment *f = n < all->count && all->fragment[n].first == at ? &all->fragment[n++] : NULL;
-		if (f) {
-			done = at + f->count;
-			cpu->blocks->running = block;
-			thrown = run_fragment(cpu, block, f);
-			cpu->counters.instructions = instructions;
-		} else {
-			done = at + 1;
-			step(cpu, block, at);
+	while (at < all->steps && is_next(cpu, &all->step[at])) {
+		if (n == all->count || all->fragment[n].first != at) {
+			cpu->counters.instructions = start + all->step[at].before;
+			interpret_step(cpu, &all->step[at++]);
+			cpu->counters.instructions = start;
+			continue;
 		}
-		if (thrown) {
-			cpu->blocks->running = block;
+		if (run_fragment(cpu, all, &all->fragment[n++], &at)) {
+			cpu->counters.instructions = start + before_running(cpu, all);
 			_longjmp(cpu->restart, 1);
 		}
 	}
-	/* Dropped within a fragment: as many as lie before RIP are done. */
-	u64 bytes = 0;
-	unsigned count = 0;
-	if (block->mode_key == MODE_DROPPED)
-		for (; count < block->count && start + bytes != cpu->reg[REG_RIP]; count++)
-			bytes += block->insn[count].length;
-	else
-		count = block->count;
-	cpu->counters.instructions += count;
-	return NULL;
+	cpu->counters.instructions = start + at;
 }

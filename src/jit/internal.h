@@ -15,6 +15,7 @@
 #include "jit/jit.h"
 
 #include <Zydis/Zydis.h>
+#include <assert.h>
 
 /* Host register of each guest GPR; HOST_NONE: it lives in cpu->reg. */
 extern const u8 host_register[GPR_COUNT];
@@ -38,12 +39,32 @@ enum plan_kind {
 	PLAN_RET
 };
 
+/*
+ * A trace: blocks of one page that mostly run one behind the other, translated as one. Only its first instruction is
+ * entered from outside; wherever else a branch leads, the trace is left.
+ */
+enum { TRACE_BLOCKS = 16, TRACE_MAX = 120 };
+
+/* How a block of a trace leads to the next one, or the last one back to the first. */
+enum follow { FOLLOW_NONE, FOLLOW_NEXT, FOLLOW_TARGET };
+
+struct trace {
+	struct block *block[TRACE_BLOCKS];
+	unsigned blocks;
+	unsigned count; /* instructions of all blocks */
+	bool loop;      /* the last block leads to the first */
+};
+
+/* An instruction of a trace and what is to become of it. */
 struct plan {
 	enum plan_kind kind;
 	bool native; /* could be translated without the handler */
+	const struct block *block;
 	const struct insn *insn;
-	u16 offset;       /* of the instruction in its page */
-	bool reads_flags; /* needs the guest's flags in the host's: tests some, or leaves some as they were */
+	u16 offset;         /* of the instruction in its page */
+	u8 before;          /* instructions of the trace before this block */
+	enum follow follow; /* where the trace goes on behind a block's last instruction */
+	bool reads_flags;   /* needs the guest's flags in the host's: tests some, or leaves some as they were */
 	bool writes_flags;
 	bool live_before, live_after; /* may somebody see the flags there? */
 	bool memory;                  /* has an operand in memory that the translation accesses */
@@ -57,6 +78,19 @@ struct plan {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
 
+/*
+ * A jump from a translation to a block of the same page. While that block has no translation, the jump goes to code
+ * that leaves; jit_bind() makes it direct, untranslating the target undoes that.
+ */
+struct jit_link {
+	u8 *site;              /* the jump's displacement, in the writable mapping */
+	const u8 *unlinked;    /* where it leads while not bound, likewise */
+	u64 ram_offset;        /* of the target */
+	u32 mode_key;          /* likewise */
+	bool bound;            /* in the target's list */
+	struct jit_link *next; /* in that list: block->incoming */
+};
+
 /* Integer instructions that not every host executes. */
 enum {
 	HOST_POPCNT = BIT(0),
@@ -67,26 +101,29 @@ enum {
 	HOST_MOVBE = BIT(5)
 };
 
-enum { JIT_AREA = 32 << 20, JIT_BLOCK_MAX = 32 << 10 };
+enum { JIT_AREA = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
 
 struct jit {
 	struct jit_options options;
 	u8 *writable;
 	const u8 *executable;
-	size_t used, stubs_end; /* bytes */
+	/* Bytes: code grows from the start, links grow from the end. */
+	size_t used, stubs_end, links_start;
 	bool full;
 	u32 host; /* HOST_POPCNT and so on */
 	/* Stubs, in the writable mapping. */
 	const u8 *stub_handler;      /* call: T1 = site */
 	const u8 *stub_handler_end;  /* jump: T1 = site; the instruction ends its block */
-	const u8 *stub_untranslated; /* jump: T1 = block, T2 = link: leave, RIP at the block */
-	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link */
-	const u8 *stub_interpret; /* jump: T1 = site of the first instruction: all of them by the interpreter; leave */
+	const u8 *stub_untranslated; /* jump: T1 = block: leave, RIP at the block */
+	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
+	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
+	const u8 *stub_interpret;
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
-	struct block **(*enter)(struct cpu *cpu, const struct block *block, const void *code);
-	struct plan plan[BLOCK_MAX];
+	/* Runs translated code; the link through which it left, or NULL. */
+	struct jit_link *(*enter)(struct cpu *cpu, const void *code);
+	struct plan plan[TRACE_MAX];
 	ZydisDecoder verifier;
 };
 
@@ -101,22 +138,40 @@ static inline const u8 *jit_executable(const struct jit *jit, const u8 *writable
 }
 
 /*
- * What stubs must know of an instruction, in one register: the block's place in the arena, the instruction's offset in
- * its page, its index, and how many instructions were counted when the code was entered. In the top bits: VECTORS_*
- * that the code behind it wants loaded.
+ * What stubs must know of an instruction, in one register.
+ *
+ *	63..62   VECTORS_* that the code behind it wants loaded
+ *	61..32   place of its block in the arena
+ *	31..20   its offset in its page
+ *	19..13   how many instructions of the block are translated
+ *	12..7    its index in the block
+ *	6..0     instructions of the trace before the block
  */
-enum { SITE_VECTORS_SHIFT = 62 };
-static inline u64 jit_site(const struct cpu *cpu, const struct block *block, unsigned index, unsigned offset,
-			   unsigned counted)
+enum { SITE_VECTORS = 62, SITE_BLOCK = 32, SITE_OFFSET = 20, SITE_END = 13, SITE_INDEX = 7 };
+
+static_assert(BLOCK_MAX <= 64 && TRACE_MAX < 128 && ARENA_BYTES <= 1 << 30, "sites have room for them");
+
+static inline u64 jit_site(const struct cpu *cpu, const struct plan *p, unsigned end, u8 vectors)
 {
-	return (u64)((const u8 *)block - cpu->blocks->arena) << 32 | (u64)offset << 16 | index << 8 | counted;
+	u64 block = (u64)((const u8 *)p->block - cpu->blocks->arena), index = (u64)(p->insn - p->block->insn);
+	return (u64)vectors << SITE_VECTORS | block << SITE_BLOCK | (u64)p->offset << SITE_OFFSET |
+	       (u64)end << SITE_END | index << SITE_INDEX | p->before;
 }
+
+/* Room for `n` bytes more of code and `links` links? If not, all is to be emptied. */
+bool jit_has_room(struct jit *jit, size_t n, unsigned links);
 
 /* stubs.c: makes the stubs at the area's start. */
 void jit_make_stubs(struct cpu *cpu, struct jit *jit);
 
-/* plan.c: fills jit->plan for instructions [first, first + count); false: the bytes are no longer those decoded. */
-bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsigned first, unsigned count);
+/* trace.c: which blocks to translate with this one; plans all their instructions. false: none of them pays. */
+bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, struct trace *trace);
+u64 jit_trace_lines(const struct trace *trace);
+
+/* plan.c: fills plan[] for the block's instructions. */
+void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
+/* Decides where flags are live, and vectors wanted, in jit->plan[first, +count). */
+void jit_plan_state(struct jit *jit, unsigned first, unsigned count);
 
 bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op);
 
@@ -132,11 +187,11 @@ bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi)
 /* vectors.c: what cpu->vectors_allowed must be. */
 u8 jit_vectors_allowed(const struct cpu *cpu);
 
-/* Runs `code`, a translation of `block`. As jit_ops.run. */
-static inline struct block **jit_enter(struct cpu *cpu, const struct block *block, const void *code)
+/* Runs translated code. As jit->enter. */
+static inline struct jit_link *jit_enter(struct cpu *cpu, const void *code)
 {
 	cpu->vectors_allowed = jit_vectors_allowed(cpu);
-	return jit_of(cpu)->enter(cpu, block, code);
+	return jit_of(cpu)->enter(cpu, code);
 }
 
 /* Make the stubs that move vectors; the latter, once stub_interpret is made. */
@@ -152,9 +207,11 @@ static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
 	return ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id;
 }
 
-/* translate.c: code for instructions [first, first + count) of the block; NULL if there is no room, or if it must not
- * be. `chain`: leads to other blocks by itself. */
-const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, unsigned first, unsigned count,
+/*
+ * translate.c: code for instructions jit->plan[first, +count) of the trace; NULL if there is no room, or if it must not
+ * be. `chain`: leads to other blocks, and back to its beginning, by itself.
+ */
+const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain);
 
 /* verify.c: is [code, +size) nothing but instructions that translated code may contain? */
@@ -162,6 +219,6 @@ bool jit_verify(const struct jit *jit, const u8 *code, size_t size);
 
 /* check.c: jit_ops that run each piece of native code beside the interpreter. */
 void jit_check_translate(struct cpu *cpu, struct block *block);
-struct block **jit_check_run(struct cpu *cpu, struct block *block);
+void jit_check_run(struct cpu *cpu, struct block *block);
 
 #endif

@@ -319,17 +319,30 @@ static void plan_flags(struct plan *p)
 		(f->tested & ARITHMETIC) || (p->writes_flags && (written != ARITHMETIC || is_shift_by_maybe_zero(p)));
 }
 
-/* Backwards from the end, where all flags may be looked at. */
+/* Can somebody look at the flags before the instruction has done anything? */
+static bool shows_flags(const struct plan *p)
+{
+	switch (p->kind) {
+	case PLAN_HANDLER:
+	case PLAN_CALL:
+	case PLAN_JMP:
+	case PLAN_RET:
+	case PLAN_JCC:
+		return true;
+	default:
+		/* A fault shows them, and a write may change the instructions to come. */
+		return p->memory;
+	}
+}
+
+/* Backwards from the end, where all flags may be looked at, as they may wherever a trace is left. */
 static void plan_liveness(struct plan *plan, unsigned count)
 {
 	bool live = true;
 	for (unsigned i = count; i-- > 0;) {
 		struct plan *p = &plan[i];
 		p->live_after = live;
-		/* A handler may look at them, a fault shows them, and a write may change the instructions to come. */
-		bool seen = p->kind == PLAN_HANDLER || p->memory || p->kind == PLAN_CALL || p->kind == PLAN_JMP ||
-			    p->kind == PLAN_RET || p->kind == PLAN_JCC;
-		if (seen || p->reads_flags)
+		if (shows_flags(p) || p->reads_flags)
 			live = true;
 		else if (p->writes_flags)
 			live = false;
@@ -337,36 +350,44 @@ static void plan_liveness(struct plan *plan, unsigned count)
 	}
 }
 
-bool jit_plan(struct cpu *cpu, struct jit *jit, const struct block *block, unsigned first, unsigned count)
+void jit_plan_state(struct jit *jit, unsigned first, unsigned count)
+{
+	plan_liveness(&jit->plan[first], count);
+	jit_plan_vectors(&jit->plan[first], count);
+}
+
+static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struct plan *p, size_t n)
 {
 	const ZydisDecoder *decoder = &cpu->blocks->decoders.mode[DECODER_64];
+	const struct insn *insn = p->insn;
+	ZydisDecoderContext context;
+
+	bool decodes = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, n, &p->zi)) &&
+		       ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
+	if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
+		decodes = false;
+	p->kind = decodes ? classify(jit, p) : PLAN_HANDLER;
+	p->native = p->kind != PLAN_HANDLER;
+	/* The checker wants calls of handlers too, and these have no side effects. */
+	u64 where = (p->block->ram_offset & PAGE_MASK) + p->offset;
+	if (jit->options.check && !(insn->flags & INSN_ENDS) && (where * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
+		p->kind = PLAN_HANDLER;
+	if (p->kind == PLAN_HANDLER)
+		p->memory = p->memory_write = false;
+	plan_flags(p);
+}
+
+void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan)
+{
 	u64 at = block->ram_offset, end = block->ram_offset + block->bytes;
 
-	for (unsigned i = 0; i < first; i++)
-		at += block->insn[i].length;
-	for (unsigned i = 0; i < count; i++) {
-		struct plan *p = &jit->plan[i];
-		const struct insn *insn = &block->insn[first + i];
+	for (unsigned i = 0; i < block->count; i++) {
+		const struct insn *insn = &block->insn[i];
+		struct plan *p = &plan[i];
 		size_t n = end - at < sizeof(p->bytes) ? end - at : sizeof(p->bytes);
-		*p = (struct plan){ .insn = insn, .offset = (u16)(at & (PAGE_SIZE - 1)) };
+		*p = (struct plan){ .block = block, .insn = insn, .offset = (u16)(at & (PAGE_SIZE - 1)) };
 		memcpy(p->bytes, cpu->mem->host + at, n);
-		ZydisDecoderContext context;
-		bool decodes =
-			ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, n, &p->zi)) &&
-			ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
-		if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
-			decodes = false;
-		p->kind = decodes ? classify(jit, p) : PLAN_HANDLER;
-		p->native = p->kind != PLAN_HANDLER;
-		/* The checker wants calls of handlers too, and these have no side effects. */
-		if (jit->options.check && !(insn->flags & INSN_ENDS) && (at * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
-			p->kind = PLAN_HANDLER;
-		if (p->kind == PLAN_HANDLER)
-			p->memory = p->memory_write = false;
-		plan_flags(p);
+		plan_instruction(cpu, jit, p, n);
 		at += insn->length;
 	}
-	plan_liveness(jit->plan, count);
-	jit_plan_vectors(jit->plan, count);
-	return true;
 }

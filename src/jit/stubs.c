@@ -45,16 +45,14 @@ static void emit_pop(struct emit *e, unsigned reg)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, reg);
 }
 
-/* enter(RDI = cpu, RSI = block, RDX = code) */
+/* enter(RDI = cpu, RSI = code) */
 static void make_enter(struct emit *e)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
 		emit_push(e, saved[i]);
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_mov(e, HOST_CPU, HOST_RDI);
-	emit_mov(e, HOST_T1, HOST_RSI);
-	emit_mov(e, HOST_T0, HOST_RDX);
-	emit_mov_imm(e, HOST_T2, 0);
+	emit_mov(e, HOST_T0, HOST_RSI);
 	emit_load_guest(e);
 	emit_rr(e, (struct opcode){ .byte = 0xff }, 4, HOST_T0);
 }
@@ -76,53 +74,89 @@ static void emit_call_c(struct emit *e, u64 function)
 
 static struct block *site_block(const struct cpu *cpu, u64 site)
 {
-	return (struct block *)(cpu->blocks->arena + (site >> 32 & 0x3fffffff));
+	return (struct block *)(cpu->blocks->arena + (site >> SITE_BLOCK & 0x3fffffff));
 }
 
-/*
- * Runs an instruction's handler in the interpreter's circumstances. Nonzero: the block was dropped meanwhile, or what
- * the code behind wants loaded cannot be any more; RIP is right, and translated code must be left.
- */
-static u64 run_handler(struct cpu *cpu, u64 site)
+static unsigned site_offset(u64 site)
+{
+	return site >> SITE_OFFSET & 0xfff;
+}
+
+static unsigned site_end(u64 site)
+{
+	return site >> SITE_END & 0x7f;
+}
+
+static unsigned site_index(u64 site)
+{
+	return site >> SITE_INDEX & 0x3f;
+}
+
+static unsigned site_before(u64 site)
+{
+	return site & 0x7f;
+}
+
+/* Runs an instruction's handler in the interpreter's circumstances: a throw counts from the block's beginning. */
+static void execute(struct cpu *cpu, u64 site)
 {
 	struct block *block = site_block(cpu, site);
-	unsigned index = site >> 8 & 0xff, counted = site & 0xff;
-	const struct insn *insn = &block->insn[index];
+	const struct insn *insn = &block->insn[site_index(site)];
 
 	cpu->blocks->running = block;
 	cpu->insn = insn;
-	cpu->rip_start = cpu->jit_page + (site >> 16 & 0xffff);
+	cpu->rip_start = cpu->jit_page + site_offset(site);
 	cpu->reg[REG_RIP] = cpu->rip_start + insn->length;
-	/* As in the interpreter: a throw counts what was done, from the block's beginning. */
-	cpu->counters.instructions -= counted;
+	cpu->counters.instructions += site_before(site);
 	cpu->counters.instructions_by_handler++;
 	if (insn->row)
 		cpu->counters.handler[insn->row->number]++;
 	insn->exec(cpu, insn);
-	cpu->counters.instructions += counted;
+}
+
+/*
+ * Within a trace, which counts its instructions where it is left. Nonzero: translated code must be left, and RIP is
+ * right. A translation was dropped meanwhile, perhaps this one; or something wants attention; or what the code behind
+ * wants loaded cannot be any more.
+ */
+static u64 run_handler(struct cpu *cpu, u64 site)
+{
+	u64 dropped = cpu->counters.translations_dropped;
+	execute(cpu, site);
 	cpu->vectors_allowed = jit_vectors_allowed(cpu);
-	if (likely(block->mode_key != MODE_DROPPED && cpu->vectors_allowed >= site >> SITE_VECTORS_SHIFT))
+	if (likely(cpu->counters.translations_dropped == dropped && !cpu->attention &&
+		   cpu->vectors_allowed >= site >> SITE_VECTORS)) {
+		cpu->counters.instructions -= site_before(site);
 		return 0;
-	cpu->counters.instructions -= counted - (index + 1u < counted ? index + 1u : counted);
+	}
+	cpu->counters.instructions += site_index(site) + 1;
 	return 1;
 }
 
-/* Runs instructions as the interpreter does that were to be translated code. */
+/* The instruction ends the trace. */
+static void run_last(struct cpu *cpu, u64 site)
+{
+	execute(cpu, site);
+	cpu->counters.instructions += site_index(site) + 1;
+}
+
+/* Runs what is translated of a block, from the site's instruction on, as the interpreter does. */
 static void interpret(struct cpu *cpu, u64 site)
 {
 	struct block *block = site_block(cpu, site);
-	const struct insn *insn = &block->insn[site >> 8 & 0xff], *end = insn + (site & 0xff);
+	const struct insn *insn = &block->insn[site_index(site)], *end = block->insn + site_end(site);
 
 	cpu->blocks->running = block;
-	cpu->reg[REG_RIP] = cpu->jit_page + (site >> 16 & 0xffff);
+	cpu->reg[REG_RIP] = cpu->jit_page + site_offset(site);
+	cpu->counters.instructions += site_before(site);
 	for (; insn != end; insn++) {
 		cpu->insn = insn;
 		cpu->rip_start = cpu->reg[REG_RIP];
 		cpu->reg[REG_RIP] += insn->length;
 		insn->exec(cpu, insn);
 	}
-	cpu->counters.instructions += site & 0xff;
-	cpu->counters.instructions_interpreted += site & 0xff;
+	cpu->counters.instructions += site_end(site);
+	cpu->counters.instructions_interpreted += site_end(site) - site_index(site);
 }
 
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
@@ -141,7 +175,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RDI, HOST_CPU);
 	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)run_handler);
+	emit_call_c(&e, (u64)run_last);
 	emit_jmp(&e, leave_no_link);
 
 	jit->stub_handler = e.at;
@@ -173,13 +207,14 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 		offsetof(struct block, ram_offset));
 	emit_alu_imm(&e, 4, false, HOST_T0, PAGE_SIZE - 1);
 	emit_rm(&e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, offsetof(struct cpu, jit_page));
+	emit_mov_imm(&e, HOST_T2, 0);
 	jit->stub_leave = e.at;
 	emit_store(&e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RAX, HOST_T2);
 	make_return(&e);
 
-	jit->enter = (struct block * *(*)(struct cpu *, const struct block *, const void *)) jit_executable(jit, enter);
+	jit->enter = (struct jit_link * (*)(struct cpu *, const void *)) jit_executable(jit, enter);
 	jit->stubs_end = (size_t)(e.at - jit->writable + 15) & ~15UL;
 	jit->used = jit->stubs_end;
 	cpu->blocks->untranslated = jit_executable(jit, jit->stub_untranslated);

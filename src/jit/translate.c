@@ -5,7 +5,6 @@
 
 #include "base/trace.h"
 
-#include <assert.h>
 #include <string.h>
 
 static_assert(sizeof(struct tlb_entry) == 32 && TLB_ENTRIES == 1024 && PAGE_SHIFT == 12, "as emit_check() computes it");
@@ -67,60 +66,35 @@ static struct cold *add_cold(struct translation *t, u8 *from)
 	return c;
 }
 
+/* Instructions of the trace up to this one, with it. */
+static unsigned executed(const struct translation *t, const struct plan *p)
+{
+	return (unsigned)(p - t->jit->plan) + 1;
+}
+
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
 {
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
 	c->kind = COLD_HANDLER;
-	c->index = (unsigned)(p->insn - t->block->insn);
-	c->offset = p->offset;
+	c->plan = p;
 }
 
-static void emit_site(struct translation *t, unsigned index, unsigned offset, u8 vectors)
+static void emit_site(struct translation *t, const struct plan *p, u8 vectors)
 {
-	u64 site = jit_site(t->cpu, t->block, index, offset, t->count);
-	emit_mov_imm(&t->e, HOST_T1, site | (u64)vectors << SITE_VECTORS_SHIFT);
+	const struct plan *end = p;
+	while (end != t->plan + t->count && end->block == p->block)
+		end++;
+	unsigned index = (unsigned)(p->insn - p->block->insn);
+	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, p, index + (unsigned)(end - p), vectors));
 }
 
 /* Runs the handler; `vectors` are loaded again afterwards. */
-static void emit_call_handler(struct translation *t, unsigned index, unsigned offset, u8 vectors)
+static void emit_call_handler(struct translation *t, const struct plan *p, u8 vectors)
 {
-	emit_site(t, index, offset, vectors);
+	emit_site(t, p, vectors);
 	emit_call(&t->e, t->jit->stub_handler);
 	if (vectors)
 		emit_call(&t->e, t->jit->stub_load_vectors[vectors]);
-}
-
-static void emit_cold(struct translation *t, const struct cold *c)
-{
-	struct emit *e = &t->e;
-	emit_patch(e, c->from, e->at);
-	switch (c->kind) {
-	case COLD_HANDLER:
-		if (!c->resume) {
-			emit_site(t, c->index, c->offset, VECTORS_NONE);
-			emit_jmp(e, t->jit->stub_handler_end);
-			break;
-		}
-		emit_call_handler(t, c->index, c->offset, c->vectors);
-		if (c->load_flags)
-			emit_load_flags(t);
-		emit_jmp(e, c->resume);
-		break;
-	case COLD_UNLINKED:
-		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-		emit_lea(e, HOST_T0, HOST_T0, (i32)c->offset);
-		emit_jmp(e, t->jit->stub_leave);
-		break;
-	case COLD_FAR_MISS:
-		emit_mov_imm(e, HOST_T2, 0);
-		emit_jmp(e, t->jit->stub_leave);
-		break;
-	case COLD_VECTORS:
-		emit_site(t, c->index, c->offset, VECTORS_NONE);
-		emit_call(e, t->jit->stub_enter_vectors[c->vectors]);
-		emit_jmp(e, c->resume);
-		break;
-	}
 }
 
 /* --- registers and memory --- */
@@ -384,35 +358,43 @@ static void translate_leave(struct translation *t, const struct plan *p)
 	emit_load(&t->e, host_register[RBP], HOST_T0, 0);
 }
 
-/* --- leaving the block --- */
+/* --- leaving the trace --- */
+
+/* Uses the flags. */
+static void emit_count(struct translation *t, unsigned n)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
+	emit8(&t->e, (u8)n);
+}
 
 static void emit_enter_block(struct translation *t)
 {
 	emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
 }
 
-static void emit_leave(struct translation *t)
+static void emit_leave(struct translation *t, const struct jit_link *link)
 {
-	emit_mov_imm(&t->e, HOST_T2, 0);
+	emit_mov_imm(&t->e, HOST_T2, (u64)link);
 	emit_jmp(&t->e, t->jit->stub_leave);
 }
 
-/* To `offset` in this page, by way of the block's link n. */
-static void emit_chain(struct translation *t, unsigned n, unsigned offset)
+/* To `offset` in this page, by a jump that jit_bind() makes direct. */
+static void emit_link(struct translation *t, i64 offset)
 {
-	struct emit *e = &t->e;
-	if (!t->chain) {
-		emit_page_address(t, HOST_T0, offset);
-		emit_leave(t);
-		return;
-	}
-	emit_mov_imm(e, HOST_T2, (u64)&t->block->next[n]);
-	emit_load(e, HOST_T1, HOST_T2, 0);
-	emit_rr(e, OPCODE_WIDE(0x85), HOST_T1, HOST_T1);
-	struct cold *c = add_cold(t, emit_jcc(e, COND_Z, NULL));
+	struct jit *jit = t->jit;
+	const struct block *block = t->trace->block[0];
+
+	jit->links_start -= sizeof(struct jit_link);
+	struct jit_link *link = (struct jit_link *)(jit->writable + jit->links_start);
+	*link = (struct jit_link){
+		.ram_offset = (block->ram_offset & PAGE_MASK) + (u64)offset,
+		.mode_key = block->mode_key,
+	};
+	struct cold *c = add_cold(t, emit_jmp(&t->e, NULL));
 	c->kind = COLD_UNLINKED;
 	c->offset = offset;
-	emit_enter_block(t);
+	c->link = link;
+	link->site = c->from;
 }
 
 /* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
@@ -427,26 +409,27 @@ static void emit_canonical(struct translation *t, const struct plan *p)
 	emit_handler_if(t, p, COND_A);
 }
 
-static void emit_miss(struct translation *t, const struct plan *p)
+static void emit_miss(struct translation *t, const struct plan *p, bool handler)
 {
-	if (p) {
+	if (handler) {
 		emit_handler_if(t, p, COND_NZ);
 	} else {
 		struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
 		c->kind = COLD_FAR_MISS;
+		c->executed = executed(t, p);
 	}
 }
 
 /*
- * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `p`: a miss is for its handler, which
- * does the whole branch; NULL: a miss leaves with RIP = T0. Uses T2.
+ * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `handler`: a miss is for the handler
+ * of `p`, which does the whole branch; else it leaves with RIP = T0. Uses T2.
  */
-static void emit_lookup(struct translation *t, const struct plan *p)
+static void emit_lookup(struct translation *t, const struct plan *p, bool handler)
 {
 	struct emit *e = &t->e;
 
 	if (!t->chain) {
-		if (p)
+		if (handler)
 			emit_canonical(t, p);
 		return;
 	}
@@ -459,37 +442,47 @@ static void emit_lookup(struct translation *t, const struct plan *p)
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(blocks));
 	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T2, HOST_T1, 3, 0);
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, linear));
-	emit_miss(t, p);
+	emit_miss(t, p, handler);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, stamp));
-	emit_miss(t, p);
+	emit_miss(t, p, handler);
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jump_entry, block));
 }
 
-/* After emit_lookup(): enters the block T1, whose address is T0. */
-static void emit_go_far(struct translation *t)
+/* After emit_lookup(): enters the block T1, whose address is T0, behind instruction `p`. */
+static void emit_go_far(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
+	emit_count(t, executed(t, p));
 	if (!t->chain) {
-		emit_leave(t);
+		emit_leave(t, NULL);
 		return;
 	}
 	emit_alu_imm(e, 4, true, HOST_T0, -(i32)PAGE_SIZE);
 	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_mov_imm(e, HOST_T2, 0);
 	emit_enter_block(t);
 }
 
-/* To an offset counted from this page's start, link n. A branch (not straight on) must find its target canonical. */
-static void emit_direct(struct translation *t, const struct plan *branch, unsigned n, i64 offset)
+/*
+ * Leaves the trace behind instruction `p` for an offset counted from this page's start. A branch (`taken`) must find
+ * its target canonical.
+ */
+static void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offset)
 {
-	if (offset >= 0 && offset < (i64)PAGE_SIZE) {
-		emit_chain(t, n, (unsigned)offset);
+	give_up_host_flags(t, true);
+	if (offset < 0 || offset >= (i64)PAGE_SIZE) {
+		emit_page_address(t, HOST_T0, offset);
+		emit_lookup(t, p, taken);
+		emit_go_far(t, p);
+		return;
+	}
+	emit_count(t, executed(t, p));
+	if (t->chain) {
+		emit_link(t, offset);
 		return;
 	}
 	emit_page_address(t, HOST_T0, offset);
-	emit_lookup(t, branch);
-	emit_go_far(t);
+	emit_leave(t, NULL);
 }
 
 static i64 next_offset(const struct plan *p)
@@ -502,14 +495,51 @@ static i64 target_offset(const struct plan *p)
 	return next_offset(p) + (i64)p->insn->imm;
 }
 
+/* From the trace's end back to its beginning. */
+static void emit_loop(struct translation *t, const struct plan *p)
+{
+	give_up_host_flags(t, t->plan->live_before);
+	emit_count(t, executed(t, p));
+	emit_jmp(&t->e, t->start);
+}
+
+static bool is_last(const struct translation *t, const struct plan *p)
+{
+	return p == t->plan + t->count - 1;
+}
+
+/* Where the code goes on behind the instruction: FOLLOW_NONE at the end, but for a loop. */
+static enum follow following(const struct translation *t, const struct plan *p)
+{
+	return is_last(t, p) && !(t->chain && t->trace->loop) ? FOLLOW_NONE : p->follow;
+}
+
+static void emit_exit_if(struct translation *t, const struct plan *p, unsigned condition, bool taken, i64 offset)
+{
+	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	c->kind = COLD_EXIT;
+	c->plan = p;
+	c->taken = taken;
+	c->offset = offset;
+	c->save_flags = t->flags == IN_HOST;
+}
+
 static void translate_jcc(struct translation *t, const struct plan *p)
 {
+	enum follow follow = following(t, p);
+	unsigned condition = p->zi.opcode & 15;
+
 	need_host_flags(t);
-	emit_save_flags(t);
-	u8 *taken = emit_jcc(&t->e, p->zi.opcode & 15, NULL);
-	emit_direct(t, NULL, 0, next_offset(p));
-	emit_patch(&t->e, taken, t->e.at);
-	emit_direct(t, p, 1, target_offset(p));
+	if (follow == FOLLOW_TARGET)
+		emit_exit_if(t, p, condition ^ 1, false, next_offset(p));
+	else
+		emit_exit_if(t, p, condition, true, target_offset(p));
+	if (!is_last(t, p))
+		return;
+	if (follow == FOLLOW_NONE)
+		emit_exit(t, p, false, next_offset(p));
+	else
+		emit_loop(t, p);
 }
 
 /* T0 = where a JMP or CALL through a register or memory goes. */
@@ -525,14 +555,17 @@ static void emit_pointer(struct translation *t, const struct plan *p)
 
 static void translate_jmp(struct translation *t, const struct plan *p)
 {
-	give_up_host_flags(t, true);
 	if (p->insn->direct) {
-		emit_direct(t, p, 1, target_offset(p));
+		if (following(t, p) == FOLLOW_NONE)
+			emit_exit(t, p, true, target_offset(p));
+		else if (is_last(t, p))
+			emit_loop(t, p);
 		return;
 	}
+	give_up_host_flags(t, true);
 	emit_pointer(t, p);
-	emit_lookup(t, p);
-	emit_go_far(t);
+	emit_lookup(t, p, true);
+	emit_go_far(t, p);
 }
 
 static void translate_call(struct translation *t, const struct plan *p)
@@ -554,34 +587,81 @@ static void translate_call(struct translation *t, const struct plan *p)
 	emit_store(&t->e, HOST_T1, HOST_T0, 0);
 	emit_adjust_rsp(t, -8);
 	if (near) {
-		emit_chain(t, 1, (unsigned)target);
+		emit_exit(t, p, true, target);
 		return;
 	}
 	emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-	emit_lookup(t, NULL);
-	emit_go_far(t);
+	emit_lookup(t, p, false);
+	emit_go_far(t, p);
 }
 
 static void translate_ret(struct translation *t, const struct plan *p)
 {
 	emit_stack(t, p, host_register[RSP], 0, false);
 	emit_load(&t->e, HOST_T0, HOST_T0, 0);
-	emit_lookup(t, p);
+	emit_lookup(t, p, true);
 	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
-	emit_go_far(t);
+	emit_go_far(t, p);
 }
 
-/* --- blocks --- */
+/* --- cold code --- */
+
+static void emit_cold_handler(struct translation *t, const struct cold *c)
+{
+	if (!c->resume) {
+		emit_site(t, c->plan, VECTORS_NONE);
+		emit_jmp(&t->e, t->jit->stub_handler_end);
+		return;
+	}
+	emit_call_handler(t, c->plan, c->vectors);
+	if (c->load_flags)
+		emit_load_flags(t);
+	emit_jmp(&t->e, c->resume);
+}
+
+static void emit_cold(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	emit_patch(e, c->from, e->at);
+	switch (c->kind) {
+	case COLD_HANDLER:
+		emit_cold_handler(t, c);
+		break;
+	case COLD_EXIT:
+		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
+		emit_exit(t, c->plan, c->taken, c->offset);
+		break;
+	case COLD_UNLINKED:
+		c->link->unlinked = e->at;
+		emit_page_address(t, HOST_T0, c->offset);
+		emit_leave(t, c->link);
+		break;
+	case COLD_ATTENTION:
+		emit_page_address(t, HOST_T0, t->plan->offset);
+		emit_leave(t, NULL);
+		break;
+	case COLD_FAR_MISS:
+		emit_count(t, c->executed);
+		emit_leave(t, NULL);
+		break;
+	case COLD_VECTORS:
+		emit_site(t, c->plan, VECTORS_NONE);
+		emit_call(e, t->jit->stub_enter_vectors[c->vectors]);
+		emit_jmp(e, c->resume);
+		break;
+	}
+}
+
+/* --- traces --- */
 
 static void translate_handler(struct translation *t, const struct plan *p)
 {
-	unsigned index = (unsigned)(p->insn - t->block->insn);
 	give_up_host_flags(t, true);
 	if (p->insn->flags & INSN_ENDS) {
-		emit_site(t, index, p->offset, VECTORS_NONE);
+		emit_site(t, p, VECTORS_NONE);
 		emit_jmp(&t->e, t->jit->stub_handler_end);
 	} else {
-		emit_call_handler(t, index, p->offset, p->vectors_after);
+		emit_call_handler(t, p, p->vectors_after);
 	}
 }
 
@@ -640,85 +720,72 @@ static void emit_need_vectors(struct translation *t, const struct plan *p)
 		return;
 	struct cold *c = add_cold(t, emit_vectors_missing(t, p->vectors_before));
 	c->kind = COLD_VECTORS;
-	c->index = (unsigned)(p->insn - t->block->insn);
-	c->offset = p->offset;
+	c->plan = p;
 	c->vectors = p->vectors_before;
 	c->resume = t->e.at;
 }
 
-/* Attention or not; how many instructions there are. T1 and T2 are what whoever jumped here left. */
 static void emit_entry(struct translation *t)
 {
 	struct emit *e = &t->e;
 	if (t->chain) {
 		emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
 		emit8(e, 0);
-		emit_jcc(e, COND_NZ, t->jit->stub_untranslated);
+		add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_ATTENTION;
 	}
-	emit_need_vectors(t, &t->jit->plan[0]);
-	emit_rm(e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
-	emit8(e, (u8)t->count);
+	emit_need_vectors(t, t->plan);
 }
 
-static void translate_block(struct translation *t)
+static void translate_trace(struct translation *t)
 {
-	const struct plan *plan = t->jit->plan, *last = &plan[t->count - 1];
+	const struct plan *last = &t->plan[t->count - 1];
 	emit_entry(t);
 	for (unsigned i = 0; i < t->count; i++)
-		translate_instruction(t, &plan[i]);
+		translate_instruction(t, &t->plan[i]);
 	if (!(last->insn->flags & INSN_ENDS)) {
-		give_up_host_flags(t, true);
-		emit_direct(t, NULL, 0, next_offset(last));
+		if (following(t, last) == FOLLOW_NONE)
+			emit_exit(t, last, false, next_offset(last));
+		else
+			emit_loop(t, last);
 	}
+	/* Cold code may need more of it. */
 	for (unsigned i = 0; i < t->colds; i++)
 		emit_cold(t, &t->cold[i]);
 }
 
-/*
- * A handler called from translated code costs more than one called by the run loop: registers and flags go to memory
- * and back. Where a third of a block would be such calls, the interpreter is faster.
- */
-static bool pays(const struct cpu *cpu, const struct jit *jit, unsigned count)
-{
-	unsigned handlers = 0;
-	for (unsigned i = 0; i < count; i++)
-		handlers += jit->plan[i].kind == PLAN_HANDLER;
-	return handlers * 3 < count || cpu->jit_hot == 1;
-}
-
-const u8 *jit_translate(struct cpu *cpu, struct jit *jit, struct block *block, unsigned first, unsigned count,
+const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain)
 {
+	u8 *start = jit->writable + jit->used;
+	size_t links = jit->links_start;
 	struct translation t = {
 		.cpu = cpu,
 		.jit = jit,
-		.block = block,
-		.first = first,
+		.trace = trace,
+		.plan = &jit->plan[first],
 		.count = count,
 		.chain = chain,
+		.start = start,
+		.e = { .at = start, .end = start + JIT_TRACE_MAX },
 	};
-	u8 *start = jit->writable + jit->used;
 
-	if (jit->used + JIT_BLOCK_MAX > JIT_AREA) {
-		jit->full = true;
+	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))
 		return NULL;
-	}
-	t.e = (struct emit){ .at = start, .end = start + JIT_BLOCK_MAX };
-	if (!jit_plan(cpu, jit, block, first, count) || (chain && !pays(cpu, jit, count)))
-		return NULL;
-	translate_block(&t);
-	if (t.e.overflow || t.refused)
-		return NULL;
+	jit_plan_state(jit, first, count);
+	translate_trace(&t);
 	size_t size = (size_t)(t.e.at - start);
-	if (!jit_verify(jit, start, size)) {
-		REPORT("jit: the translation of RAM offset %#llx has an instruction that must not be there; "
-		       "interpreted",
-		       (unsigned long long)block->ram_offset);
+	bool verified = !t.e.overflow && !t.refused && jit_verify(jit, start, size);
+	if (!verified) {
+		jit->links_start = links;
+		if (!t.e.overflow && !t.refused)
+			REPORT("jit: the translation of RAM offset %#llx has an instruction that must not be there; "
+			       "interpreted",
+			       (unsigned long long)trace->block[0]->ram_offset);
 		return NULL;
 	}
 	jit->used += (size + 15) & ~15UL;
-	TRACE(jit, "RAM offset %#llx: %u instructions, %u bytes, to %zu bytes at %p",
-	      (unsigned long long)block->ram_offset, count, block->bytes, size,
+	TRACE(jit, "RAM offset %#llx: %u instructions of %u blocks, to %zu bytes at %p",
+	      (unsigned long long)trace->block[0]->ram_offset, count, trace->blocks, size,
 	      (const void *)jit_executable(jit, start));
 	return jit_executable(jit, start);
 }

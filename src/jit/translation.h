@@ -9,27 +9,33 @@
 /* Where the guest's arithmetic flags are. */
 enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
 
-/* A jump to a cold piece of code behind the block. */
+/* A jump to a cold piece of code behind the trace. */
 struct cold {
-	enum { COLD_HANDLER, COLD_UNLINKED, COLD_FAR_MISS, COLD_VECTORS } kind;
-	u8 *from;         /* the jump's displacement */
-	const u8 *resume; /* COLD_HANDLER: where to go on; NULL: the instruction ends its block */
-	bool load_flags;
-	u8 vectors;      /* COLD_HANDLER: VECTORS_* to load again */
-	unsigned index;  /* of the instruction, in the block */
-	unsigned offset; /* of the instruction in its page; COLD_UNLINKED: of the target */
+	enum { COLD_HANDLER, COLD_EXIT, COLD_UNLINKED, COLD_ATTENTION, COLD_FAR_MISS, COLD_VECTORS } kind;
+	u8 *from; /* the jump's displacement */
+	const struct plan *plan;
+	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
+	u8 vectors;            /* COLD_HANDLER, COLD_VECTORS: VECTORS_* to load */
+	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
+	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
+	bool taken;            /* COLD_EXIT: by a branch */
+	i64 offset;            /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
+	unsigned executed;     /* COLD_EXIT, COLD_FAR_MISS: instructions of the trace */
+	struct jit_link *link; /* COLD_UNLINKED */
 };
 
-enum { COLD_MAX = 4 * BLOCK_MAX };
+enum { COLD_MAX = 4 * TRACE_MAX };
 
 struct translation {
 	struct cpu *cpu;
 	struct jit *jit;
-	struct block *block;
+	const struct trace *trace;
+	const struct plan *plan; /* the first of `count` instructions */
+	unsigned count;
+	bool chain;
+	const u8 *start; /* of the code, where a loop goes back to */
 	struct emit e;
 	enum flags_place flags;
-	unsigned first, count;
-	bool chain;
 	struct cold cold[COLD_MAX];
 	unsigned colds;
 	bool refused; /* something came out that was not meant */

@@ -166,12 +166,14 @@ static void run_translated(const struct test_case *c)
 	cache->pages[at >> PAGE_SHIFT].drops = 0; /* all this writing shall not stop the keeping of blocks */
 	struct block *block = block_get(cpu, at, block_key(cpu->mode_key));
 	must(block, "block_get");
-	const u8 *code = jit_translate(cpu, jit, block, 0, 1, false);
+	struct trace trace = { .block = { block }, .blocks = 1, .count = 1 };
+	jit_plan_block(cpu, jit, block, jit->plan);
+	const u8 *code = jit_translate(cpu, jit, &trace, 0, 1, false);
 	must(code, "jit_translate");
 	native_cases += jit->plan[0].native;
 	cpu->reg[REG_RIP] = CODE_START;
 	cpu->jit_page = CODE_START & PAGE_MASK;
-	jit_enter(cpu, block, code);
+	jit_enter(cpu, code);
 }
 
 static void run_handler(const struct test_case *c)
