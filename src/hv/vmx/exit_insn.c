@@ -247,8 +247,10 @@ static bool msr_intercepted(const struct vmx *vmx, u32 msr, bool write)
 
 void vmx_msr(struct cpu *cpu, u32 msr, bool write)
 {
-	if (msr_intercepted(vmx_of(cpu), msr, write))
-		vmx_exit_insn(cpu, write ? EXIT_WRMSR : EXIT_RDMSR, 0, 0);
+	if (!msr_intercepted(vmx_of(cpu), msr, write))
+		return;
+	TRACE(exits, "MSR %x %s", msr, write ? "written" : "read");
+	vmx_exit_insn(cpu, write ? EXIT_WRMSR : EXIT_RDMSR, 0, 0);
 }
 
 /* --- memory management --- */
