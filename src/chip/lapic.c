@@ -359,6 +359,13 @@ static void send_ipi(struct lapic *lapic)
 		apic_bus_deliver(lapic->bus, &message);
 }
 
+void lapic_send(struct lapic *lapic, u32 destination, u8 vector)
+{
+	u32 id = lapic->x2apic ? destination : destination >> 8 & 0xff;
+	const struct apic_message message = { .destination = id, .delivery = APIC_FIXED, .vector = vector };
+	apic_bus_deliver(lapic->bus, &message);
+}
+
 static void write_svr(struct lapic *lapic, u32 value)
 {
 	lapic->svr = value & SVR_WRITABLE;

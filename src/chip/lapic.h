@@ -106,6 +106,9 @@ int lapic_ack_interrupt(struct lapic *lapic);
 /* End of interrupt, as a write of the EOI register does it. */
 void lapic_eoi(struct lapic *lapic);
 
+/* Sends a fixed, edge-triggered interrupt; destination as in posted-interrupt descriptors: xAPIC IDs in bits 15:8. */
+void lapic_send(struct lapic *lapic, u32 destination, u8 vector);
+
 /* Task priority as CR8 shows it: 0..15. */
 u8 lapic_cr8_read(const struct lapic *lapic);
 void lapic_cr8_write(struct lapic *lapic, u8 value);

@@ -103,6 +103,8 @@ struct cpu_platform {
 	bool (*apic_msr_write)(void *opaque, u32 msr, u64 value);
 	/* End of interrupt, as software would write it. May be NULL. */
 	void (*apic_eoi)(void *opaque);
+	/* Sends a fixed interrupt to the CPU with this APIC ID: in xAPIC mode, bits 15:8 of it. May be NULL. */
+	void (*apic_send)(void *opaque, u32 destination, u8 vector);
 	/* CR8: task priority, 0..15. */
 	u8 (*tpr_read)(void *opaque);
 	void (*tpr_write)(void *opaque, u8 value);

@@ -130,6 +130,14 @@ static void apic_eoi(void *opaque)
 	bus_unlock(bus_of(vcpu));
 }
 
+static void apic_send(void *opaque, u32 destination, u8 vector)
+{
+	struct engine_vcpu *vcpu = opaque;
+	bus_lock(bus_of(vcpu));
+	lapic_send(vcpu->lapic, destination, vector);
+	bus_unlock(bus_of(vcpu));
+}
+
 static void apic_init(void *opaque)
 {
 	struct engine_vcpu *vcpu = opaque;
@@ -177,6 +185,7 @@ static const struct cpu_platform platform = {
 	.tpr_read = tpr_read,
 	.tpr_write = tpr_write,
 	.apic_eoi = apic_eoi,
+	.apic_send = apic_send,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
 	.tsc_changed = tsc_changed,

@@ -26,7 +26,7 @@
 #define MSR_PAT               0x277
 #define MSR_MTRR_DEF_TYPE     0x2ff
 #define MSR_VMX_FIRST         0x480
-#define MSR_VMX_LAST          0x491
+#define MSR_VMX_LAST          0x492
 #define MSR_TSC_DEADLINE      0x6e0
 #define MSR_X2APIC_FIRST      0x800
 #define MSR_X2APIC_LAST       0x8ff

@@ -2,9 +2,9 @@
 
 #include <string.h>
 
-enum { INDEXES = 32, SLOTS = 16 * INDEXES };
+enum { INDEXES = 64, SLOTS = 16 * INDEXES };
 
-_Static_assert(sizeof(struct vmcs) == 904, "the layout of VMCS regions changed: so must VMCS_REVISION");
+_Static_assert(sizeof(struct vmcs) == 920, "the layout of VMCS regions changed: so must VMCS_REVISION");
 _Static_assert(offsetof(struct vmcs, host_sysenter_cs) + 8 <= sizeof(struct vmcs), "");
 _Static_assert(offsetof(struct vmcs, abort) == VMCS_ABORT_OFFSET, "");
 _Static_assert(offsetof(struct vmcs, launch) == VMCS_LAUNCH_OFFSET, "");
@@ -21,7 +21,7 @@ static const struct vmcs_field fields[SLOTS] = {
 
 const struct vmcs_field *vmcs_field_find(u64 encoding)
 {
-	const u64 index_unused = BITS(9, 6), reserved = BITS(63, 15) | BIT(12);
+	const u64 index_unused = BITS(9, 7), reserved = BITS(63, 15) | BIT(12);
 	if (encoding & (reserved | index_unused))
 		return NULL;
 	if (VMCS_HIGH(encoding) && VMCS_WIDTH(encoding) != VMCS_U64)

@@ -12,7 +12,7 @@
 
 typedef u64 natural;
 
-#define VMCS_REVISION 0x00535404u
+#define VMCS_REVISION 0x00535405u
 #define VMCS_SHADOW   BIT(31) /* of the region's first word: a shadow VMCS */
 
 enum vmcs_width { VMCS_U16, VMCS_U64, VMCS_U32, VMCS_NATURAL };
@@ -42,7 +42,7 @@ enum vmcs_encoding {
 #define VMCS_HIGH(encoding)  ((encoding)&1)
 
 /* Highest index of any field: what IA32_VMX_VMCS_ENUM reports (in bits 9:1). */
-enum { VMCS_INDEX_MAX = 0x32 >> 1 };
+enum { VMCS_INDEX_MAX = 0x42 >> 1 };
 
 /* One field by its encoding without the high-half bit. */
 struct vmcs_field {

@@ -29,6 +29,7 @@
 #define CPU_CR8_STORE        BIT(20)
 #define CPU_TPR_SHADOW       BIT(21)
 #define CPU_NMI_WINDOW       BIT(22)
+#define CPU_TERTIARY         BIT(17)
 #define CPU_MOV_DR           BIT(23)
 #define CPU_UNCONDITIONAL_IO BIT(24)
 #define CPU_IO_BITMAPS       BIT(25)
@@ -61,6 +62,9 @@
 #define CPU2_XSAVES             BIT(20)
 #define CPU2_MODE_BASED_EXECUTE BIT(22) /* mode-based execute control for EPT */
 #define CPU2_TSC_SCALING        BIT(25)
+
+/* Tertiary processor-based VM-execution controls. */
+#define CPU3_IPI BIT(4) /* IPI virtualization */
 
 /* VM-function controls. */
 #define VMFUNC_EPTP_SWITCHING BIT(0)
@@ -161,6 +165,7 @@ enum vmx_msr {
 	MSR_VMX_TRUE_EXIT,
 	MSR_VMX_TRUE_ENTRY,
 	MSR_VMX_VMFUNC,
+	MSR_VMX_CPU3,
 	MSR_VMX_END
 };
 

@@ -199,7 +199,7 @@ static void make_consistent(struct vmcs *v)
 	}
 	if (*cpu2 & CPU2_APIC_ACCESSES)
 		*cpu2 &= ~(u32)CPU2_X2APIC;
-	if (*cpu2 & (CPU2_X2APIC | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS))
+	if ((*cpu2 & (CPU2_X2APIC | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS)) || (*cpu & CPU_TERTIARY))
 		*cpu |= CPU_TPR_SHADOW;
 	if (*cpu2 & CPU2_VIRTUAL_INTERRUPTS)
 		*pin |= PIN_EXTERNAL_INTERRUPT;
@@ -228,6 +228,8 @@ static void make_virtual_apic(struct vmcs *v)
 	v->posted_descriptor = some_page() + (next_random() & 0xfc0);
 	v->posted_vector = next_random() & 0xff;
 	v->guest_interrupt_status = one_in(2) ? 0 : (u16)next_random();
+	v->pid_table = some_page();
+	v->last_pid_index = next_random() & 3;
 	v->tpr_threshold = one_in(4) ? next_random() & 0xf : 0;
 	for (u64 *bitmap = &v->eoi_exit0; bitmap <= &v->eoi_exit3; bitmap++)
 		*bitmap = next_random() & next_random();
@@ -258,6 +260,7 @@ static void make_controls(struct vmcs *v)
 	v->vm_functions = next_random() & 1;
 	v->tsc_multiplier = next_random() | 1;
 	v->ple_gap = v->ple_window = one_in(2) ? 0 : ~0u;
+	v->cpu_controls3 = vmx_cap(vmx_of(&m->cpu), MSR_VMX_CPU3) & next_random();
 	make_virtual_apic(v);
 	v->entry_msr_load = v->exit_msr_load = v->exit_msr_store = LISTS + (next_random() % 60) * 16;
 	if (one_in(4))

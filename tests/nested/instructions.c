@@ -23,7 +23,7 @@ static void test_before_vmxon(void)
 	CHECK("feature-control-is-locked", is_fault(GP, 0));
 	CHECK_EQUAL("feature-control-allows-vmxon", rdmsr(MSR_FEATURE_CONTROL), 5);
 	TRY_AT("rdmsr", : : "c"(MSR_VMX_END) : "rax", "rdx", "memory");
-	CHECK("tertiary-capability-is-absent", is_fault(GP, 0));
+	CHECK("secondary-exit-capability-is-absent", is_fault(GP, 0));
 }
 
 static void test_vmxon(void)

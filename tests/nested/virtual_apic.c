@@ -413,6 +413,77 @@ static void test_posted(void)
 	lapic[EOI / 4] = 0;
 }
 
+/* --- IPI virtualization (30.1.6) --- */
+
+static u64 pid_table[4] ALIGNED(64);
+
+/* To the processor with APIC ID 0, or 1. */
+L2(l2_ipi, "movl $0, apic_page + 0x310; movl $0x4061, apic_page + 0x300; nop; vmcall")
+L2(l2_ipi_to_1, "movl $0x01000000, apic_page + 0x310; movl $0x4061, apic_page + 0x300; nop; vmcall")
+L2(l2_ipi_logical, "movl $0, apic_page + 0x310; movl $0x4861, apic_page + 0x300; nop; vmcall")
+L2(l2_ipi_low, "movl $0, apic_page + 0x310; movl $0x400f, apic_page + 0x300; nop; vmcall")
+
+static void make_ipi(void (*code)(void), u32 mode)
+{
+	make_posted(code, NOTIFICATION);
+	/* That sent a notification already: the entry takes it, with nothing posted yet. */
+	memset(descriptor, 0, sizeof(descriptor));
+	descriptor[4] = (u64)NOTIFICATION << 16; /* to APIC ID 0 */
+	memset(pid_table, 0, sizeof(pid_table));
+	pid_table[0] = (u64)descriptor | 1;
+	vmcs_set(F(cpu_controls2), mode);
+	vmcs_set(F(cpu_controls), CPU_TERTIARY);
+	vmwrite(F(cpu_controls3), CPU3_IPI);
+	vmwrite(F(pid_table), (u64)pid_table);
+	vmwrite(F(last_pid_index), 1);
+	if (mode == CPU2_X2APIC) {
+		memset(msr_bitmap, 0, 4096);
+		vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+		vmwrite(F(exception_bitmap), BIT(GP));
+	}
+}
+
+static void test_ipi(void)
+{
+	make_ipi(l2_ipi, CPU2_APIC_ACCESSES);
+	CHECK_EQUAL("ipi-to-a-descriptor-runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("its-notification-brings-it", seen.vector, VECTOR);
+	CHECK_EQUAL("right-after-the-write", seen.ip, (u64)l2_ipi + 22);
+	CHECK_EQUAL("and-is-no-longer-outstanding", descriptor[4] & 3, 0);
+	make_ipi(l2_ipi, CPU2_APIC_ACCESSES);
+	descriptor[4] |= 2;
+	CHECK_EQUAL("suppressed-ipi-runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("nobody-is-told", seen.count, 0);
+	CHECK_EQUAL("but-it-is-posted", descriptor[VECTOR / 64], BIT(VECTOR % 64));
+	make_ipi(l2_ipi_to_1, CPU2_APIC_ACCESSES);
+	CHECK_EQUAL("ipi-to-an-empty-entry-exits", vmx_run(), EXIT_APIC_WRITE);
+	CHECK_EQUAL("with-the-icrs-offset", vmread(F(qualification)), ICR);
+	make_ipi(l2_ipi, CPU2_APIC_ACCESSES);
+	pid_table[0] |= 2;
+	CHECK_EQUAL("ipi-to-an-entry-with-reserved-bits-exits", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_ipi, CPU2_APIC_ACCESSES);
+	pid_table[0] = 0xf0000001;
+	CHECK_EQUAL("ipi-to-a-descriptor-outside-ram-exits", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_ipi_to_1, CPU2_APIC_ACCESSES);
+	pid_table[1] = pid_table[0];
+	vmwrite(F(last_pid_index), 0);
+	CHECK_EQUAL("ipi-beyond-the-table-exits", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_ipi_logical, CPU2_APIC_ACCESSES);
+	CHECK_EQUAL("logical-ipi-exits", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_ipi_low, CPU2_APIC_ACCESSES);
+	CHECK_EQUAL("ipi-of-a-low-vector-exits", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_ipi, CPU2_APIC_ACCESSES | CPU2_APIC_REGISTERS);
+	vmcs_clear_bits(F(cpu_controls), CPU_TERTIARY);
+	CHECK_EQUAL("without-tertiary-controls-ipis-exit", vmx_run(), EXIT_APIC_WRITE);
+	make_ipi(l2_wrmsr, CPU2_X2APIC);
+	CHECK_EQUAL("x2apic-ipi-runs", run_msr(0x830, VECTOR), EXIT_VMCALL);
+	CHECK_EQUAL("and-comes", seen.vector, VECTOR);
+	make_ipi(l2_wrmsr, CPU2_X2APIC);
+	CHECK_EQUAL("x2apic-ipi-to-nobody-exits", run_msr(0x830, BIT(32) | VECTOR), EXIT_APIC_WRITE);
+	make_ipi(l2_wrmsr, CPU2_X2APIC);
+	CHECK_EQUAL("reserved-bits-of-the-icr-are-gp", run_msr(0x830, BIT(20)), EXIT_EXCEPTION_NMI);
+}
+
 void guest_main(void)
 {
 	handlers[VECTOR] = handlers[OTHER] = note;
@@ -425,4 +496,5 @@ void guest_main(void)
 	test_self_ipi();
 	test_x2apic();
 	test_posted();
+	test_ipi();
 }

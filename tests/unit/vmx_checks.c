@@ -92,6 +92,7 @@ struct change {
 #define POSTED                                                                                                         \
 	SHADOWED(CPU2_VIRTUAL_INTERRUPTS), PINS(PIN_EXTERNAL_INTERRUPT | PIN_POSTED_INTERRUPTS),                       \
 		EXIT(EXITC_ACK_INTERRUPT)
+#define IPIS                      WITH(CPU_TERTIARY | CPU_TPR_SHADOW), SET(cpu_controls3, CPU3_IPI)
 #define UNRESTRICTED              SECONDARY(CPU2_EPT | CPU2_UNRESTRICTED_GUEST), SET(eptp, 0x101e)
 #define EVENT(type, vector, rest) SET(entry_event, EVENT_INFO_VALID | (type) << 8 | (vector) | (rest))
 #define EXIT(bits)                SET(exit_controls, EXITC_DEFAULT1 | EXITC_HOST_LONG | (bits))
@@ -117,11 +118,13 @@ static const struct breakage {
 	{ "pin-based controls: reserved bits", { SET(pin_controls, 0) } },
 	{ "pin-based controls: reserved bits", { SET(pin_controls, PIN_DEFAULT1 | BIT(8)) } },
 	{ "primary processor-based controls: reserved bits", { SET(cpu_controls, 0) } },
-	{ "primary processor-based controls: reserved bits", { WITH(BIT(17)) } },
+	{ "primary processor-based controls: reserved bits", { WITH(BIT(18)) } },
 	{ NULL, { SET(cpu_controls, CPU_DEFAULT1 & ~(CPU_CR3_LOAD | CPU_CR3_STORE)) } },
 	{ "secondary processor-based controls: reserved bits", { SECONDARY(BIT(31)) } },
 	{ "secondary processor-based controls: reserved bits", { SECONDARY(BIT(24)) } },
 	{ NULL, { SET(cpu_controls2, BIT(31)) } },
+	{ "tertiary processor-based controls: reserved bits", { WITH(CPU_TERTIARY), SET(cpu_controls3, BIT(0)) } },
+	{ NULL, { SET(cpu_controls3, BIT(0)) } },
 	{ "CR3-target count", { SET(cr3_target_count, 5) } },
 	{ NULL, { SET(cr3_target_count, 4) } },
 	{ "I/O-bitmap addresses", { WITH(CPU_IO_BITMAPS), SET(io_bitmap_a, 1) } },
@@ -151,6 +154,10 @@ static const struct breakage {
 	{ "posted interrupts", { POSTED, SET(posted_vector, 0x100) } },
 	{ "posted interrupts", { POSTED, SET(posted_descriptor, 32) } },
 	{ NULL, { POSTED, SET(posted_vector, 0xff), SET(posted_descriptor, 64) } },
+	{ "virtual APIC without TPR shadow", { WITH(CPU_TERTIARY), SET(cpu_controls3, CPU3_IPI) } },
+	{ "PID-pointer table", { IPIS, SET(pid_table, 4) } },
+	{ "PID-pointer table", { IPIS, SET(pid_table, TOO_WIDE - 8), SET(last_pid_index, 1) } },
+	{ NULL, { IPIS, SET(pid_table, TOO_WIDE - 8) } },
 	{ "VPID is 0", { SECONDARY(CPU2_VPID) } },
 	{ NULL, { SECONDARY(CPU2_VPID), SET(vpid, 1) } },
 	{ "EPT pointer", { SECONDARY(CPU2_EPT) } },

@@ -38,6 +38,7 @@ enum capability {
 	IN_CPU,
 	IN_CPU_MAY_BE_0,
 	IN_CPU2,
+	IN_CPU3,
 	IN_EXIT,
 	IN_EXIT_MAY_BE_0,
 	IN_ENTRY,
@@ -142,6 +143,7 @@ void vmx_caps_init(struct vmx *vmx)
 	set(vmx, MSR_VMX_VMCS_ENUM, VMCS_INDEX_MAX << 1);
 	set(vmx, MSR_VMX_EPT_VPID, all(vmx, IN_EPT_VPID));
 	set(vmx, MSR_VMX_VMFUNC, all(vmx, IN_VMFUNC));
+	set(vmx, MSR_VMX_CPU3, all(vmx, IN_CPU3));
 }
 
 bool vmx_msr_read(struct cpu *cpu, u32 msr, u64 *value)

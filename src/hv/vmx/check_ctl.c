@@ -20,6 +20,11 @@ static bool cpu2_reserved(const struct vmx *vmx)
 	return !vmx_cpu(vmx, CPU_SECONDARY) || vmx_control_allowed(vmx, MSR_VMX_CPU2, vmx->vmcs.cpu_controls2);
 }
 
+static bool cpu3_reserved(const struct vmx *vmx)
+{
+	return !vmx_cpu(vmx, CPU_TERTIARY) || !(vmx->vmcs.cpu_controls3 & ~vmx_cap(vmx, MSR_VMX_CPU3));
+}
+
 static bool cr3_target_count(const struct vmx *vmx)
 {
 	return vmx->vmcs.cr3_target_count <= VMX_CR3_TARGETS;
@@ -78,7 +83,7 @@ static bool apic_access_address(const struct vmx *vmx)
 static bool virtual_apic_needs_shadow(const struct vmx *vmx)
 {
 	return vmx_cpu(vmx, CPU_TPR_SHADOW) ||
-	       !vmx_cpu2(vmx, CPU2_X2APIC | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS);
+	       !(vmx_cpu2(vmx, CPU2_X2APIC | CPU2_APIC_REGISTERS | CPU2_VIRTUAL_INTERRUPTS) || vmx_cpu3(vmx, CPU3_IPI));
 }
 
 static bool one_apic_mode(const struct vmx *vmx)
@@ -96,6 +101,13 @@ static bool posted_interrupts(const struct vmx *vmx)
 	return !vmx_pin(vmx, PIN_POSTED_INTERRUPTS) ||
 	       (vmx_cpu2(vmx, CPU2_VIRTUAL_INTERRUPTS) && vmx_exitc(vmx, EXITC_ACK_INTERRUPT) &&
 		vmx->vmcs.posted_vector <= 0xff && vmx_address_ok(vmx, vmx->vmcs.posted_descriptor, 64));
+}
+
+static bool pid_table(const struct vmx *vmx)
+{
+	u64 table = vmx->vmcs.pid_table;
+	return !vmx_cpu3(vmx, CPU3_IPI) ||
+	       (vmx_address_ok(vmx, table, 8) && vmx_address_fits(vmx, table + vmx->vmcs.last_pid_index * 8ULL + 7));
 }
 
 static bool vpid_not_zero(const struct vmx *vmx)
@@ -271,6 +283,7 @@ const struct vmx_check vmx_checks_controls[] = {
 	CHECK("pin-based controls: reserved bits", pin_reserved),
 	CHECK("primary processor-based controls: reserved bits", cpu_reserved),
 	CHECK("secondary processor-based controls: reserved bits", cpu2_reserved),
+	CHECK("tertiary processor-based controls: reserved bits", cpu3_reserved),
 	CHECK("CR3-target count", cr3_target_count),
 	CHECK("I/O-bitmap addresses", io_bitmaps),
 	CHECK("MSR-bitmap address", msr_bitmap),
@@ -284,6 +297,7 @@ const struct vmx_check vmx_checks_controls[] = {
 	CHECK("virtualization of both APIC modes", one_apic_mode),
 	CHECK("virtual-interrupt delivery without external-interrupt exiting", virtual_interrupts),
 	CHECK("posted interrupts", posted_interrupts),
+	CHECK("PID-pointer table", pid_table),
 	CHECK("VPID is 0", vpid_not_zero),
 	CHECK("EPT pointer", eptp),
 	CHECK("page-modification logging: EPT and address", pml),

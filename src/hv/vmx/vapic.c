@@ -213,6 +213,72 @@ static bool is_self_ipi(u32 icr)
 	return !(icr & must_be_0) && bits_get(icr, 19, 18) == 1 && (icr & 0xf0);
 }
 
+/*
+ * A posted-interrupt descriptor: a bit for every vector, which other processors set, and how they tell of it: bits of
+ * `control` are 0 "outstanding notification", 1 "suppress notification", 23:16 its vector, 63:32 its destination.
+ */
+struct posted_descriptor {
+	u64 requests[4];
+	u64 control;
+	u64 unused[3];
+};
+
+#define POSTED_OUTSTANDING BIT(0)
+#define POSTED_SUPPRESSED  BIT(1)
+
+static struct posted_descriptor *descriptor_at(struct mem *mem, gpa_t at)
+{
+	struct posted_descriptor *d = (struct posted_descriptor *)mem_host(mem, at, sizeof(*d));
+	if (d)
+		mem_about_to_write(mem, mem_ram_offset(mem, at), sizeof(*d));
+	return d;
+}
+
+/* A fixed, edge-triggered interrupt to one processor by its APIC ID. */
+static bool is_unicast_ipi(u32 icr)
+{
+	return !(icr & (u32)(BITS(31, 15) | BITS(13, 8)));
+}
+
+static void post(struct cpu *cpu, struct posted_descriptor *d, u8 vector)
+{
+	__atomic_fetch_or(&d->requests[vector / 64], 1ULL << vector % 64, __ATOMIC_SEQ_CST);
+	u64 control = __atomic_load_n(&d->control, __ATOMIC_SEQ_CST);
+	do
+		if (control & (POSTED_OUTSTANDING | POSTED_SUPPRESSED))
+			return;
+	while (!__atomic_compare_exchange_n(&d->control, &control, control | POSTED_OUTSTANDING, false,
+					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+	if (cpu->platform->apic_send)
+		cpu->platform->apic_send(cpu->platform->opaque, (u32)(control >> 32), (u8)(control >> 16));
+}
+
+/* IPI virtualization (30.1.6): posts to the descriptor that a table names by APIC ID. false: the hypervisor must. */
+static bool virtualize_ipi(struct cpu *cpu, const struct vmx *vmx, u8 vector, u32 target)
+{
+	const struct vmcs *v = &vmx->vmcs;
+	if (!vmx_cpu3(vmx, CPU3_IPI) || vector < 16 || target > v->last_pid_index)
+		return false;
+	u64 entry = mem_read_u64(cpu->mem, v->pid_table + target * 8ULL);
+	if (!(entry & 1) || (entry & BITS(5, 1)) || !vmx_address_fits(vmx, entry))
+		return false;
+	struct posted_descriptor *d = descriptor_at(cpu->mem, entry & ~1ULL);
+	if (!d)
+		return false;
+	post(cpu, d, vector);
+	return true;
+}
+
+/* Interrupt command: what can be done without the hypervisor. */
+static bool virtualize_icr(struct cpu *cpu, struct vmx *vmx, u32 icr, u32 target)
+{
+	if (delivers(vmx) && is_self_ipi(icr)) {
+		request(cpu, vmx, (u8)icr);
+		return true;
+	}
+	return is_unicast_ipi(icr) && virtualize_ipi(cpu, vmx, (u8)icr, target);
+}
+
 /* What follows a write to the page by an access to the APIC-access page (30.4.3.2). */
 static void emulate_write(struct cpu *cpu, struct vmx *vmx, u64 reg)
 {
@@ -227,13 +293,10 @@ static void emulate_write(struct cpu *cpu, struct vmx *vmx, u64 reg)
 		reg_write(vmx, REG_EOI, 0);
 		virtualize_eoi(cpu, vmx);
 		return;
-	case REG_ICR: {
-		u32 icr = reg_read(vmx, REG_ICR);
-		if (!delivers(vmx) || !is_self_ipi(icr))
+	case REG_ICR:
+		if (!virtualize_icr(cpu, vmx, reg_read(vmx, REG_ICR), reg_read(vmx, REG_ICR_HIGH) >> 24))
 			break;
-		request(cpu, vmx, (u8)icr);
 		return;
-	}
 	case REG_ICR_HIGH:
 		reg_write(vmx, REG_ICR_HIGH, reg_read(vmx, REG_ICR_HIGH) & 0xff000000);
 		return;
@@ -280,6 +343,8 @@ static bool is_virtualized(const struct vmx *vmx, u64 offset, unsigned size, enu
 	if (!vmx_cpu(vmx, CPU_TPR_SHADOW) || access == MMU_EXEC || (offset & 15) + size > 4)
 		return false;
 	if (all && (write ? is_writable(reg) : is_readable(reg)))
+		return true;
+	if (write && (reg == REG_ICR || reg == REG_ICR_HIGH) && vmx_cpu3(vmx, CPU3_IPI))
 		return true;
 	return reg == REG_TPR || (write && delivers(vmx) && (reg == REG_EOI || reg == REG_ICR));
 }
@@ -347,35 +412,49 @@ bool vmx_apic_msr_read(struct cpu *cpu, u32 msr, u64 *value)
 	return true;
 }
 
+static bool takes_msr_write(const struct vmx *vmx, u64 reg)
+{
+	if (reg == REG_ICR)
+		return vmx_cpu3(vmx, CPU3_IPI);
+	return reg == REG_TPR || (delivers(vmx) && (reg == REG_EOI || reg == REG_SELF_IPI));
+}
+
+static u64 reserved_of(u64 reg)
+{
+	switch (reg) {
+	case REG_EOI:
+		return ~0ULL;
+	case REG_ICR:
+		return BITS(31, 20) | BITS(17, 16) | BIT(13);
+	default:
+		return BITS(63, 8);
+	}
+}
+
 bool vmx_apic_msr_write(struct cpu *cpu, u32 msr, u64 value)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	u64 reg = msr_reg(msr), reserved = reg == REG_EOI ? ~0ULL : BITS(63, 8);
-	bool taken = reg == REG_TPR || (delivers(vmx) && (reg == REG_EOI || reg == REG_SELF_IPI));
-	if (!vmx_cpu2(vmx, CPU2_X2APIC) || !taken)
+	u64 reg = msr_reg(msr);
+	if (!vmx_cpu2(vmx, CPU2_X2APIC) || !takes_msr_write(vmx, reg))
 		return false;
-	if (value & reserved)
+	if (value & reserved_of(reg))
 		cpu_raise_gp(cpu);
 	mem_write_u64(cpu->mem, reg_address(vmx, reg), value);
+	bool done = true;
 	if (reg == REG_TPR)
 		virtualize_tpr(cpu, vmx);
 	else if (reg == REG_EOI)
 		virtualize_eoi(cpu, vmx);
-	else if (value >> 4)
+	else if (reg == REG_ICR)
+		done = virtualize_icr(cpu, vmx, (u32)value, (u32)(value >> 32));
+	else if ((done = value >> 4))
 		request(cpu, vmx, (u8)value);
-	else
+	if (!done)
 		exit_when_done(cpu, EXIT_APIC_WRITE, reg);
 	return true;
 }
 
 /* --- posted interrupts (30.6) --- */
-
-/* Posted-interrupt descriptor: a bit for every vector, which other processors set, and "outstanding notification". */
-struct posted_descriptor {
-	u64 requests[4];
-	u64 control; /* bit 0: outstanding */
-	u64 unused[3];
-};
 
 static void take_posted(struct vmx *vmx, struct posted_descriptor *d)
 {
@@ -398,12 +477,9 @@ bool vmx_vapic_posted(struct cpu *cpu, u8 vector)
 	struct vmx *vmx = vmx_of(cpu);
 	if (!vmx_pin(vmx, PIN_POSTED_INTERRUPTS) || vector != vmx->vmcs.posted_vector)
 		return false;
-	gpa_t at = vmx->vmcs.posted_descriptor;
-	struct posted_descriptor *d = (struct posted_descriptor *)mem_host(cpu->mem, at, sizeof(*d));
-	if (d) {
-		mem_about_to_write(cpu->mem, mem_ram_offset(cpu->mem, at), sizeof(*d));
-		__atomic_fetch_and(&d->control, ~1ULL, __ATOMIC_SEQ_CST);
-	}
+	struct posted_descriptor *d = descriptor_at(cpu->mem, vmx->vmcs.posted_descriptor);
+	if (d)
+		__atomic_fetch_and(&d->control, ~POSTED_OUTSTANDING, __ATOMIC_SEQ_CST);
 	if (cpu->platform->apic_eoi)
 		cpu->platform->apic_eoi(cpu->platform->opaque);
 	if (d)

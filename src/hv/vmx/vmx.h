@@ -84,7 +84,7 @@ static inline struct vmx *vmx_of(struct cpu *cpu)
 	return cpu->hv_state;
 }
 
-/* Controls by name; the secondary ones read 0 unless activated (SDM vol. 3, 25.6.2). */
+/* Controls by name; the secondary and tertiary ones read 0 unless activated (SDM vol. 3, 25.6.2). */
 static inline bool vmx_pin(const struct vmx *vmx, u64 bit)
 {
 	return vmx->vmcs.pin_controls & bit;
@@ -98,6 +98,11 @@ static inline bool vmx_cpu(const struct vmx *vmx, u64 bit)
 static inline bool vmx_cpu2(const struct vmx *vmx, u64 bit)
 {
 	return (vmx->vmcs.cpu_controls & CPU_SECONDARY) && (vmx->vmcs.cpu_controls2 & bit);
+}
+
+static inline bool vmx_cpu3(const struct vmx *vmx, u64 bit)
+{
+	return (vmx->vmcs.cpu_controls & CPU_TERTIARY) && (vmx->vmcs.cpu_controls3 & bit);
 }
 
 static inline bool vmx_exitc(const struct vmx *vmx, u64 bit)
