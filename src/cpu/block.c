@@ -232,6 +232,22 @@ static void untranslate(struct cpu *cpu, struct block *block)
 	cpu->counters.translations_dropped++;
 }
 
+void block_group_failed(struct cpu *cpu, struct block *block)
+{
+	u32 window = (u32)(cpu->counters.instructions >> FAILURE_WINDOW_SHIFT);
+	if (block->failing_since != window) {
+		block->failing_since = window;
+		block->group_failures = 0;
+	}
+	if (++block->group_failures < GROUP_FAILURES || block->plain)
+		return;
+	block->plain = true;
+	struct block *b = cpu->blocks->pages[block->ram_offset >> PAGE_SHIFT].blocks;
+	for (; b; b = b->page_next)
+		if (b->lines & block_lines(block))
+			untranslate(cpu, b);
+}
+
 static void drop_block(struct cpu *cpu, struct block *block)
 {
 	struct block_cache *cache = cpu->blocks;

@@ -37,6 +37,9 @@ struct block {
 	const void *entry;     /* its translation; or block_cache.untranslated, always for a dropped one */
 	void *incoming;        /* the translator's: jumps in other translations that lead to `entry` */
 	u64 lines;             /* of the page, as in struct code_page: what the translation at `entry` was made of */
+	u16 group_failures;    /* see block_group_failed() */
+	u32 failing_since;     /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
+	bool plain;            /* its operands are each checked by themselves */
 	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
@@ -69,6 +72,8 @@ enum {
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
 	ARENA_BYTES = 96 << 20,
+	GROUP_FAILURES = 32, /* so many in one window, and the block becomes plain */
+	FAILURE_WINDOW_SHIFT = 17,
 	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
 	HOT_WINDOW_SHIFT = 22 /* a window is 4 M instructions */
 };
@@ -102,6 +107,12 @@ void block_cache_flush_now(struct cpu *cpu);
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key);
 /* The same, but NULL if it is not there yet. */
 struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key);
+
+/*
+ * Operands of the block that its translation checked together were not in one page of plain memory. If that happens
+ * too often, each is to be checked by itself.
+ */
+void block_group_failed(struct cpu *cpu, struct block *block);
 
 /* Bits of the 64-byte lines of its page that the block's bytes lie in. */
 u64 block_lines(const struct block *block);

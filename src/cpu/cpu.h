@@ -36,6 +36,9 @@ enum { REG_ZERO = GPR_COUNT, REG_RIP, REG_SLOTS };
 /* Segment slot of an access without base or limit: 64-bit mode's CS, DS, ES, SS. */
 enum { SEG_FLAT = SEG_COUNT, SEG_SLOTS };
 
+/* Groups of operands in memory that share a check, in one translation. */
+enum { JIT_GROUPS = 12 };
+
 /* arith: SF ZF 0 AF 0 PF 1 CF in bits 15..8 (as LAHF), OF in bit 0 (as SETO AL). */
 #define ARITH_OF 0x0001u
 #define ARITH_CF 0x0100u
@@ -154,8 +157,9 @@ struct cpu {
 	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
 	struct mmu mmu;
-	u64 jit_page;       /* translated code: linear address of the page it runs in */
-	u64 jit_stamp;      /* translated code: what valid entries of the jump cache are stamped with */
+	u64 jit_page;               /* translated code: linear address of the page it runs in */
+	u64 jit_addend[JIT_GROUPS]; /* translated code: host less guest address of pages that it has checked */
+	u64 jit_stamp;              /* translated code: what valid entries of the jump cache are stamped with */
 	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
 	u8 vectors_allowed; /* translated code: how much may be */
 	/* --- warm --- */

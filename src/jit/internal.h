@@ -73,6 +73,12 @@ struct plan {
 	u8 alignment;                     /* of the operand in memory, less one: a handler raises the fault */
 	u8 vectors;                       /* VECTORS_* that must be loaded while it runs */
 	u8 vectors_before, vectors_after; /* and that instructions from here to the next handler want */
+	/* Operands that share one check (plan_groups.c). */
+	u8 group;   /* 1 + number of its slot in cpu->jit_addend; 0: checked by itself */
+	bool leads; /* checks for all: group_size bytes from group_low before its own operand on */
+	bool group_write;
+	u16 group_size;
+	i32 group_low;
 	u8 bytes[15];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -116,6 +122,9 @@ struct jit {
 	const u8 *stub_handler_end;  /* jump: T1 = site; the instruction ends its block */
 	const u8 *stub_untranslated; /* jump: T1 = block: leave, RIP at the block */
 	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
+	/* call: T0 = linear address, T2 = what is to be filled: see emit_cold_fill(). Keeps T0. */
+	const u8 *stub_fill;
+	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_store_vectors;
@@ -172,6 +181,15 @@ u64 jit_trace_lines(const struct trace *trace);
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
 /* Decides where flags are live, and vectors wanted, in jit->plan[first, +count). */
 void jit_plan_state(struct jit *jit, unsigned first, unsigned count);
+
+/* plan_groups.c: which operands of the instructions share a check. */
+void jit_plan_groups(struct plan *plan, unsigned count);
+
+/* Does the instruction write to its operand in memory, or on the stack? */
+static inline bool jit_writes(const struct plan *p)
+{
+	return p->memory_write || p->kind == PLAN_CALL;
+}
 
 bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op);
 

@@ -330,8 +330,9 @@ static bool shows_flags(const struct plan *p)
 	case PLAN_JCC:
 		return true;
 	default:
-		/* A fault shows them, and a write may change the instructions to come. */
-		return p->memory;
+		/* A fault shows them, and a write may change the instructions to come; but not behind a shared check.
+		 */
+		return p->memory && (!p->group || p->leads);
 	}
 }
 
@@ -352,6 +353,7 @@ static void plan_liveness(struct plan *plan, unsigned count)
 
 void jit_plan_state(struct jit *jit, unsigned first, unsigned count)
 {
+	jit_plan_groups(&jit->plan[first], count);
 	plan_liveness(&jit->plan[first], count);
 	jit_plan_vectors(&jit->plan[first], count);
 }

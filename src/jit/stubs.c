@@ -140,6 +140,15 @@ static void run_last(struct cpu *cpu, u64 site)
 	cpu->counters.instructions += site_index(site) + 1;
 }
 
+/*
+ * A group's leader did not find its range in the TLB. `what`: how far behind `linear` its own operand lies, and in bit
+ * 0, whether that is written. Fills the TLB with the page, if there is one: the operand is about to be accessed.
+ */
+static void fill(struct cpu *cpu, u64 linear, u64 what)
+{
+	mmu_translate(&cpu->mmu, linear + (what >> 1), what & 1 ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
+}
+
 /* Runs what is translated of a block, from the site's instruction on, as the interpreter does. */
 static void interpret(struct cpu *cpu, u64 site)
 {
@@ -157,6 +166,26 @@ static void interpret(struct cpu *cpu, u64 site)
 	}
 	cpu->counters.instructions += site_end(site);
 	cpu->counters.instructions_interpreted += site_end(site) - site_index(site);
+}
+
+/* The group's range crosses a page, or is no plain memory. */
+static void ungroup(struct cpu *cpu, u64 site)
+{
+	block_group_failed(cpu, site_block(cpu, site));
+	interpret(cpu, site);
+}
+
+static void make_fill(struct emit *e, const struct jit *jit)
+{
+	emit_store_state(e, jit);
+	emit_push(e, HOST_T0);
+	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_mov(e, HOST_RSI, HOST_T0);
+	emit_mov(e, HOST_RDX, HOST_T2);
+	emit_call_c(e, (u64)fill);
+	emit_load_guest(e);
+	emit_pop(e, HOST_T0);
+	emit8(e, 0xc3);
 }
 
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
@@ -191,6 +220,16 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit8(&e, 0xc3);
 	emit_patch(&e, dropped, e.at);
 	emit_alu_imm(&e, 0, true, HOST_RSP, 16);
+	emit_jmp(&e, leave_no_link);
+
+	jit->stub_fill = e.at;
+	make_fill(&e, jit);
+
+	jit->stub_ungroup = e.at;
+	emit_store_state(&e, jit);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_c(&e, (u64)ungroup);
 	emit_jmp(&e, leave_no_link);
 
 	jit->stub_interpret = e.at;

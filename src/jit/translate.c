@@ -7,7 +7,6 @@
 
 #include <string.h>
 
-static_assert(sizeof(struct tlb_entry) == 32 && TLB_ENTRIES == 1024 && PAGE_SHIFT == 12, "as emit_check() computes it");
 static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 1 << 15,
 	      "as emit_lookup() computes it");
 
@@ -55,7 +54,7 @@ void give_up_host_flags(struct translation *t, bool live)
 
 /* --- cold code --- */
 
-static struct cold *add_cold(struct translation *t, u8 *from)
+struct cold *add_cold(struct translation *t, u8 *from)
 {
 	if (t->colds == COLD_MAX) {
 		t->e.overflow = true;
@@ -79,7 +78,7 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 	c->plan = p;
 }
 
-static void emit_site(struct translation *t, const struct plan *p, u8 vectors)
+void emit_site(struct translation *t, const struct plan *p, u8 vectors)
 {
 	const struct plan *end = p;
 	while (end != t->plan + t->count && end->block == p->block)
@@ -95,87 +94,6 @@ static void emit_call_handler(struct translation *t, const struct plan *p, u8 ve
 	emit_call(&t->e, t->jit->stub_handler);
 	if (vectors)
 		emit_call(&t->e, t->jit->stub_load_vectors[vectors]);
-}
-
-/* --- registers and memory --- */
-
-/* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
-static unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
-{
-	if (host_register[guest] != HOST_NONE)
-		return host_register[guest];
-	emit_load(&t->e, temporary, HOST_CPU, guest_offset(guest));
-	return temporary;
-}
-
-/* `to` = RIP-relative address; RIP is not known before the code runs. */
-static void emit_page_address(struct translation *t, unsigned to, i64 offset)
-{
-	emit_load(&t->e, to, HOST_CPU, CPU_FIELD(jit_page));
-	if (offset == (i32)offset) {
-		emit_lea(&t->e, to, to, (i32)offset);
-		return;
-	}
-	emit_mov_imm(&t->e, HOST_T1, (u64)offset);
-	emit_rm(&t->e, OPCODE_WIDE(0x8d), to, to, HOST_T1, 0, 0);
-}
-
-/* LEA `to`, the operand's offset; changes no flags. Uses T0 and T1. */
-static void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide)
-{
-	const struct insn *insn = p->insn;
-	if (insn->base == REG_RIP) {
-		emit_page_address(t, to, (i64)insn->disp + p->offset + insn->length);
-		if (!wide)
-			emit_rr(&t->e, (struct opcode){ .byte = 0x89 }, to, to);
-		return;
-	}
-	unsigned base = insn->base == REG_ZERO ? HOST_NONE : emit_use(t, insn->base, HOST_T0);
-	unsigned index = insn->index == REG_ZERO ? HOST_NONE : emit_use(t, insn->index, HOST_T1);
-	emit_rm(&t->e, (struct opcode){ .byte = 0x8d, .wide = wide }, to, base, index, insn->scale, insn->disp);
-}
-
-/*
- * T0 holds a linear address: makes it the host's, or leaves for the handler. This is access_hit(); that the tag of the
- * last byte's page must be that of the first one's entry excludes operands across pages. Uses T1 and T2, and the flags.
- */
-static void emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
-{
-	struct emit *e = &t->e;
-	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
-	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_T1);
-	emit8(e, 7);
-	emit_alu_imm(e, 4, false, HOST_T1, (TLB_ENTRIES - 1) << 5);
-	emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.tlb));
-	emit_lea(e, HOST_T2, HOST_T0, (i32)size - 1);
-	emit_alu_imm(e, 4, true, HOST_T2, -(i32)PAGE_SIZE);
-	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0,
-		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
-	emit_handler_if(t, p, COND_NZ);
-	emit_rm(e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
-}
-
-void emit_operand(struct translation *t, const struct plan *p)
-{
-	const struct insn *insn = p->insn;
-	give_up_host_flags(t, p->live_before);
-	emit_address(t, p, HOST_T0, true);
-	if (insn->seg == SEG_FS || insn->seg == SEG_GS)
-		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0,
-			(i32)(offsetof(struct cpu, seg_base) + 8 * insn->seg));
-	if (p->memory_size > 1 && (insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG)) {
-		/* The host's kernel may punish locks across cache lines; the handler does without. */
-		emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
-		emit32(&t->e, p->memory_size - 1u);
-		emit_handler_if(t, p, COND_NZ);
-	}
-	if (p->alignment) {
-		emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
-		emit32(&t->e, p->alignment);
-		emit_handler_if(t, p, COND_NZ);
-	}
-	emit_check(t, p, p->memory_size, p->memory_write);
 }
 
 /* --- copied instructions --- */
@@ -269,11 +187,12 @@ void emit_immediates(struct translation *t, const struct plan *p)
 static void translate_copy(struct translation *t, const struct plan *p)
 {
 	struct operand reg, rm, low;
+	struct place_in_memory m = { 0 };
 	if (p->memory)
-		emit_operand(t, p);
+		m = emit_place(t, p);
 	if (p->reads_flags)
 		need_host_flags(t);
-	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_T1, &reg);
+	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->memory ? HOST_T2 : HOST_T1, &reg);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T2, &rm);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_OPCODE, HOST_T1, &low);
 	/* One register twice is one temporary. */
@@ -287,7 +206,7 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
 		if (p->memory)
-			emit_rm(&t->e, op, r, HOST_T0, HOST_NONE, 0, 0);
+			emit_rm(&t->e, op, r, m.base, m.index, 0, m.disp);
 		else
 			emit_rr(&t->e, op, r, encoded(&rm));
 	} else {
@@ -315,27 +234,29 @@ static void translate_lea(struct translation *t, const struct plan *p)
 
 /* --- the stack --- */
 
-/* T0 = host address of the 8 bytes at RSP + change (RBP for LEAVE). */
-static void emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
-{
-	give_up_host_flags(t, p->live_before);
-	emit_lea(&t->e, HOST_T0, base, change);
-	emit_check(t, p, 8, write);
-}
-
 static void emit_adjust_rsp(struct translation *t, i32 change)
 {
 	emit_lea(&t->e, host_register[RSP], host_register[RSP], change);
 }
 
+static void emit_load_place(struct translation *t, unsigned to, struct place_in_memory m)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x8b), to, m.base, m.index, 0, m.disp);
+}
+
+static void emit_store_place(struct translation *t, unsigned from, struct place_in_memory m)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x89), from, m.base, m.index, 0, m.disp);
+}
+
 static void translate_push(struct translation *t, const struct plan *p)
 {
-	emit_stack(t, p, host_register[RSP], -8, true);
+	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
 	if (p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, HOST_T0, HOST_NONE, 0, 0);
+		emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, m.base, m.index, 0, m.disp);
 		emit32(&t->e, (u32)p->insn->imm);
 	} else {
-		emit_store(&t->e, emit_use(t, p->insn->dst, HOST_T1), HOST_T0, 0);
+		emit_store_place(t, emit_use(t, p->insn->dst, HOST_T2), m);
 	}
 	emit_adjust_rsp(t, -8);
 }
@@ -343,19 +264,19 @@ static void translate_push(struct translation *t, const struct plan *p)
 static void translate_pop(struct translation *t, const struct plan *p)
 {
 	unsigned guest = p->insn->dst, host = host_register[guest];
-	emit_stack(t, p, host_register[RSP], 0, false);
+	struct place_in_memory m = emit_stack(t, p, host_register[RSP], 0, false);
+	emit_load_place(t, host == HOST_NONE ? HOST_T0 : host, m);
 	if (guest != RSP)
 		emit_adjust_rsp(t, 8);
-	emit_load(&t->e, host == HOST_NONE ? HOST_T0 : host, HOST_T0, 0);
 	if (host == HOST_NONE)
 		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(guest));
 }
 
 static void translate_leave(struct translation *t, const struct plan *p)
 {
-	emit_stack(t, p, host_register[RBP], 0, false);
+	struct place_in_memory m = emit_stack(t, p, host_register[RBP], 0, false);
 	emit_lea(&t->e, host_register[RSP], host_register[RBP], 8);
-	emit_load(&t->e, host_register[RBP], HOST_T0, 0);
+	emit_load_place(t, host_register[RBP], m);
 }
 
 /* --- leaving the trace --- */
@@ -546,8 +467,7 @@ static void translate_jcc(struct translation *t, const struct plan *p)
 static void emit_pointer(struct translation *t, const struct plan *p)
 {
 	if (p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		emit_operand(t, p);
-		emit_load(&t->e, HOST_T0, HOST_T0, 0);
+		emit_load_place(t, HOST_T0, emit_place(t, p));
 	} else {
 		emit_mov(&t->e, HOST_T0, emit_use(t, p->insn->dst, HOST_T0));
 	}
@@ -582,9 +502,9 @@ static void translate_call(struct translation *t, const struct plan *p)
 		emit_canonical(t, p);
 		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 	}
-	emit_stack(t, p, host_register[RSP], -8, true);
-	emit_page_address(t, HOST_T1, next_offset(p));
-	emit_store(&t->e, HOST_T1, HOST_T0, 0);
+	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
+	emit_page_address(t, HOST_T2, next_offset(p));
+	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
 	if (near) {
 		emit_exit(t, p, true, target);
@@ -597,8 +517,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 
 static void translate_ret(struct translation *t, const struct plan *p)
 {
-	emit_stack(t, p, host_register[RSP], 0, false);
-	emit_load(&t->e, HOST_T0, HOST_T0, 0);
+	emit_load_place(t, HOST_T0, emit_stack(t, p, host_register[RSP], 0, false));
 	emit_lookup(t, p, true);
 	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
 	emit_go_far(t, p);
@@ -626,6 +545,9 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	switch (c->kind) {
 	case COLD_HANDLER:
 		emit_cold_handler(t, c);
+		break;
+	case COLD_FILL:
+		emit_cold_fill(t, c);
 		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;

@@ -11,11 +11,12 @@ enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
 
 /* A jump to a cold piece of code behind the trace. */
 struct cold {
-	enum { COLD_HANDLER, COLD_EXIT, COLD_UNLINKED, COLD_ATTENTION, COLD_FAR_MISS, COLD_VECTORS } kind;
+	enum { COLD_HANDLER, COLD_FILL, COLD_EXIT, COLD_UNLINKED, COLD_ATTENTION, COLD_FAR_MISS, COLD_VECTORS } kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
 	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
 	u8 vectors;            /* COLD_HANDLER, COLD_VECTORS: VECTORS_* to load */
+	const u8 *back;        /* COLD_FILL: where to go on with the entry that was found */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	bool taken;            /* COLD_EXIT: by a branch */
@@ -53,10 +54,34 @@ void need_host_flags(struct translation *t);
 /* What follows destroys the host's flags. `live`: the guest's are still wanted. Uses T2. */
 void give_up_host_flags(struct translation *t, bool live);
 
+/* A jump to cold code whose displacement is at `from`; to be filled in. */
+struct cold *add_cold(struct translation *t, u8 *from);
+/* T1 = what stubs must know of the instruction; `vectors` must be loaded behind it. */
+void emit_site(struct translation *t, const struct plan *p, u8 vectors);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
-/* T0 = host address of the instruction's operand, or the handler does it all. Uses T1, T2, and the flags. */
+/* --- address.c --- */
+
+/* Where an operand lies, in the host's addresses. */
+struct place_in_memory {
+	u8 base, index; /* host registers; index is T1 or HOST_NONE */
+	i32 disp;
+};
+
+/* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
+unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary);
+/* `to` = linear address of an offset in this page; RIP is not known before the code runs. Uses T1. */
+void emit_page_address(struct translation *t, unsigned to, i64 offset);
+/* LEA `to`, the operand's offset; changes no flags. Uses T0 and T1. */
+void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide);
+/* The instruction's operand; does not return to here if the handler must do it all. Uses T0 to T2, and the flags. */
+struct place_in_memory emit_place(struct translation *t, const struct plan *p);
+/* The same, in T0. */
 void emit_operand(struct translation *t, const struct plan *p);
+/* The 8 bytes at [base + change]. */
+struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write);
+void emit_cold_fill(struct translation *t, const struct cold *c);
+
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
 

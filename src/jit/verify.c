@@ -153,7 +153,7 @@ static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction
 
 /*
  * Memory operands go through a checked address in T0, a TLB entry or block in T1, a link in T2, or to struct cpu: any
- * other base or index is wrong. LEA computes only.
+ * other base is wrong, but for those beside a group's addend in T1. LEA computes only.
  */
 static bool is_memory_right(const ZydisDecodedInstruction *zi)
 {
@@ -163,9 +163,11 @@ static bool is_memory_right(const ZydisDecodedInstruction *zi)
 	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX; /* VEX has these bits inverted */
 	unsigned b = vex ? !zi->raw.vex.B : zi->raw.rex.B, x = vex ? !zi->raw.vex.X : zi->raw.rex.X;
 	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | b << 3;
-	bool index = sib && (zi->raw.sib.index != 4 || x);
+	unsigned index = sib ? zi->raw.sib.index | x << 3 : HOST_RSP;
 	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
-	return !index && !no_base && (base == HOST_CPU || base == HOST_T0 || base == HOST_T1 || base == HOST_T2);
+	if (index != HOST_RSP) /* a guest's register and its page's addend */
+		return index == HOST_T1 && zi->raw.sib.scale == 0 && !no_base && base != HOST_RSP && base != HOST_CPU;
+	return !no_base && (base == HOST_CPU || base == HOST_T0 || base == HOST_T1 || base == HOST_T2);
 }
 
 /* Nothing of MMX, whose registers are the x87's, and no memory but by ModRM. */

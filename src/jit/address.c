@@ -1,0 +1,223 @@
+/*
+ * Operands in memory: from the guest's address to the host's, by the TLB.
+ *
+ * Ungrouped, an operand that the TLB does not know is for its instruction's handler. A group's leader first has C code
+ * fill the TLB; where that does not help (another page, a device, a fault), the interpreter does the rest of the block.
+ */
+#include "jit/translation.h"
+
+static_assert(sizeof(struct tlb_entry) == 32 && PAGE_SHIFT == 12, "as emit_compare() computes it");
+
+static i32 seg_offset(unsigned seg)
+{
+	return (i32)(offsetof(struct cpu, seg_base) + 8 * seg);
+}
+
+static bool has_segment(const struct plan *p)
+{
+	return p->insn->flags & INSN_MEM && (p->insn->seg == SEG_FS || p->insn->seg == SEG_GS);
+}
+
+unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
+{
+	if (host_register[guest] != HOST_NONE)
+		return host_register[guest];
+	emit_load(&t->e, temporary, HOST_CPU, guest_offset(guest));
+	return temporary;
+}
+
+void emit_page_address(struct translation *t, unsigned to, i64 offset)
+{
+	emit_load(&t->e, to, HOST_CPU, CPU_FIELD(jit_page));
+	if (offset == (i32)offset) {
+		emit_lea(&t->e, to, to, (i32)offset);
+		return;
+	}
+	emit_mov_imm(&t->e, HOST_T1, (u64)offset);
+	emit_rm(&t->e, OPCODE_WIDE(0x8d), to, to, HOST_T1, 0, 0);
+}
+
+static i64 page_offset(const struct plan *p)
+{
+	return (i64)p->insn->disp + p->offset + p->insn->length;
+}
+
+/* The same plus a constant. */
+static void emit_address_plus(struct translation *t, const struct plan *p, unsigned to, bool wide, i32 plus)
+{
+	const struct insn *insn = p->insn;
+	if (insn->base == REG_RIP) {
+		emit_page_address(t, to, page_offset(p) + plus);
+		if (!wide)
+			emit_rr(&t->e, (struct opcode){ .byte = 0x89 }, to, to);
+		return;
+	}
+	unsigned base = insn->base == REG_ZERO ? HOST_NONE : emit_use(t, insn->base, HOST_T0);
+	unsigned index = insn->index == REG_ZERO ? HOST_NONE : emit_use(t, insn->index, HOST_T1);
+	struct opcode lea = { .byte = 0x8d, .wide = wide };
+	i64 disp = (i64)insn->disp + plus;
+	bool fits = disp == (i32)disp;
+	emit_rm(&t->e, lea, to, base, index, insn->scale, fits ? (i32)disp : insn->disp);
+	if (!fits)
+		emit_lea(&t->e, to, to, plus);
+}
+
+void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide)
+{
+	emit_address_plus(t, p, to, wide, 0);
+}
+
+/*
+ * ZF = the TLB has T0, a linear address, and the `size` bytes there. T1 = its entry. This is access_hit(); that the tag
+ * of the last byte's page must be that of the first one's entry excludes ranges across pages. Uses T2.
+ */
+static void emit_compare(struct translation *t, unsigned size, bool write)
+{
+	struct emit *e = &t->e;
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
+	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_T1);
+	emit8(e, 7);
+	emit_alu_imm(e, 4, false, HOST_T1, (TLB_ENTRIES - 1) << 5);
+	emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.tlb));
+	emit_lea(e, HOST_T2, HOST_T0, (i32)size - 1);
+	emit_alu_imm(e, 4, true, HOST_T2, -(i32)PAGE_SIZE);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0,
+		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+}
+
+/* --- operands by themselves --- */
+
+/* T0 = host address of `size` bytes at linear address T0, or the handler does it all. */
+static struct place_in_memory emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
+{
+	emit_compare(t, size, write);
+	emit_handler_if(t, p, COND_NZ);
+	emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
+	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
+}
+
+static void emit_alignment(struct translation *t, const struct plan *p, u32 mask)
+{
+	emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
+	emit32(&t->e, mask);
+	emit_handler_if(t, p, COND_NZ);
+}
+
+static struct place_in_memory emit_single(struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	give_up_host_flags(t, p->live_before);
+	emit_address(t, p, HOST_T0, true);
+	if (has_segment(p))
+		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
+	/* The host's kernel may punish locks across cache lines; the handler does without. */
+	if (p->memory_size > 1 && (insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG))
+		emit_alignment(t, p, p->memory_size - 1u);
+	if (p->alignment)
+		emit_alignment(t, p, p->alignment);
+	return emit_check(t, p, p->memory_size, p->memory_write);
+}
+
+/* --- groups --- */
+
+static i32 slot_offset(const struct plan *p)
+{
+	return (i32)(offsetof(struct cpu, jit_addend) + 8 * (p->group - 1u));
+}
+
+/* T0 = where the group's range begins: checks it. T1 = the page's addend. */
+static void emit_lead_check(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	emit_compare(t, p->group_size, p->group_write);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+	c->kind = COLD_FILL;
+	c->plan = p;
+	c->back = e->at;
+	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+}
+
+/* The TLB has not got the group's range: fills it with the leader's page, and looks once more. */
+void emit_cold_fill(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	const struct plan *p = c->plan;
+	emit_mov_imm(e, HOST_T2, (u64)(u32)-p->group_low << 1 | jit_writes(p));
+	emit_call(e, t->jit->stub_fill);
+	if (p->vectors_before)
+		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
+	emit_compare(t, p->group_size, p->group_write);
+	emit_jcc(e, COND_Z, c->back);
+	emit_site(t, p, VECTORS_NONE);
+	emit_jmp(e, t->jit->stub_ungroup);
+}
+
+/*
+ * The group's addend in T1, loaded or found by its leader, with all that the members' addresses have in common but
+ * registers: the page of RIP, the segment's base.
+ */
+static void emit_addend(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	if (!p->leads) {
+		emit_load(e, HOST_T1, HOST_CPU, slot_offset(p));
+		return;
+	}
+	emit_lead_check(t, p);
+	if (has_segment(p))
+		emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, seg_offset(p->insn->seg));
+	if (p->insn->flags & INSN_MEM && p->insn->base == REG_RIP)
+		emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_page));
+	emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
+}
+
+static struct place_in_memory emit_grouped(struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	if (p->leads) {
+		give_up_host_flags(t, p->live_before);
+		emit_address_plus(t, p, HOST_T0, true, p->group_low);
+		if (has_segment(p))
+			emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
+	}
+	if (insn->index != REG_ZERO) {
+		if (p->leads)
+			emit_addend(t, p);
+		emit_address(t, p, HOST_T0, true);
+		emit_load(&t->e, HOST_T1, HOST_CPU, slot_offset(p));
+		return (struct place_in_memory){ .base = HOST_T0, .index = HOST_T1 };
+	}
+	emit_addend(t, p);
+	if (insn->base == REG_RIP)
+		return (struct place_in_memory){ HOST_T1, HOST_NONE, (i32)page_offset(p) };
+	if (insn->base == REG_ZERO)
+		return (struct place_in_memory){ HOST_T1, HOST_NONE, insn->disp };
+	return (struct place_in_memory){ emit_use(t, insn->base, HOST_T0), HOST_T1, insn->disp };
+}
+
+/* --- what others call --- */
+
+struct place_in_memory emit_place(struct translation *t, const struct plan *p)
+{
+	return p->group ? emit_grouped(t, p) : emit_single(t, p);
+}
+
+void emit_operand(struct translation *t, const struct plan *p)
+{
+	struct place_in_memory m = emit_place(t, p);
+	if (m.base != HOST_T0 || m.index != HOST_NONE || m.disp)
+		emit_rm(&t->e, OPCODE_WIDE(0x8d), HOST_T0, m.base, m.index, 0, m.disp);
+}
+
+struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
+{
+	if (!p->group || p->leads) {
+		give_up_host_flags(t, p->live_before);
+		emit_lea(&t->e, HOST_T0, base, change + (p->group ? p->group_low : 0));
+	}
+	if (!p->group)
+		return emit_check(t, p, 8, write);
+	emit_addend(t, p);
+	return (struct place_in_memory){ base, HOST_T1, change };
+}
