@@ -517,6 +517,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 
 static void translate_ret(struct translation *t, const struct plan *p)
 {
+	give_up_host_flags(t, true);
 	emit_load_place(t, HOST_T0, emit_stack(t, p, host_register[RSP], 0, false));
 	emit_lookup(t, p, true);
 	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);

@@ -1,0 +1,224 @@
+/*
+ * Straight runs and loops that the translator makes one piece of: flags, faults, page borders and changed code in the
+ * middle of them. Each piece runs often enough to be translated, and what it computes is known.
+ */
+#include "lib/guest.h"
+
+#define WINDOW  ((u8 *)(1ULL << 39))
+#define ROUNDS  200
+#define PRESENT 1
+#define WRITE   2
+
+static u64 window_pdpt[512] ALIGNED(4096), window_pd[512] ALIGNED(4096), window_pt[512] ALIGNED(4096);
+static u8 pages[3][4096] ALIGNED(4096);
+
+static void map(unsigned n, u64 rights)
+{
+	window_pt[n] = (u64)pages[n] | rights;
+	invlpg(WINDOW + 4096 * n);
+}
+
+/* --- flags --- */
+
+asm(".pushsection .text\n"
+    /* XOR's flags must arrive behind POPs and RET. */
+    ".global flags_over_return, flags_over_call\n"
+    "flags_over_return: push %rbx; push %rbp; push %r12; xor %eax, %eax; pop %r12; pop %rbp; pop %rbx; ret\n"
+    "flags_over_call: call 1f; ret\n"
+    "1: mov $0x80, %eax; push %rbx; add %al, %al; pop %rbx; ret\n" /* 80h + 80h: CF, ZF, OF */
+    ".popsection\n");
+
+static word flags_behind(const char *function)
+{
+	word flags;
+	asm volatile("stc; call *%1; pushf; pop %0" : "=r"(flags) : "r"(function) : "rax", "cc", "memory");
+	return flags & 0x8d5;
+}
+extern const char flags_over_return[], flags_over_call[];
+
+static void test_flags(void)
+{
+	word xored = 0x44, added = 0x845;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		xored &= flags_behind(flags_over_return) == 0x44 ? ~0UL : 0;
+		added &= flags_behind(flags_over_call) == 0x845 ? ~0UL : 0;
+	}
+	CHECK_EQUAL("flags-pass-pops-and-return", xored, 0x44);
+	CHECK_EQUAL("flags-pass-a-return-to-a-return", added, 0x845);
+	/* A loop that carries CF round, through memory accesses. */
+	u64 sum[4] = { 0 }, one[4] = { ~0ULL, ~0ULL, ~0ULL, 0 };
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 n = 4;
+		const u64 *from = one;
+		u64 *to = sum;
+		asm volatile("stc\n1: mov (%0), %%rax; adc %%rax, (%1); lea 8(%0), %0; lea 8(%1), %1; dec %2; jnz 1b"
+			     : "+r"(from), "+r"(to), "+r"(n)
+			     :
+			     : "rax", "memory", "cc");
+	}
+	CHECK("carry-goes-round-a-loop", sum[0] == 0 && sum[1] == 0 && sum[2] == 0 && sum[3] == ROUNDS);
+}
+
+/* --- one check for several operands --- */
+
+/* Four words from `at` on, read and written as neighbours. */
+static u64 touch(u64 *at)
+{
+	u64 sum;
+	asm volatile("mov (%1), %0; add 8(%1), %0; add 16(%1), %0; add 24(%1), %0; incq (%1); incq 24(%1)"
+		     : "=&r"(sum)
+		     : "r"(at)
+		     : "memory", "cc");
+	return sum;
+}
+
+static void test_page_borders(void)
+{
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	map(1, PRESENT | WRITE);
+	/* The second page lies somewhere else than behind the first. */
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < ROUNDS; i++)
+		for (unsigned offset = 4096 - 40; offset <= 4096; offset += 8) {
+			u64 *at = (u64 *)(WINDOW + offset);
+			u64 before = at[0] + at[1] + at[2] + at[3];
+			right &= touch(at) == before && at[0] + at[1] + at[2] + at[3] == before + 2;
+		}
+	CHECK("neighbours-on-both-sides-of-a-page-border", right);
+	u64 elsewhere = 0;
+	for (unsigned i = 0; i < 512; i++)
+		elsewhere += ((u64 *)pages[1])[i];
+	CHECK_EQUAL("no-neighbour-in-the-wrong-page", elsewhere, 0);
+}
+
+/* The fault of the third of four neighbours: what the two before did has happened, and nothing else. */
+static void test_faults_between_neighbours(void)
+{
+	u64 *at = (u64 *)(WINDOW + 4096 - 16);
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		bool absent = i % 8 == 7;
+		map(1, absent ? 0 : PRESENT | WRITE);
+		at[0] = at[1] = 0;
+		TRY("cmp %%rax, %%rax; incq (%0); incq 8(%0); stc; incq 16(%0); incq 24(%0)",
+		    :
+		    : "r"(at)
+		    : "memory", "cc");
+		right &= at[0] == 1 && at[1] == 1;
+		right &= fault.vector == (absent ? PF : NO_FAULT);
+		if (absent)
+			right &= fault.address == (word)(at + 2) && fault.error == 2 && (fault.flags & 1);
+	}
+	CHECK("fault-of-a-neighbour-is-precise", right);
+	map(1, PRESENT | WRITE);
+}
+
+/* Reads of a page that may not be written, then a write beside them. */
+static void test_read_only_neighbours(void)
+{
+	bool right = true;
+	write_cr0(read_cr0() | BIT(16)); /* WP */
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		bool locked = i % 4 == 3;
+		map(0, locked ? PRESENT : PRESENT | WRITE);
+		u64 *at = (u64 *)(WINDOW + 64), seen = 0;
+		*(u64 *)(pages[0] + 64) = 5;
+		TRY("mov (%1), %0; add 8(%1), %0; movq $9, (%1)", : "+r"(seen) : "r"(at) : "memory", "cc");
+		right &= fault.vector == (locked ? PF : NO_FAULT) && *(u64 *)(pages[0] + 64) == (locked ? 5 : 9);
+	}
+	CHECK("write-beside-reads-of-a-read-only-page-faults", right);
+	map(0, PRESENT | WRITE);
+}
+
+/* The base register moves between neighbours, and another one is a copy of it. */
+static void test_moving_base(void)
+{
+	static u64 cell[8];
+	bool right = true;
+	for (u64 i = 0; i < ROUNDS; i++) {
+		u64 *at = cell, *copy, sum;
+		asm volatile("movq %3, (%0); add $8, %0; movq %3, (%0); mov %0, %1; inc %0; movq %3, 7(%0);"
+			     "lea 23(%0), %0; movq %3, (%0); mov 8(%1), %2; sub $32, %0; add (%0), %2"
+			     : "+r"(at), "=&r"(copy), "=&r"(sum)
+			     : "r"(i)
+			     : "memory", "cc");
+		right &= at == cell && copy == cell + 1 && sum == 2 * i && cell[0] == i && cell[1] == i &&
+			 cell[2] == i && cell[4] == i && cell[3] == 0;
+	}
+	CHECK("neighbours-of-a-moving-base", right);
+}
+
+/* --- deep calls, and code that changes below a run --- */
+
+static u64 depth(u64 n)
+{
+	u64 r;
+	asm volatile("mov %1, %%rcx; call 1f; jmp 2f\n"
+		     "1: test %%rcx, %%rcx; jz 3f; dec %%rcx; push %%rcx; call 1b; pop %%rcx; inc %%rax; ret\n"
+		     "3: xor %%eax, %%eax; ret\n"
+		     "2:"
+		     : "=a"(r)
+		     : "r"(n)
+		     : "rcx", "memory", "cc");
+	return r;
+}
+
+/* Returns to where its caller did not call from. */
+asm(".pushsection .text\n"
+    ".global odd_return\n"
+    "odd_return: call 1f; mov $1, %eax; ret\n"
+    "1: addq $5, (%rsp); ret\n" /* over the MOV */
+    ".popsection\n");
+u32 odd_return(void);
+
+static void test_calls(void)
+{
+	bool right = true;
+	for (unsigned i = 0; i < 20; i++)
+		right &= depth(20 + 13 * i) == 20 + 13 * i;
+	CHECK("deep-recursion", right);
+	u32 value = 1;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		asm volatile("xor %%eax, %%eax; call odd_return" : "=a"(value) : : "memory", "cc");
+		right &= value == 0;
+	}
+	CHECK("return-to-another-place-than-behind-the-call", right);
+}
+
+static void test_changed_successor(void)
+{
+	/* 0: dec %edi; js 32; jmp 16.  16: mov $imm, %eax; add %eax, %esi; jmp 0.  32: mov %esi, %eax; ret. */
+	static const u8 loop[] = { 0xff, 0xcf, 0x78, 0x1c, 0xeb, 0x0a };
+	static const u8 body[] = { 0xb8, 1, 0, 0, 0, 0x01, 0xc6, 0xeb, 0xe7 };
+	static const u8 end[] = { 0x89, 0xf0, 0xc3 };
+	u8 *code = pages[1];
+	bool right = true;
+	memcpy(code, loop, sizeof loop);
+	memcpy(code + 16, body, sizeof body);
+	memcpy(code + 32, end, sizeof end);
+	for (u32 i = 1; i < ROUNDS; i++) {
+		u32 sum, count = 50, zero = 0;
+		*(volatile u32 *)(code + 17) = i; /* a block in the middle of the loop, not the one that is entered */
+		asm volatile("call *%3" : "=a"(sum), "+D"(count), "+S"(zero) : "r"(code) : "memory", "cc");
+		right &= sum == 50 * i;
+	}
+	CHECK("changed-block-in-the-middle-of-a-loop-counts", right);
+}
+
+void guest_main(void)
+{
+	boot_pml4[1] = (u64)window_pdpt | PRESENT | WRITE;
+	window_pdpt[0] = (u64)window_pd | PRESENT | WRITE;
+	window_pd[0] = (u64)window_pt | PRESENT | WRITE;
+	write_cr3(read_cr3());
+	test_flags();
+	test_page_borders();
+	test_faults_between_neighbours();
+	test_read_only_neighbours();
+	test_moving_base();
+	test_calls();
+	test_changed_successor();
+}
