@@ -176,6 +176,8 @@ static void test_tpr(void)
 
 /* --- register virtualization (30.4.2, 30.4.3) --- */
 
+L2(l2_rep_ldr, "mov $apic_page + 0xd0, %edi; mov $2, %ecx; rep stosl; nop; vmcall")
+
 static void test_registers(void)
 {
 	const u32 controls = CPU2_APIC_ACCESSES | CPU2_APIC_REGISTERS;
@@ -188,6 +190,10 @@ static void test_registers(void)
 	CHECK_EQUAL("with-its-offset", vmread(F(qualification)), LDR);
 	CHECK_EQUAL("after-the-instruction", vmread(F(guest_rip)), (u64)l2_write_ldr + 11);
 	CHECK_EQUAL("which-wrote-the-page", reg(LDR), 0x1234);
+	make_shadow(l2_rep_ldr, controls);
+	CHECK_EQUAL("repeated-write-exits", vmx_run(), EXIT_APIC_WRITE);
+	CHECK_EQUAL("after-one-iteration", l2_regs[L2_RCX], 1);
+	CHECK_EQUAL("before-the-next", vmread(F(guest_rip)), (u64)l2_rep_ldr + 10);
 	make_shadow(l2_write_icr, controls);
 	CHECK_EQUAL("write-of-the-icr-exits-as-apic-write", vmx_run(), EXIT_APIC_WRITE);
 	make_shadow(l2_write_icr_high, controls);

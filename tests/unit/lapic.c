@@ -87,6 +87,22 @@ static void test_level_eoi_is_broadcast(void)
 	g_free(rig);
 }
 
+/* What posted interrupts need: an EOI and a notification in either mode. */
+static void test_posted(void)
+{
+	struct rig *rig = rig_new();
+	lapic_send(&rig->lapic[0], 1 << 8, 0x46); /* xAPIC IDs are in bits 15:8 */
+	g_assert_cmphex(lapic_pending_vector(&rig->lapic[1]), ==, 0x46);
+	g_assert_cmpint(rig->cpu[0].intr, ==, 0);
+	g_assert_cmphex(lapic_ack_interrupt(&rig->lapic[1]), ==, 0x46);
+	lapic_eoi(&rig->lapic[1]);
+	g_assert_cmphex(read_reg(rig, 1, ISR + 0x20), ==, 0);
+	g_assert_true(lapic_msr_write(&rig->lapic[0], MSR_BASE, LAPIC_DEFAULT_BASE | 0xd00)); /* x2APIC, bootstrap */
+	lapic_send(&rig->lapic[0], 1, 0x47);
+	g_assert_cmphex(lapic_pending_vector(&rig->lapic[1]), ==, 0x47);
+	g_free(rig);
+}
+
 static void test_software_disable(void)
 {
 	struct rig *rig = rig_new();
@@ -633,6 +649,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/virtual-wire-passes-the-pic-and-nmi", test_virtual_wire);
 	g_test_add_func("/lapic/registers-exist-by-mode", test_registers_exist);
 	g_test_add_func("/lapic/lvt-masked-stays-masked-when-disabled", test_disable_keeps_masks);
+	g_test_add_func("/lapic/sends-and-ends-posted-interrupts", test_posted);
 	g_test_add_func("/lapic/vector-0-class-in-service", test_lowest_vector);
 	g_test_add_func("/lapic/page-write-off-a-register-is-nothing", test_misaligned_write);
 	g_test_add_func("/lapic/disabling-hands-intr-to-the-pin", test_disable_updates);
