@@ -125,10 +125,13 @@ void cr4_write(struct cpu *cpu, u64 value)
 
 bool efer_set(struct cpu *cpu, u64 value)
 {
-	if (value & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE))
+	u64 defined = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | (cpu_has(cpu, FEATURE_SVM) ? EFER_SVME : 0);
+	if (value & ~defined)
 		return false;
 	value = (value & ~EFER_LMA) | (cpu->efer & EFER_LMA);
 	if (((value ^ cpu->efer) & EFER_LME) && (cpu->cr0 & CR0_PG))
+		return false;
+	if (cpu->hv && cpu->hv->efer_valid && !cpu->hv->efer_valid(cpu, value))
 		return false;
 	cpu->efer = value;
 	cpu_update_mode(cpu);
@@ -171,7 +174,7 @@ static void exec_read_cr(struct cpu *cpu, const struct insn *insn)
 		value = cpu->platform->tpr_read(cpu->platform->opaque);
 		break;
 	}
-	if (cpu->non_root && insn->src != 2)
+	if (cpu->non_root)
 		cpu->hv->cr_read(cpu, insn->src, insn->dst, &value);
 	cpu->reg[insn->dst] = cpu->mode == CPU_LONG ? value : (u32)value;
 }
@@ -182,7 +185,7 @@ static void exec_write_cr(struct cpu *cpu, const struct insn *insn)
 
 	require_cpl0(cpu);
 	/* An exit comes before #GP for the value (SDM vol. 3, 26.1.1). */
-	if (cpu->non_root && insn->dst != 2)
+	if (cpu->non_root)
 		cpu->hv->cr_write(cpu, insn->dst, insn->src, &value);
 	if (insn->dst == 8 && value > 15)
 		cpu_raise_gp(cpu);

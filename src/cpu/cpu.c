@@ -225,6 +225,8 @@ static void reset_registers(struct cpu *cpu)
 	cpu->shadow = 0;
 	cpu->nmi_blocked = false;
 	cpu->intr_held = false;
+	cpu->events_held = false;
+	cpu->held = 0;
 	cpu->step_armed = 0;
 	cpu->pending_db = 0;
 	cpu->pending.valid = cpu->vectoring.valid = false;

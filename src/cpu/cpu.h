@@ -183,6 +183,8 @@ struct cpu {
 	bool alone;       /* the running instruction is followed by a boundary */
 	bool retry;       /* the last throw was cpu_run_alone()'s */
 	bool hv_step;     /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
+	bool events_held; /* AMD-V's global interrupt flag is 0: see cpu_hold_events() */
+	u32 held;         /* ATTEND_* that came meanwhile */
 	bool monitor_armed; /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;     /* written before cpu_attend(ATTEND_SIPI) */
 	struct cpu_msrs msr;

@@ -1,8 +1,8 @@
 /*
  * CPUID: features come from x86/feature.def, the rest is written out leaf by leaf (SDM vol. 2, "CPUID"). The CPU calls
- * itself Intel's, since it has Intel's virtualization and system instructions.
+ * itself AMD's if it has AMD-V, and Intel's otherwise; cpuid_amd.c has what is AMD's alone.
  */
-#include "cpu/internal.h"
+#include "cpu/cpuid.h"
 #include "cpu/native.h"
 #include "x86/feature.h"
 #include "x86/msr.h"
@@ -14,7 +14,6 @@
 /* Family 6; a model number that Intel gave to no processor, so that no guest looks for that one's errata. */
 enum { SIGNATURE = 0x000e06a0 };
 enum { MAX_BASIC = 0x16, MAX_HYPERVISOR = 0x40000010, MAX_EXTENDED = 0x80000008 };
-enum { EAX, EBX, ECX, EDX };
 /* The "crystal" of leaf 15h: guests take it for the APIC timer's rate, so it must be chip/lapic.h's. */
 enum { CRYSTAL_KHZ = 1000000 };
 enum { DEFAULT_PHYS_BITS = 40 };
@@ -69,10 +68,29 @@ static bool needs_xsave(unsigned feature)
 	       feature == FEATURE_XGETBV1 || feature == FEATURE_XSAVES;
 }
 
+/* Features that only one vendor's CPUs have. */
+static bool fits_vendor(const struct cpu_config *config, unsigned feature)
+{
+	bool amd = config->nested == NESTED_SVM;
+	switch (feature) {
+	case FEATURE_VMX:
+		return config->nested == NESTED_VTX;
+	case FEATURE_ARCH_CAPABILITIES:
+	case FEATURE_NO_FCS_FDS:
+		return !amd;
+	case FEATURE_SVM:
+	case FEATURE_TOPOEXT:
+	case FEATURE_RSTR_FP_ERR_PTRS:
+		return amd;
+	default:
+		return amd || (rows[feature].leaf != 0x8000000a && rows[feature].leaf != 0x80000021);
+	}
+}
+
 static bool is_offered(const struct cpu_config *config, unsigned feature)
 {
-	if (feature == FEATURE_VMX)
-		return config->nested == NESTED_VTX;
+	if (!fits_vendor(config, feature))
+		return false;
 	/* Nobody watches the monitored line; see MONITOR. */
 	if (feature == FEATURE_MONITOR)
 		return config->cpu_count <= 1;
@@ -114,8 +132,7 @@ int cpu_cpuid_init(struct cpu_config *config)
 
 /* --- leaves --- */
 
-/* All feature bits of a leaf. */
-static void add_features(const struct cpu_config *config, u32 leaf, u32 subleaf, u32 out[4])
+void cpuid_add_features(const struct cpu_config *config, u32 leaf, u32 subleaf, u32 out[4])
 {
 	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++)
 		if (rows[f].leaf == leaf && rows[f].subleaf == subleaf && has(config, f))
@@ -127,12 +144,13 @@ static void set_text(u32 *out, const char *text, unsigned bytes)
 	memcpy(out, text, bytes);
 }
 
-static void leaf_vendor(u32 out[4])
+static void leaf_vendor(const struct cpu_config *config, u32 out[4])
 {
-	out[EAX] = MAX_BASIC;
-	set_text(&out[EBX], "Genu", 4);
-	set_text(&out[EDX], "ineI", 4);
-	set_text(&out[ECX], "ntel", 4);
+	bool amd = config->nested == NESTED_SVM;
+	out[EAX] = amd ? CPUID_AMD_MAX_BASIC : MAX_BASIC;
+	set_text(&out[EBX], amd ? "Auth" : "Genu", 4);
+	set_text(&out[EDX], amd ? "enti" : "ineI", 4);
+	set_text(&out[ECX], amd ? "cAMD" : "ntel", 4);
 }
 
 static void leaf_version(struct cpu *cpu, u32 out[4])
@@ -140,8 +158,8 @@ static void leaf_version(struct cpu *cpu, u32 out[4])
 	const struct cpu_config *config = cpu->config;
 	u64 apic_base = 0;
 
-	add_features(config, 1, 0, out);
-	out[EAX] = SIGNATURE;
+	cpuid_add_features(config, 1, 0, out);
+	out[EAX] = config->nested == NESTED_SVM ? CPUID_AMD_SIGNATURE : SIGNATURE;
 	/* APIC id, logical CPUs, CLFLUSH line in units of 8 bytes. */
 	out[EBX] = config->cpu_index << 24 | config->cpu_count << 16 | 8 << 8;
 	out[ECX] |= 1u << 31; /* a hypervisor is present */
@@ -154,21 +172,32 @@ static void leaf_version(struct cpu *cpu, u32 out[4])
 		out[EDX] &= ~(1u << 9);
 }
 
-/* Deterministic cache parameters. type: 1 data, 2 code, 3 unified. */
+const struct cpuid_cache *cpuid_cache(u32 subleaf)
+{
+	static const struct cpuid_cache caches[] = {
+		{ 1, 1, 8, 64 }, { 2, 1, 8, 64 }, { 3, 2, 16, 1024 }, { 3, 3, 16, 16384 }
+	};
+	return subleaf < ARRAY_SIZE(caches) ? &caches[subleaf] : NULL;
+}
+
+void cpuid_cache_leaf(const struct cpu_config *config, u32 subleaf, u32 out[4])
+{
+	const struct cpuid_cache *cache = cpuid_cache(subleaf);
+
+	if (!cache)
+		return;
+	u32 sharing = cache->level == 3 ? config->cpu_count - 1 : 0;
+	out[EAX] = cache->type | (u32)cache->level << 5 | 1 << 8 | sharing << 14;
+	out[EBX] = (64 - 1) | (u32)(cache->ways - 1) << 22;
+	out[ECX] = cache->sets - 1u;
+}
+
+/* Deterministic cache parameters. */
 static void leaf_cache(const struct cpu_config *config, u32 subleaf, u32 out[4])
 {
-	static const struct {
-		u8 type, level, ways;
-		u16 sets;
-	} caches[] = { { 1, 1, 8, 64 }, { 2, 1, 8, 64 }, { 3, 2, 16, 1024 }, { 3, 3, 16, 16384 } };
-
-	if (subleaf >= ARRAY_SIZE(caches))
-		return;
-	u32 sharing = caches[subleaf].level == 3 ? config->cpu_count - 1 : 0;
-	out[EAX] = caches[subleaf].type | (u32)caches[subleaf].level << 5 | 1 << 8 | sharing << 14 |
-		   (config->cpu_count - 1) << 26;
-	out[EBX] = (64 - 1) | (u32)(caches[subleaf].ways - 1) << 22;
-	out[ECX] = caches[subleaf].sets - 1u;
+	cpuid_cache_leaf(config, subleaf, out);
+	if (cpuid_cache(subleaf))
+		out[EAX] |= (config->cpu_count - 1) << 26;
 }
 
 /* Extended topology: one thread a core, all cores in one package. */
@@ -200,7 +229,7 @@ static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 		out[EBX] = xsave_size(cpu->xcr0);
 		out[ECX] = xsave_size(all);
 	} else if (subleaf == 1) {
-		add_features(config, 0xd, 1, out);
+		cpuid_add_features(config, 0xd, 1, out);
 		out[EBX] = xsave_size(cpu->xcr0);
 	} else if (subleaf == 2 && all & XCR0_AVX) {
 		out[EAX] = xsave_size(XCR0_AVX) - xsave_size(0);
@@ -229,13 +258,19 @@ static void leaf_tsc(const struct cpu_config *config, u32 out[4])
 	out[ECX] = CRYSTAL_KHZ * 1000u;
 }
 
+/* Leaves that are Intel's alone. */
+static bool is_intel_leaf(u32 leaf)
+{
+	return leaf == 2 || leaf == 4 || leaf == 0x15 || leaf == 0x16;
+}
+
 static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 {
 	const struct cpu_config *config = cpu->config;
 
 	switch (leaf) {
 	case 0:
-		leaf_vendor(out);
+		leaf_vendor(config, out);
 		break;
 	case 1:
 		leaf_version(cpu, out);
@@ -258,7 +293,7 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 		break; /* the APIC timer never stops */
 	case 7:
 		if (subleaf == 0)
-			add_features(config, 7, 0, out);
+			cpuid_add_features(config, 7, 0, out);
 		break;
 	case 0xb:
 		leaf_topology(config, subleaf, out);
@@ -299,7 +334,7 @@ static void query_extended(struct cpu *cpu, u32 leaf, u32 out[4])
 		out[EAX] = MAX_EXTENDED;
 		break;
 	case 0x80000001:
-		add_features(config, leaf, 0, out);
+		cpuid_add_features(config, leaf, 0, out);
 		break;
 	case 0x80000002:
 	case 0x80000003:
@@ -322,13 +357,21 @@ static void query_extended(struct cpu *cpu, u32 leaf, u32 out[4])
 
 void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 {
+	bool amd = cpu->config->nested == NESTED_SVM;
+
 	memset(out, 0, 4 * sizeof(out[0]));
-	if (leaf >= 0x80000000 && leaf <= MAX_EXTENDED) {
-		query_extended(cpu, leaf, out);
+	if (leaf >= 0x80000000 && leaf <= (amd ? CPUID_AMD_MAX_EXTENDED : MAX_EXTENDED)) {
+		bool brand = leaf >= 0x80000002 && leaf <= 0x80000004;
+		if (amd && !brand)
+			cpuid_amd_extended(cpu, leaf, subleaf, out);
+		else
+			query_extended(cpu, leaf, out);
 	} else if (leaf >= 0x40000000 && leaf <= 0x4fffffff) {
 		query_hypervisor(cpu->config, leaf, out);
-	} else {
+	} else if (!amd) {
 		/* Intel's CPUs answer leaves beyond the last with the last basic one. */
 		query_basic(cpu, leaf <= MAX_BASIC ? leaf : MAX_BASIC, subleaf, out);
+	} else if (leaf <= CPUID_AMD_MAX_BASIC && !is_intel_leaf(leaf)) {
+		query_basic(cpu, leaf, subleaf, out);
 	}
 }

@@ -54,11 +54,17 @@ static void check_privilege(struct cpu *cpu, unsigned privilege)
 	cpu_raise_gp(cpu);
 }
 
+/* What hv must be asked about before the instruction runs in non-root operation; -1: nothing. */
+static int row_exit(const struct cpu *cpu, const struct insn_row *row)
+{
+	return cpu_is_amd(cpu) ? row->svm_exit : row->vmx_exit;
+}
+
 void insn_exec_checked(struct cpu *cpu, const struct insn *insn)
 {
 	if (cpu->cpl != 0 || insn->row->privilege == PRIV_OSXSAVE)
 		check_privilege(cpu, insn->row->privilege);
-	if (insn->row->vmx_exit >= 0 && cpu->non_root)
+	if (cpu->non_root && row_exit(cpu, insn->row) >= 0)
 		cpu->hv->instruction(cpu, insn);
 	insn->inner(cpu, insn);
 }
@@ -246,7 +252,7 @@ static void choose_handler(const struct decode *d, struct insn *insn)
 	}
 	bool privileged = insn->row->privilege != PRIV_ANY && insn->row->privilege != PRIV_PROTECTED &&
 			  !(d->mode_key & MODE_REAL);
-	bool intercepted = insn->row->vmx_exit >= 0 && (d->mode_key & MODE_NON_ROOT);
+	bool intercepted = (d->mode_key & MODE_NON_ROOT) && row_exit(d->cpu, insn->row) >= 0;
 	if (privileged || intercepted) {
 		insn->inner = insn->exec;
 		insn->exec = insn_exec_checked;

@@ -181,6 +181,17 @@ int cpu_take_pending(struct cpu *cpu)
 
 /* --- between instructions --- */
 
+enum { HOLDABLE = ATTEND_INTR | ATTEND_NMI | ATTEND_SMI | ATTEND_INIT };
+
+void cpu_hold_events(struct cpu *cpu, bool hold)
+{
+	if (cpu->events_held && !hold) {
+		cpu_attend(cpu, cpu->held | ATTEND_INTR);
+		cpu->held = 0;
+	}
+	cpu->events_held = hold;
+}
+
 void cpu_set_shadow(struct cpu *cpu, u8 kind)
 {
 	/* A shadow does not extend the one it is under (SDM vol. 2, "STI"): MOV SS; MOV SS; … would never end. */
@@ -340,11 +351,19 @@ static int look_once(struct cpu *cpu)
 		cpu_attended(cpu, ATTEND_STOP);
 		return CPU_STOP_ASKED + 1;
 	}
+	if (unlikely(cpu->events_held)) {
+		u32 held = attention & HOLDABLE;
+		cpu->held |= held;
+		cpu_attended(cpu, held);
+		attention &= ~held;
+	}
 	if (unlikely(attention & ATTEND_INIT))
 		attend_init(cpu);
 	if (unlikely(attention & ATTEND_SIPI))
 		attend_sipi(cpu);
 	if (unlikely(attention & ATTEND_SMI)) {
+		if (cpu->non_root && cpu->hv->smi)
+			cpu->hv->smi(cpu);
 		REPORT("SMI ignored: there is no system-management mode");
 		cpu_attended(cpu, ATTEND_SMI);
 	}

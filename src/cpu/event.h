@@ -54,6 +54,9 @@ void cpu_deliver(struct cpu *cpu, const struct event *event);
  */
 int cpu_take_pending(struct cpu *cpu);
 
+/* Holds interrupts, NMI, SMI and INIT back, or lets those that came meanwhile through. */
+void cpu_hold_events(struct cpu *cpu, bool hold);
+
 /* STI, MOV SS and POP SS: the next instruction runs without interrupts. Call as the handler's last act. */
 void cpu_set_shadow(struct cpu *cpu, u8 kind);
 

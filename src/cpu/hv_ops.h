@@ -1,7 +1,7 @@
 /*
  * What the CPU asks the virtualization extensions. src/hv fills it (vmx/ or svm/); the CPU calls it. Functions marked
  * "may exit" do not return if they cause a VM exit: they load the host's state and end in cpu_resume(). All but
- * `execute`, `msr_*` and `reset` are called in non-root operation only.
+ * `execute`, `msr_*`, `*_valid` and `reset` are called in non-root operation only.
  *
  * On a VM exit the guest's RIP is that of the running instruction (rip_start) for intercepts and faults.
  */
@@ -29,27 +29,28 @@ struct hv_ops {
 	void (*invlpg)(struct cpu *cpu, u64 va);
 	void (*descriptor_table)(struct cpu *cpu, const struct insn *insn, u64 displacement); /* LGDT…STR */
 	void (*dr_access)(struct cpu *cpu, unsigned dr, bool write, unsigned gpr);
-	/* MOV from CR: may exit; may change what is read (masks and shadows). cr: 0, 3, 4, 8. */
+	/* MOV from CR: may exit; may change what is read (masks and shadows). cr: 0, 2, 3, 4, 8. */
 	void (*cr_read)(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
 	/* MOV to CR, CLTS (value with TS clear), LMSW: may exit; may replace bits owned by the host. */
 	void (*cr_write)(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value);
 	void (*clts)(struct cpu *cpu, u64 *value);
 	void (*lmsw)(struct cpu *cpu, u16 source, bool memory, u64 linear, u64 *value);
-	/* SMSW reads CR0 through mask and shadow. */
+	/* SMSW: may exit; the CR0 to read, through mask and shadow. */
 	u64 (*cr0_shadowed)(struct cpu *cpu);
-	void (*task_switch)(struct cpu *cpu, u16 selector, unsigned source); /* source: SDM table 28-2. Always exits */
+	void (*task_switch)(struct cpu *cpu, u16 selector, unsigned source); /* source: SDM table 28-2. May exit */
 
 	/* TSC as the guest sees it, given root's. May exit. */
 	u64 (*tsc)(struct cpu *cpu, u64 root_tsc);
 
 	/* Events. May exit. */
 	void (*exception)(struct cpu *cpu, const struct event *event);
-	void (*triple_fault)(struct cpu *cpu); /* always exits */
-	void (*init_signal)(struct cpu *cpu);  /* always exits */
-	/* INIT outside non-root operation. true: it is blocked now, and hv sets ATTEND_INIT again once it is not. */
+	void (*triple_fault)(struct cpu *cpu); /* may exit; else the CPU shuts down */
+	void (*init_signal)(struct cpu *cpu);  /* may exit; else init_blocked is asked */
+	/* INIT that did not exit. true: it is blocked now, and hv sets ATTEND_INIT again once it is not. */
 	bool (*init_blocked)(struct cpu *cpu);
 	void (*sipi)(struct cpu *cpu, u8 vector);
 	void (*nmi)(struct cpu *cpu);
+	void (*smi)(struct cpu *cpu); /* may be NULL */
 	/* An external interrupt is pending. May exit; returns true if the interrupt is to be delivered when IF allows.
 	 */
 	bool (*interrupt)(struct cpu *cpu);
@@ -69,9 +70,10 @@ struct hv_ops {
 	/* MSRs that belong to the extensions (IA32_FEATURE_CONTROL, IA32_VMX_*). false: #GP. */
 	bool (*msr_read)(struct cpu *cpu, u32 msr, u64 *value);
 	bool (*msr_write)(struct cpu *cpu, u32 msr, u64 value);
-	/* CR0 and CR4 bits fixed by VMX operation; false: #GP. In root and non-root. */
+	/* CR0 and CR4 bits fixed by VMX operation, EFER.SVME; false: #GP. In root and non-root. */
 	bool (*cr0_valid)(struct cpu *cpu, u64 value);
 	bool (*cr4_valid)(struct cpu *cpu, u64 value);
+	bool (*efer_valid)(struct cpu *cpu, u64 value); /* may be NULL */
 	/*
 	 * A virtual APIC; may all be NULL. Accesses to mmu.paging.apic_page: apic_access comes first, before anything
 	 * is done, and may exit; it does for every fetch. RDMSR and WRMSR of 800h to 8FFh: true if the virtual APIC
@@ -84,6 +86,6 @@ struct hv_ops {
 	bool (*apic_msr_write)(struct cpu *cpu, u32 msr, u64 value);
 };
 
-extern const struct hv_ops vmx_ops; /* src/hv/vmx; the engine hands it to cpu->hv */
+extern const struct hv_ops vmx_ops, svm_ops; /* src/hv; the engine hands one to cpu->hv */
 
 #endif

@@ -69,7 +69,8 @@ enum insn_privilege {
  *   ROW(MNEMONIC, select, PRIV_*, FEATURE, VMX_EXIT, SVM_EXIT)
  * MNEMONIC: the part behind ZYDIS_MNEMONIC_. FEATURE: the part behind FEATURE_ (x86/feature.h), BASE if always there.
  * VMX_EXIT: part behind EXIT_ of the basic exit reason that the CPU must ask hv->instruction about before executing,
- * or NONE (also where the handler itself asks hv with details). SVM_EXIT likewise, part behind SVM_EXIT_.
+ * or NONE (also where the handler itself asks hv with details). SVM_EXIT likewise, part behind SVM_EXIT_; it also names
+ * the exit of the instructions whose handlers ask, which hv->instruction then leaves to them.
  */
 struct insn_row {
 	const char *name;

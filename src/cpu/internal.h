@@ -28,6 +28,12 @@ static inline bool cpu_has(const struct cpu *cpu, enum feature feature)
 	return cpu->config->features[feature / 8] >> (feature % 8) & 1;
 }
 
+/* The vendor that the CPU presents: AMD's own instructions and differences, or Intel's. */
+static inline bool cpu_is_amd(const struct cpu *cpu)
+{
+	return cpu->config->nested == NESTED_SVM;
+}
+
 static inline unsigned cpu_iopl(const struct cpu *cpu)
 {
 	return (unsigned)bits_get(cpu->rflags_sys, 13, 12);
@@ -227,8 +233,6 @@ bool debug_select_mov(const struct decode *d, struct insn *insn);
 
 /* --- control.c --- */
 bool control_select_mov(const struct decode *d, struct insn *insn);
-/* CR4 bits that the CPU's features allow. */
-u64 cr4_supported(const struct cpu *cpu);
 /* WRMSR of IA32_EFER; false: #GP. */
 bool efer_set(struct cpu *cpu, u64 value);
 

@@ -5,6 +5,7 @@
 #include "base/trace.h"
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
+#include "x86/vmcb.h"
 
 /* --- values that may be stored --- */
 
@@ -106,10 +107,10 @@ static bool msr_write_apic(struct cpu *cpu, u32 msr, u64 value)
 	return cpu->platform->apic_msr_write(cpu->platform->opaque, msr, value);
 }
 
-/* A microcode revision, since zero would mean that none is loaded. */
+/* A microcode revision, since zero would mean that none is loaded; AMD's is in the lower half. */
 static bool msr_read_microcode(struct cpu *cpu, u32 msr, u64 *value)
 {
-	*value = 1ULL << 32;
+	*value = cpu_is_amd(cpu) ? 1 : 1ULL << 32;
 	return true;
 }
 
@@ -178,7 +179,32 @@ static bool msr_write_gs_base(struct cpu *cpu, u32 msr, u64 value)
 
 static bool is_hv_msr(u32 msr)
 {
-	return msr == MSR_FEATURE_CONTROL || (msr >= MSR_VMX_FIRST && msr <= MSR_VMX_LAST);
+	return msr == MSR_FEATURE_CONTROL || (msr >= MSR_VMX_FIRST && msr <= MSR_VMX_LAST) || msr == MSR_TSC_RATIO ||
+	       (msr >= MSR_VM_CR && msr <= MSR_SVM_KEY);
+}
+
+/* Registers of one vendor alone: AMD's range, and what Intel has below it. */
+static bool msr_fits_vendor(const struct cpu *cpu, u32 msr)
+{
+	switch (msr) {
+	case MSR_PLATFORM_ID:
+	case MSR_ARCH_CAPABILITIES:
+	case MSR_MISC_ENABLE:
+		return !cpu_is_amd(cpu);
+	case MSR_LAST_BRANCH_FROM:
+	case MSR_LAST_BRANCH_TO:
+	case MSR_LAST_INT_FROM:
+	case MSR_LAST_INT_TO:
+		return cpu_is_amd(cpu);
+	default:
+		return msr >> 16 != 0xc001 || cpu_is_amd(cpu);
+	}
+}
+
+/* AMD's four oldest counters have no CPUID bit that could say no; here they count nothing, and stay 0. */
+static bool is_idle_counter(const struct cpu *cpu, u32 msr)
+{
+	return cpu_is_amd(cpu) && msr >= MSR_PERF_CTL0 && msr <= MSR_PERF_CTR3;
 }
 
 static bool is_x2apic_msr(u32 msr)
@@ -188,6 +214,8 @@ static bool is_x2apic_msr(u32 msr)
 
 static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
 {
+	if (!msr_fits_vendor(cpu, msr))
+		return false;
 	switch (msr) {
 #define MSR_STORED(field, number, ...)                                                                                 \
 	case number:                                                                                                   \
@@ -209,11 +237,15 @@ static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
 	}
 	if (is_x2apic_msr(msr))
 		return msr_read_apic(cpu, msr, value);
+	if (is_idle_counter(cpu, msr))
+		return msr_read_zero(cpu, msr, value);
 	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_read(cpu, msr, value);
 }
 
 static bool find_and_write(struct cpu *cpu, u32 msr, u64 value)
 {
+	if (!msr_fits_vendor(cpu, msr))
+		return false;
 	switch (msr) {
 #define MSR_STORED(field, number, reset, writable)                                                                     \
 	case number:                                                                                                   \
@@ -239,6 +271,8 @@ static bool find_and_write(struct cpu *cpu, u32 msr, u64 value)
 	}
 	if (is_x2apic_msr(msr))
 		return msr_write_apic(cpu, msr, value);
+	if (is_idle_counter(cpu, msr))
+		return true;
 	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_write(cpu, msr, value);
 }
 

@@ -10,6 +10,7 @@
 
 #define ROW(mnemonic, select_fn, ...) bool select_fn(const struct decode *d, struct insn *insn);
 #include "cpu/insn_integer.def"
+#include "cpu/insn_svm.def"
 #include "cpu/insn_system.def"
 #include "cpu/insn_vector.def"
 #include "cpu/insn_vmx.def"
@@ -27,6 +28,7 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 		.number = ZYDIS_MNEMONIC_##mnemonic,                                                                   \
 	},
 #include "cpu/insn_integer.def"
+#include "cpu/insn_svm.def"
 #include "cpu/insn_system.def"
 #include "cpu/insn_vector.def"
 #include "cpu/insn_vmx.def"

@@ -19,6 +19,9 @@ void cr3_write(struct cpu *cpu, u64 value);
 void cr4_write(struct cpu *cpu, u64 value);
 void efer_write(struct cpu *cpu, u64 value);
 
+/* CR4 bits that the CPU's features allow. */
+u64 cr4_supported(const struct cpu *cpu);
+
 /* MSRs without intercepts and CPL check, for RDMSR/WRMSR and VMX MSR lists. false: #GP. */
 bool msr_read(struct cpu *cpu, u32 msr, u64 *value);
 bool msr_write(struct cpu *cpu, u32 msr, u64 value);

@@ -241,16 +241,12 @@ static const struct lapic_cpu lapic_cpu = {
 static int soft_probe(enum nested_choice nested, char *reason, size_t reason_size)
 {
 	struct cpu_config config = { .nested = NESTED_NONE, .cpu_count = 1, .phys_bits = PHYS_BITS };
-	if (nested == NESTING_SVM) {
-		snprintf(reason, reason_size, "Strata's own CPU has VT-x, but no AMD-V yet");
-		return -ENOTSUP;
-	}
 	int err = cpu_cpuid_init(&config);
 	if (err)
 		snprintf(reason, reason_size, "the host's processor lacks SSE4.2 and the rest of x86-64-v2");
 	else
 		snprintf(reason, reason_size,
-			 "Strata's own CPU, in software: runs on any host, with VT-x for its guest");
+			 "Strata's own CPU, in software: runs on any host, with VT-x or AMD-V for its guest");
 	return err;
 }
 
@@ -292,13 +288,15 @@ static int create_vcpu(struct engine *engine, unsigned index)
 	*vcpu = (struct engine_vcpu){ .engine = engine, .lapic = board->lapics[index], .platform = platform };
 	vcpu->platform.opaque = vcpu;
 	vcpu->config = (struct cpu_config){
-		.nested = board->nested == NESTING_VTX ? NESTED_VTX : NESTED_NONE,
+		.nested = board->nested == NESTING_VTX   ? NESTED_VTX
+			  : board->nested == NESTING_SVM ? NESTED_SVM
+							 : NESTED_NONE,
 		.cpu_index = index,
 		.cpu_count = board->cpus,
 		.tsc_khz = board->tsc_khz,
 		.phys_bits = PHYS_BITS,
 	};
-	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : NULL;
+	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : board->nested == NESTING_SVM ? &svm_ops : NULL;
 	pthread_mutex_init(&vcpu->lock, NULL);
 	pthread_cond_init(&vcpu->wake, NULL);
 	timer_init(&vcpu->hv_timer, board->clock, hv_timer_fired, vcpu);

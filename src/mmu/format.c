@@ -21,6 +21,13 @@ static const struct walk_format formats[] = {
 		.reserved = { { [1] = BITS(62, 52), [2] = BITS(62, 52) },
 			      { [1] = BITS(62, 52), [2] = BITS(62, 52) | BITS(20, 13) } },
 	},
+	[FORMAT_PAE_WALKED] = {
+		.name = "PAE in memory", .levels = 3, .index_bits = 9, .entry_bytes = 8, .va_bits = 32, .large = BIT(2),
+		.present = PTE_P, .inverted = PTE_NX, .address = BITS(51, 12), .accessed = PTE_A, .dirty = PTE_D,
+		.reserved = { { [1] = BITS(62, 52), [2] = BITS(62, 52), [3] = BITS(63, 52) | BITS(8, 5) | BITS(2, 1) },
+			      { [1] = BITS(62, 52), [2] = BITS(62, 52) | BITS(20, 13) } },
+		.root_level = 3,
+	},
 	[FORMAT_4_LEVEL] = {
 		.name = "4-level", .levels = 4, .index_bits = 9, .entry_bytes = 8, .va_bits = 48,
 		.large = BIT(2) | BIT(3),
@@ -51,6 +58,15 @@ static const struct walk_format formats[] = {
 	},
 };
 
+u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer)
+{
+	const struct mmu_paging host = { .cr0 = CR0_PG, .cr4 = host_cr4, .efer = host_efer, .eptp = NPT_ROOT };
+	enum format_id id = format_of(&host);
+	bool nx = host_efer & EFER_NXE, fetch = nx || (host_cr4 & CR4_SMEP);
+	u64 root = ncr3 & (id == FORMAT_PAE_WALKED ? BITS(31, 5) : id <= FORMAT_PAE ? BITS(31, 12) : BITS(51, 12));
+	return NPT_ROOT | (u64)id << 60 | (nx ? NPT_NX : 0) | (fetch ? NPT_FETCH : 0) | root;
+}
+
 enum format_id format_of(const struct mmu_paging *paging)
 {
 	if (!(paging->cr0 & CR0_PG))
@@ -58,7 +74,7 @@ enum format_id format_of(const struct mmu_paging *paging)
 	if (paging->efer & EFER_LMA)
 		return paging->cr4 & CR4_LA57 ? FORMAT_5_LEVEL : FORMAT_4_LEVEL;
 	if (paging->cr4 & CR4_PAE)
-		return FORMAT_PAE;
+		return paging->eptp & NPT_ROOT ? FORMAT_PAE_WALKED : FORMAT_PAE;
 	return paging->cr4 & CR4_PSE ? FORMAT_LEGACY_PSE : FORMAT_LEGACY;
 }
 

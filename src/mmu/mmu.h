@@ -1,8 +1,8 @@
 /*
- * The memory management unit of one CPU: page walks for every paging mode and EPT through one walker (walk.h), and the
- * soft TLB, kept per context so that CR3 loads, VM entries and VM exits swap pointers.
+ * The memory management unit of one CPU: page walks for every paging mode, EPT and AMD's nested page tables through
+ * one walker (walk.h), and the soft TLB, kept per context so that CR3 loads, VM entries and VM exits swap pointers.
  *
- * A context is one machine as the TLB knows it: (VPID, EPTP). Each context has one table of entries per privilege
+ * A context is one machine as the TLB knows it: (VPID or ASID, EPTP or nested root). Each context has one table of entries per privilege
  * class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host address. The tables hold
  * global pages, and the others ("local" ones) of one PCID: when another one comes, they are put aside, and its own come
  * back. MOV to CR3 drops the local ones, as many as there are; what is to drop everything bumps the context's revision,
@@ -45,10 +45,10 @@ struct tlb_entry {
 struct mmu_paging {
 	u64 cr0, cr3, cr4, efer; /* cr4.PAE and efer.LMA choose the format */
 	u64 pdpte[4];            /* PAE paging only; loaded by the CPU at MOV CR (mmu_load_pdptes) or VM entry */
-	u64 eptp;                /* 0: no stage 2 */
+	u64 eptp;                /* stage 2: an EPTP, or mmu_nested_root()'s value; 0: none */
 	bool mbec;               /* EPT: mode-based execute control */
 	u64 apic_page;           /* address | 1 of a page that is a virtual APIC to the guest; 0: there is none */
-	u16 vpid;                /* 0: VMX root, or VPID not in use */
+	u16 vpid;                /* VPID or ASID; 0: root or the host, or VPID not in use */
 };
 
 enum mmu_fault_kind {
@@ -57,13 +57,14 @@ enum mmu_fault_kind {
 	MMU_EPT_VIOLATION, /* qualification (SDM table 28-7), gpa set; linear address valid per bit 7 */
 	MMU_EPT_MISCONFIG, /* gpa set */
 	MMU_PML_FULL,      /* a dirty flag of EPT could not be logged; nothing was done */
+	MMU_NPT_FAULT,     /* qualification is EXITINFO1 (APM vol. 2, 15.25.6), gpa set */
 	MMU_NOT_CANONICAL  /* #GP or #SS, the caller knows which */
 };
 
 struct mmu_result {
 	enum mmu_fault_kind kind;
 	u32 error_code;    /* MMU_PAGE_FAULT */
-	u64 qualification; /* MMU_EPT_VIOLATION */
+	u64 qualification; /* MMU_EPT_VIOLATION, MMU_NPT_FAULT */
 	bool suppress_ve;  /* MMU_EPT_VIOLATION: bit 63 of the entry that says so */
 	gpa_t l2_gpa;      /* EPT faults: the guest-physical address that faulted */
 	gpa_t gpa;         /* MMU_OK: where the access goes, in L1's machine */
@@ -71,6 +72,12 @@ struct mmu_result {
 	u64 page_bytes;    /* MMU_OK: smallest page size on the way */
 	bool apic;         /* MMU_OK: it goes to paging.apic_page; ram_offset is none */
 };
+
+/*
+ * Stage 2 by AMD's nested page tables: `ncr3` is their root, in the format that the host's paging registers choose
+ * (CR0.PG is on). No EPTP has such a value.
+ */
+u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer);
 
 struct mmu_context; /* private to tlb.c */
 struct mmu_space;   /* likewise */

@@ -187,7 +187,6 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
-	mmu->formats->stage2_id = FORMAT_EPT;
 	mmu->context = &mmu->contexts[0];
 	mmu->context->used = true;
 	select_tables(mmu);
@@ -357,11 +356,16 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 		f->stage1_id = id;
 		f->stage1_nxe = nxe;
 	}
-	id = format_of_eptp(paging->eptp);
-	if (paging->eptp && (id != f->stage2_id || paging->mbec != f->stage2_mbec)) {
-		format_prepare(&f->stage2, id, mmu->phys_bits, paging->mbec);
-		f->stage2_id = id;
-		f->stage2_mbec = paging->mbec;
+	u64 kind = stage2_kind(paging);
+	if (paging->eptp && kind != f->stage2_kind) {
+		bool nested = paging->eptp & NPT_ROOT;
+		format_prepare(&f->stage2, format_of_stage2(paging->eptp), mmu->phys_bits,
+			       nested ? paging->eptp & NPT_NX : paging->mbec);
+		/* AMD's PML4 entries have one reserved bit more (APM vol. 2, figure 5-20); Intel's ignore it. */
+		if (nested && f->stage2.levels >= 4)
+			f->stage2.reserved[0][4] |= PTE_G;
+		f->stage2_kind = kind;
+		f->stage2_mbec = !nested && paging->mbec;
 	}
 	switch_context(mmu, paging->vpid, paging->eptp);
 	u64 registers = registers_of(paging);

@@ -64,7 +64,7 @@ static u64 entry_load(const u8 *host, unsigned bytes)
 
 /*
  * Finds an entry of a stage-1 table. With accessed and dirty flags for EPT, reading a guest's table counts as writing
- * (SDM vol. 3, 29.3.3.2).
+ * (SDM vol. 3, 29.3.3.2); with nested page tables it always does (APM vol. 2, 15.25.5).
  */
 static bool entry_find(struct walk *w, gpa_t gpa, struct used_entry *e)
 {
@@ -72,7 +72,7 @@ static bool entry_find(struct walk *w, gpa_t gpa, struct used_entry *e)
 	e->stage2_rights = EPT_ALL;
 	if (w->under_stage2) {
 		u64 eptp = w->mmu->paging.eptp;
-		u64 access = eptp & EPTP_AD ? EPT_R | EPT_W : EPT_R;
+		u64 access = eptp & (NPT_ROOT | EPTP_AD) ? EPT_R | EPT_W : EPT_R;
 		struct stage2_page page;
 		if (!stage2_translate(w->mmu, eptp, gpa, access, w->quiet, &page, w->fault))
 			return false;
@@ -105,7 +105,8 @@ static enum walk_end walk_tables(struct walk *w, gpa_t table)
 			return WALK_STAGE2;
 		e->value = entry_load(e->host, f->entry_bytes);
 		w->used++;
-		w->rights &= e->value ^ f->inverted;
+		if (!f->root_level || level < f->root_level)
+			w->rights &= e->value ^ f->inverted;
 		if (!(e->value & f->present))
 			return WALK_NOT_PRESENT;
 		bool leaf = level == 1 || ((e->value & PTE_PS) && (f->large >> level & 1));
@@ -156,6 +157,27 @@ static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 	return done;
 }
 
+/* What a walk of stage 2 grants, in EPT's terms. Nested page tables are looked at as user accesses. */
+static u64 stage2_rights(const struct walk *w, u64 eptp)
+{
+	if (!(eptp & NPT_ROOT))
+		return w->mmu->formats->stage2_mbec ? w->rights : w->rights & ~EPT_XU;
+	if (!(w->rights & PTE_U))
+		return 0;
+	bool exec = !w->format->inverted || (w->rights & PTE_NX);
+	return EPT_R | (w->rights & PTE_W ? EPT_W : 0) | (exec ? EPT_X : 0);
+}
+
+/* A fault of nested page tables, as EXITINFO1 has it but for bits 33:32 (APM vol. 2, 15.25.6). */
+static void report_npt_fault(struct mmu_result *fault, u64 eptp, gpa_t l2_gpa, u64 access, enum walk_end end)
+{
+	u64 error = PF_USER | (end == WALK_NOT_PRESENT ? 0 : PF_PRESENT) | (access & EPT_W ? PF_WRITE : 0) |
+		    (end == WALK_RESERVED ? PF_RSVD : 0);
+	if ((access & EPT_X) && (eptp & NPT_FETCH))
+		error |= PF_FETCH;
+	*fault = (struct mmu_result){ .kind = MMU_NPT_FAULT, .l2_gpa = l2_gpa, .gpa = l2_gpa, .qualification = error };
+}
+
 /* `entry`: the one that maps the page, or that is not present. */
 static void report_violation(struct mmu_result *fault, gpa_t l2_gpa, u64 access, u64 rights, u64 entry)
 {
@@ -198,7 +220,7 @@ static enum walk_mark walk_mark(struct walk *w, bool write)
 		*w->fault = (struct mmu_result){ .kind = MMU_PML_FULL, .l2_gpa = w->address, .gpa = w->address };
 		return MARK_STAGE2;
 	}
-	for (unsigned i = 0; i < w->used; i++) {
+	for (unsigned i = w->format->root_level != 0; i < w->used; i++) {
 		struct used_entry *e = &w->entry[i];
 		u64 bits = w->format->accessed | (write && i + 1 == w->used ? w->format->dirty : 0);
 		if ((e->value & bits) == bits)
@@ -218,6 +240,26 @@ static enum walk_mark walk_mark(struct walk *w, bool write)
 	return MARKED;
 }
 
+/* A walk of stage 2 that grants no such access. */
+static void report_stage2(struct walk *w, u64 eptp, u64 access, enum walk_end end)
+{
+	u64 rights = end == WALK_LEAF ? stage2_rights(w, eptp) : 0;
+	u64 entry = w->used ? w->entry[w->used - 1].value : EPT_SUPPRESS_VE;
+	if (eptp & NPT_ROOT)
+		report_npt_fault(w->fault, eptp, w->address, access, end);
+	else if (end == WALK_RESERVED)
+		*w->fault = (struct mmu_result){ .kind = MMU_EPT_MISCONFIG, .l2_gpa = w->address, .gpa = w->address };
+	else
+		report_violation(w->fault, w->address, access, rights, entry);
+}
+
+/* Do the tables reach the address? What lies beyond is mapped by nothing. */
+static bool stage2_reaches(const struct walk_format *f, gpa_t l2_gpa)
+{
+	unsigned bits = f->va_bits ? f->va_bits : PAGE_SHIFT + f->levels * f->index_bits;
+	return !(l2_gpa >> bits);
+}
+
 /*
  * Stage 2: L2's guest-physical address to L1's, for `access` (EPT_R, EPT_W, EPT_X or EPT_XU). false: *fault is filled,
  * but for the qualification's bits about the linear address, which the caller knows.
@@ -232,39 +274,30 @@ static bool stage2_translate(struct mmu *mmu, u64 eptp, gpa_t l2_gpa, u64 access
 	struct walk w = { .mmu = mmu,
 			  .format = &mmu->formats->stage2,
 			  .address = l2_gpa,
-			  .accessed = eptp & EPTP_AD,
+			  .accessed = eptp & (NPT_ROOT | EPTP_AD),
 			  .quiet = quiet,
 			  .fault = fault };
+	gpa_t root = eptp & (eptp & NPT_ROOT ? NPT_ADDRESS : EPTP_ADDRESS);
 	enum walk_mark mark = MARKED;
+	u64 rights;
 	do {
-		/* Four levels reach 48 bits; what lies beyond is mapped by nothing. */
-		bool beyond = w.format->levels == 4 && l2_gpa >> 48;
-		enum walk_end end = beyond ? WALK_NOT_PRESENT : walk_tables(&w, eptp & EPTP_ADDRESS);
-		if (end == WALK_RESERVED) {
-			*fault = (struct mmu_result){ .kind = MMU_EPT_MISCONFIG, .l2_gpa = l2_gpa, .gpa = l2_gpa };
+		w.used = 0;
+		enum walk_end end = stage2_reaches(w.format, l2_gpa) ? walk_tables(&w, root) : WALK_NOT_PRESENT;
+		rights = stage2_rights(&w, eptp);
+		if (end != WALK_LEAF || (!quiet && (access & ~rights))) {
+			report_stage2(&w, eptp, access, end);
 			return false;
 		}
-		if (end == WALK_NOT_PRESENT) {
-			report_violation(fault, l2_gpa, access, 0,
-					 beyond ? EPT_SUPPRESS_VE : w.entry[w.used - 1].value);
-			return false;
-		}
-		if (!mmu->formats->stage2_mbec)
-			w.rights &= ~EPT_XU;
 		if (quiet)
 			break;
-		if (access & ~w.rights) {
-			report_violation(fault, l2_gpa, access, w.rights, w.entry[w.used - 1].value);
-			return false;
-		}
 		mark = walk_mark(&w, access & EPT_W);
 		if (mark == MARK_STAGE2)
 			return false;
 	} while (mark == MARK_AGAIN);
 	*page = (struct stage2_page){ .gpa = w.page | (l2_gpa & (BIT(w.shift) - 1)),
-				      .rights = w.rights,
+				      .rights = rights,
 				      .leaf = w.entry[w.used - 1].value,
-				      .dirty = !w.accessed || (w.entry[w.used - 1].value & EPT_D),
+				      .dirty = !w.accessed || (w.entry[w.used - 1].value & w.format->dirty),
 				      .shift = w.shift };
 	return true;
 }
@@ -288,6 +321,10 @@ static bool stage1_root(const struct mmu *mmu, u64 va, gpa_t *table)
 		u64 pdpte = mmu->paging.pdpte[va >> 30 & 3];
 		*table = pdpte & f->address;
 		return pdpte & PTE_P;
+	}
+	if (mmu->formats->stage1_id == FORMAT_PAE_WALKED) {
+		*table = mmu->paging.cr3 & BITS(31, 5);
+		return true;
 	}
 	/* Bits of CR3 beyond MAXPHYADDR cannot be set; bit 63 and PCID are none of the address. */
 	*table = mmu->paging.cr3 & (f->va_bits == 32 ? BITS(31, 12) : BITS(51, 12));
@@ -333,11 +370,18 @@ static void report_page_fault(const struct mmu *mmu, enum walk_end end, enum mmu
 	*result = (struct mmu_result){ .kind = MMU_PAGE_FAULT, .error_code = error };
 }
 
-/* A misconfiguration has no qualification. */
+/* Nested page tables tell by one bit each what the fault was about. */
+#define NPF_TRANSLATED BIT(32)
+#define NPF_TABLE      BIT(33)
+
+/* QUAL_* bits; of a nested page table's fault, whether it was the translation of a linear address or a table. */
 static void add_linear_address(struct mmu_result *fault, u64 bits)
 {
+	/* A misconfiguration has no qualification. */
 	if (fault->kind == MMU_EPT_VIOLATION)
 		fault->qualification |= bits;
+	else if (fault->kind == MMU_NPT_FAULT)
+		fault->qualification |= bits & QUAL_TRANSLATED ? NPF_TRANSLATED : NPF_TABLE;
 }
 
 /* Stage 1 with rights and A/D bits; w->page and w->shift are the answer. MARK_AGAIN: the tables changed meanwhile. */
@@ -442,8 +486,11 @@ struct mmu_result mmu_translate_gpa(struct mmu *mmu, gpa_t l2_gpa, enum mmu_acce
 {
 	struct mmu_result result = { .kind = MMU_OK };
 	struct stage2_page page;
-	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, stage2_access(access), false, &page, &result))
+	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, stage2_access(access), false, &page, &result)) {
+		if (result.kind == MMU_NPT_FAULT)
+			add_linear_address(&result, QUAL_TRANSLATED);
 		return result;
+	}
 	result.l2_gpa = l2_gpa;
 	result.gpa = page.gpa;
 	result.ram_offset = mem_ram_offset(mmu->mem, page.gpa);
@@ -463,6 +510,8 @@ struct mmu_result mmu_load_pdptes(struct mmu *mmu, const struct mmu_paging *pagi
 	u64 loaded[4];
 	gpa_t l2_gpa = paging->cr3 & BITS(31, 5);
 	struct stage2_page page;
+	if (paging->eptp & NPT_ROOT)
+		return result; /* FORMAT_PAE_WALKED */
 	/* The load counts as a read even with dirty flags for EPT (SDM vol. 3, 29.3.3.2). All four share a page. */
 	if (!stage2_translate(mmu, paging->eptp, l2_gpa, EPT_R, false, &page, &result))
 		return result;

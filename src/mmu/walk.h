@@ -43,6 +43,21 @@ enum { WALK_LEVELS = 6 }; /* array size: levels 1..5, 0 unused */
 #define EPTP_AD      BIT(6)
 #define EPTP_ADDRESS BITS(51, 12)
 
+/*
+ * What stands for an EPTP if stage 2 is nested page tables: their root, and what is to know of the host's paging mode.
+ *
+ *   63  62:60   59    58           51..12 (PAE: 31..5)
+ *   1   format  NX    fetch bit    root
+ *
+ * "Fetch bit": faults tell fetches apart, since EFER.NXE or CR4.SMEP is on. The bits of EPTPs above 51 are reserved.
+ */
+#define NPT_ROOT    BIT(63)
+#define NPT_FORMAT  BITS(62, 60)
+#define NPT_NX      BIT(59)
+#define NPT_FETCH   BIT(58)
+#define NPT_KIND    (NPT_ROOT | NPT_FORMAT | NPT_NX)
+#define NPT_ADDRESS BITS(51, 5)
+
 struct walk_format {
 	const char *name;
 	u8 levels;      /* of tables, counted from the page table; 0: no translation */
@@ -57,6 +72,7 @@ struct walk_format {
 	u64 reserved[2][WALK_LEVELS]; /* must be 0 in [maps a page][level] */
 	/* EPT: values of bits 2:0 that are misconfigured, and of bits 5:3 (memory type) in entries that map a page. */
 	u8 bad_rights, bad_types;
+	u8 root_level; /* entries from this level up are PDPTEs: they grant no rights and keep no flags; 0: none are */
 	u8 high_shift; /* PSE-36: bits 20:13 of a 4 MiB entry, shifted left by this, are address bits 39:32 */
 };
 
@@ -65,6 +81,7 @@ enum format_id {
 	FORMAT_LEGACY,
 	FORMAT_LEGACY_PSE,
 	FORMAT_PAE,
+	FORMAT_PAE_WALKED, /* AMD's nested paging: the PDPTEs are read from memory by each walk */
 	FORMAT_4_LEVEL,
 	FORMAT_5_LEVEL,
 	FORMAT_EPT,
@@ -78,10 +95,17 @@ enum format_id {
 
 enum format_id format_of(const struct mmu_paging *paging);
 
-/* The format of stage 2. */
-static inline enum format_id format_of_eptp(u64 eptp)
+/* The format of stage 2, and all that it depends on. */
+static inline enum format_id format_of_stage2(u64 eptp)
 {
+	if (eptp & NPT_ROOT)
+		return (enum format_id)bits_get(eptp, 62, 60);
 	return (eptp & EPTP_WALK) >> 3 == 4 ? FORMAT_EPT_5_LEVEL : FORMAT_EPT;
+}
+
+static inline u64 stage2_kind(const struct mmu_paging *paging)
+{
+	return paging->eptp & NPT_ROOT ? paging->eptp & NPT_KIND : (paging->eptp & EPTP_WALK) | paging->mbec;
 }
 
 /* Fills `format` with format `id` under the given MAXPHYADDR and EFER.NXE; for EPT, mode-based execute control. */
@@ -90,8 +114,10 @@ void format_prepare(struct walk_format *format, enum format_id id, unsigned phys
 /* What the walker derives from mmu_paging; kept by the MMU. */
 struct mmu_formats {
 	struct walk_format stage1, stage2;
-	enum format_id stage1_id, stage2_id;
-	bool stage1_nxe, stage2_mbec;
+	enum format_id stage1_id;
+	bool stage1_nxe;
+	u64 stage2_kind; /* stage2_kind() of what stage2 is prepared for */
+	bool stage2_mbec;
 };
 
 /* A full translation with what the TLB needs beyond the answer. */

@@ -41,6 +41,29 @@
 #define MSR_KERNEL_GS_BASE    0xc0000102
 #define MSR_TSC_AUX           0xc0000103
 
+/* AMD's (APM vol. 2, appendix A). */
+#define MSR_LAST_BRANCH_FROM 0x1db
+#define MSR_LAST_BRANCH_TO   0x1dc
+#define MSR_LAST_INT_FROM    0x1dd
+#define MSR_LAST_INT_TO      0x1de
+#define MSR_PERF_CTL0        0xc0010000
+#define MSR_PERF_CTR3        0xc0010007
+#define MSR_SYSCFG           0xc0010010
+#define MSR_HWCR             0xc0010015
+#define MSR_TOP_MEM          0xc001001a
+#define MSR_TOP_MEM2         0xc001001d
+#define MSR_NB_CFG           0xc001001f
+#define MSR_PATCH_LOADER     0xc0010020
+#define MSR_LS_CFG           0xc0011020
+#define MSR_IC_CFG           0xc0011021
+#define MSR_DC_CFG           0xc0011022
+#define MSR_BU_CFG           0xc0011023
+#define MSR_DE_CFG           0xc0011029
+#define MSR_BU_CFG2          0xc001102a
+
+#define HWCR_TSC_FREQ_SEL BIT(24) /* the TSC counts at P0's frequency */
+#define DE_CFG_LFENCE     BIT(1)  /* LFENCE serializes */
+
 /* IA32_ARCH_CAPABILITIES: what this CPU is not affected by. */
 #define ARCH_CAP_RDCL_NO      BIT(0)
 #define ARCH_CAP_IBRS_ALL     BIT(1)

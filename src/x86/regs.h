@@ -108,6 +108,7 @@ enum vector {
 	VEC_XM = 19,
 	VEC_VE = 20,
 	VEC_CP = 21,
+	VEC_SX = 30,
 };
 
 /* Page-fault error code (SDM vol. 3, 4.7). */

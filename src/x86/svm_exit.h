@@ -5,7 +5,7 @@
 #ifndef STRATA_X86_SVM_EXIT_H
 #define STRATA_X86_SVM_EXIT_H
 
-enum svm_exit {
+enum svm_exit_code {
 	SVM_EXIT_NONE = -1, /* rows only; a failed VMRUN reports the 64-bit code -1 (VMEXIT_INVALID) */
 	SVM_EXIT_CR_READ = 0x00,
 	SVM_EXIT_CR_WRITE = 0x10,

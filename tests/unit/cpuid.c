@@ -36,6 +36,8 @@ static void test_feature_bits(void)
 	struct machine *m = machine_new();
 	for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
 		memset(m->config.features, 0, sizeof(m->config.features));
+		bool amd = features[i].leaf > 0x80000001;
+		m->config.nested = amd ? NESTED_SVM : NESTED_NONE;
 		/* Leaf 0Dh says nothing without XSAVE. */
 		m->config.features[FEATURE_XSAVE / 8] |= 1 << FEATURE_XSAVE % 8;
 		if (i + 1 != FEATURE_XSAVE)
@@ -81,6 +83,31 @@ static void test_vendor(void)
 	cpuid_query(&m->cpu, 0x40000000, 0, out);
 	g_assert_cmpint(memcmp(&out[EBX], "StrataStrata", 12), ==, 0);
 	g_assert_true(query(m, 1, 0, ECX) >> 31);
+	machine_free(m);
+}
+
+static void test_amd_vendor(void)
+{
+	struct machine *m = machine_new_nested(NESTED_SVM, NULL);
+	u32 out[4];
+	for (u32 leaf = 0; leaf <= 0x80000000; leaf += 0x80000000) {
+		cpuid_query(&m->cpu, leaf, 0, out);
+		g_assert_cmpint(memcmp(&out[EBX], "Auth", 4) | memcmp(&out[EDX], "enti", 4) |
+					memcmp(&out[ECX], "cAMD", 4),
+				==, 0);
+		if (leaf)
+			break;
+	}
+	g_assert_cmphex(query(m, 1, 0, EAX), ==, query(m, 0x80000001, 0, EAX));
+	g_assert_cmphex(query(m, 1, 0, EAX) >> 8 & 0xf, ==, 0xf); /* family: the extended field counts */
+	g_assert_true(query(m, 0x80000001, 0, ECX) & 1u << 2);    /* SVM */
+	g_assert_true(query(m, 0x8000000a, 0, EDX) & 1);          /* nested paging */
+	g_assert_cmpuint(query(m, 0x8000000a, 0, EBX), >=, 8);    /* ASIDs */
+	g_assert_cmphex(query(m, 2, 0, EAX) | query(m, 4, 0, EAX) | query(m, 0x15, 0, EBX), ==, 0);
+	g_assert_false(query(m, 1, 0, ECX) & 1u << 5);  /* VMX */
+	g_assert_false(query(m, 7, 0, EDX) & 1u << 29); /* IA32_ARCH_CAPABILITIES */
+	/* What AMD repeats of leaf 1. */
+	g_assert_cmphex((query(m, 1, 0, EDX) ^ query(m, 0x80000001, 0, EDX)) & 0x0183f3ff & ~(1u << 11), ==, 0);
 	machine_free(m);
 }
 
@@ -179,6 +206,7 @@ int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/cpuid/machine-check-exception-with-its-architecture", test_machine_check);
+	g_test_add_func("/cpuid/amd-vendor", test_amd_vendor);
 	g_test_add_func("/cpuid/every-feature-shows-its-bit-alone", test_feature_bits);
 	g_test_add_func("/cpuid/known-bits-are-where-guests-look", test_known_bits);
 	g_test_add_func("/cpuid/names-vendor-brand-and-hypervisor", test_vendor);

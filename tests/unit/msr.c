@@ -1,8 +1,10 @@
 /* Model-specific registers: what may be written, what is checked, what does not exist. */
 #include "machine.h"
 
+#include "cpu/hv_ops.h"
 #include "cpu/system.h"
 #include "x86/msr.h"
+#include "x86/vmcb.h"
 
 static u64 get(struct machine *m, u32 msr)
 {
@@ -16,12 +18,22 @@ static bool put(struct machine *m, u32 msr, u64 value)
 	return msr_write(&m->cpu, msr, value);
 }
 
+/* Registers of one vendor alone: makes the CPU that vendor's. */
+static u32 fit_vendor(struct machine *m, u32 msr)
+{
+	u64 value;
+	m->config.nested = NESTED_NONE;
+	if (!msr_read(&m->cpu, msr, &value))
+		m->config.nested = NESTED_SVM;
+	return msr;
+}
+
 /* Reset values and write masks of the whole table. */
 static void test_table(void)
 {
 	struct machine *m = machine_new();
 #define MSR_STORED(field, number, reset, writable)                                                                     \
-	g_assert_cmphex(get(m, number), ==, (u64)(reset));                                                             \
+	g_assert_cmphex(get(m, fit_vendor(m, number)), ==, (u64)(reset));                                              \
 	g_assert_true(put(m, number, (u64)(writable)));                                                                \
 	g_assert_cmphex(get(m, number), ==, (u64)(writable));                                                          \
 	if ((u64)(writable) != ~0ULL) {                                                                                \
@@ -37,6 +49,51 @@ static void test_table(void)
 #undef MSR_STORED
 #undef MSR_CHECKED
 #undef MSR_COMPUTED
+	machine_free(m);
+}
+
+static void test_vendors_have_their_own(void)
+{
+	static const u32 intel[] = { MSR_PLATFORM_ID, MSR_ARCH_CAPABILITIES, MSR_MISC_ENABLE, MSR_FEATURE_CONTROL };
+	static const u32 amd[] = { MSR_HWCR,      MSR_SYSCFG, MSR_DE_CFG,      MSR_TOP_MEM,  MSR_PERF_CTL0,
+				   MSR_PERF_CTR3, MSR_VM_CR,  MSR_VM_HSAVE_PA, MSR_TSC_RATIO };
+	struct machine *i = machine_new_nested(NESTED_VTX, &vmx_ops), *a = machine_new_nested(NESTED_SVM, &svm_ops);
+	u64 value;
+	for (unsigned n = 0; n < ARRAY_SIZE(intel); n++) {
+		g_assert_true(msr_read(&i->cpu, intel[n], &value));
+		g_assert_false(msr_read(&a->cpu, intel[n], &value));
+	}
+	for (unsigned n = 0; n < ARRAY_SIZE(amd); n++) {
+		g_assert_false(msr_read(&i->cpu, amd[n], &value));
+		g_assert_false(msr_write(&i->cpu, amd[n], 0));
+		g_assert_true(msr_read(&a->cpu, amd[n], &value));
+	}
+	machine_free(i);
+	machine_free(a);
+}
+
+static void test_svm_registers(void)
+{
+	struct machine *m = machine_new_nested(NESTED_SVM, &svm_ops);
+	g_assert_false(put(m, MSR_VM_HSAVE_PA, 0x1001));
+	g_assert_false(put(m, MSR_VM_HSAVE_PA, BIT(40)));
+	g_assert_true(put(m, MSR_VM_HSAVE_PA, 0x1000));
+	g_assert_cmphex(get(m, MSR_TSC_RATIO), ==, TSC_RATIO_ONE);
+	g_assert_false(put(m, MSR_TSC_RATIO, BIT(40)));
+	/* Locked, SVM stays off until the key comes. */
+	g_assert_true(put(m, MSR_SVM_KEY, 0x1234));
+	g_assert_cmphex(get(m, MSR_SVM_KEY), ==, 0);
+	g_assert_true(put(m, MSR_VM_CR, VM_CR_LOCK | VM_CR_SVMDIS));
+	g_assert_true(put(m, MSR_VM_CR, 0));
+	g_assert_cmphex(get(m, MSR_VM_CR), ==, VM_CR_LOCK | VM_CR_SVMDIS);
+	g_assert_false(put(m, MSR_EFER, get(m, MSR_EFER) | EFER_SVME));
+	g_assert_true(put(m, MSR_SVM_KEY, 0x1235));
+	g_assert_true(get(m, MSR_VM_CR) & VM_CR_LOCK);
+	g_assert_true(put(m, MSR_SVM_KEY, 0x1234));
+	g_assert_true(put(m, MSR_VM_CR, 0));
+	g_assert_true(put(m, MSR_EFER, get(m, MSR_EFER) | EFER_SVME));
+	g_assert_false(put(m, MSR_VM_CR, VM_CR_SVMDIS));
+	g_assert_false(put(m, MSR_VM_CR, BIT(5)));
 	machine_free(m);
 }
 
@@ -170,6 +227,8 @@ static void test_speculation_control(void)
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/msr/vendors-have-their-own", test_vendors_have_their_own);
+	g_test_add_func("/msr/svm-registers", test_svm_registers);
 	g_test_add_func("/msr/table-resets-and-masks-as-it-says", test_table);
 	g_test_add_func("/msr/reset-restores-values", test_reset_restores);
 	g_test_add_func("/msr/speculation-control-takes-its-bits", test_speculation_control);
