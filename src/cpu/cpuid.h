@@ -28,8 +28,8 @@ void cpuid_cache_leaf(const struct cpu_config *config, u32 subleaf, u32 out[4]);
 #define CPUID_AMD_MAX_BASIC    0xd
 #define CPUID_AMD_MAX_EXTENDED 0x80000021
 
-/* Family 19h; a model that AMD gave to no processor. */
-#define CPUID_AMD_SIGNATURE 0x00ae0f00
+/* Family 19h, model 01h: guests warn of models they do not know. */
+#define CPUID_AMD_SIGNATURE 0x00a00f11
 
 /* Extended leaves as AMD has them; `out` is zero. */
 void cpuid_amd_extended(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);
