@@ -48,12 +48,14 @@ void cpu_update_class(struct cpu *cpu)
 }
 
 /*
- * After a change of TF, DR7, or hv_step: blocks of one instruction, and a look after each, as long as one of them asks
- * for it. RF alone does not: it means something to breakpoints only, which step anyway (cpu_rflags() hides an old one).
+ * After a change of TF, DR7, hv_step, or of branch recording: blocks of one instruction, and a look after each, as long
+ * as one of them asks for it. RF alone does not: it means something to breakpoints only, which step anyway
+ * (cpu_rflags() hides an old one).
  */
 void cpu_update_step(struct cpu *cpu)
 {
-	if (unlikely((cpu->rflags_sys & RFLAGS_TF) || (cpu->dr[7] & 0xff) || cpu->hv_step)) {
+	if (unlikely((cpu->rflags_sys & RFLAGS_TF) || (cpu->dr[7] & 0xff) || cpu->hv_step) ||
+	    debug_records_branches(cpu)) {
 		cpu->mode_key |= MODE_STEP;
 		cpu_attend(cpu, ATTEND_TRAP);
 	} else {

@@ -60,6 +60,24 @@ void debug_io_access(struct cpu *cpu, u16 port, unsigned size)
 			cpu->pending_db |= BIT(n);
 }
 
+/* --- last-branch records --- */
+
+/* A repeated string instruction that is not done yet goes back to itself, and is no branch. */
+void debug_record_branch(struct cpu *cpu, const struct insn *insn, u64 base, u64 from)
+{
+	u64 rip = cpu->reg[REG_RIP];
+	if (rip == from + insn->length || (rip == from && (insn->flags & (INSN_REP | INSN_REPNE))))
+		return;
+	cpu->msr.last_branch_from = base + from;
+	cpu->msr.last_branch_to = cpu->seg_base[SEG_CS] + rip;
+}
+
+void debug_record_event(struct cpu *cpu)
+{
+	cpu->msr.last_int_from = cpu->msr.last_branch_from;
+	cpu->msr.last_int_to = cpu->msr.last_branch_to;
+}
+
 /* --- MOV DR --- */
 
 /*

@@ -255,6 +255,8 @@ void cpu_deliver(struct cpu *cpu, const struct event *event)
 		dv.rip = (u32)dv.rip;
 	cpu->rip_start = cpu->reg[REG_RIP];
 	e->valid = true;
+	if (debug_records_branches(cpu))
+		debug_record_event(cpu);
 	cpu->activity = CPU_ACTIVE;
 	if (e->type == EVENT_NMI)
 		cpu->nmi_blocked = true;

@@ -227,6 +227,16 @@ bool debug_code_hit(struct cpu *cpu, u64 *dr6);
 bool debug_watches_data(const struct cpu *cpu);
 /* Notes the I/O breakpoints that an access hits; they trap after the instruction. */
 void debug_io_access(struct cpu *cpu, u16 port, unsigned size);
+/* Does the CPU record branches? AMD's alone does: one source, one destination (APM vol. 2, 13.1.5). */
+static inline bool debug_records_branches(const struct cpu *cpu)
+{
+	return unlikely(cpu->msr.debugctl & DEBUGCTL_LBR) && cpu_is_amd(cpu);
+}
+
+/* The instruction that ran from CS offset `from` of base `base` is done: was it a branch that was taken? */
+void debug_record_branch(struct cpu *cpu, const struct insn *insn, u64 base, u64 from);
+/* An event is about to be delivered from here: what was the last branch before it is kept. */
+void debug_record_event(struct cpu *cpu);
 /* MOV to DR without checks. */
 void debug_write(struct cpu *cpu, unsigned dr, u64 value);
 bool debug_select_mov(const struct decode *d, struct insn *insn);

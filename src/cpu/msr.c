@@ -291,6 +291,8 @@ bool msr_write(struct cpu *cpu, u32 msr, u64 value)
 	bool known = find_and_write(cpu, msr, value);
 	if (unlikely(known && (msr == MSR_TSC || msr == MSR_TSC_ADJUST)) && cpu->platform->tsc_changed)
 		cpu->platform->tsc_changed(cpu->platform->opaque);
+	if (unlikely(msr == MSR_DEBUGCTL))
+		cpu_update_step(cpu);
 	TRACE(msr, "WRMSR %x = %llx%s", msr, (unsigned long long)value, known ? "" : ": #GP");
 	return known;
 }

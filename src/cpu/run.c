@@ -5,6 +5,7 @@
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
 #include "cpu/hv_ops.h"
+#include "cpu/internal.h"
 #include "cpu/jit_ops.h"
 
 /* --- fetching --- */
@@ -194,10 +195,13 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 		cpu->reg[REG_RIP] = (u32)cpu->reg[REG_RIP];
 	cpu_attended(cpu, ATTEND_ALONE);
 	cpu->alone = true;
+	u64 from = cpu->rip_start, base = cpu->seg_base[SEG_CS];
 	insn->exec(cpu, insn);
 	cpu->alone = false;
 	cpu->counters.instructions++;
 	cpu->counters.instructions_interpreted++;
+	if (debug_records_branches(cpu))
+		debug_record_branch(cpu, insn, base, from);
 }
 
 static inline void run_block(struct cpu *cpu, struct block *block)

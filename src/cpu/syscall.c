@@ -1,6 +1,7 @@
 /*
- * SYSCALL, SYSRET, SYSENTER, SYSEXIT as Intel's CPUs have them (SDM vol. 2). Their segments come from no table: fixed
- * attributes, selectors from MSRs.
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT as the CPU's vendor has them (SDM vol. 2; APM vol. 3). Their segments come from no
+ * table: fixed attributes, selectors from MSRs. AMD's CPUs have SYSCALL in all protected modes, and no SYSENTER in long
+ * mode.
  */
 #include "cpu/internal.h"
 
@@ -21,8 +22,30 @@ static void enter_ring(struct cpu *cpu, u32 cs, u32 ss, unsigned cpl, bool is64,
 
 static void require_syscall(struct cpu *cpu)
 {
-	if (unlikely(cpu->mode != CPU_LONG || !(cpu->efer & EFER_SCE)))
+	if (unlikely(!(cpu->efer & EFER_SCE) || (cpu->mode != CPU_LONG && !cpu_is_amd(cpu))))
 		cpu_raise(cpu, VEC_UD);
+}
+
+/* Whether the single-step trap comes is decided by TF as SYSCALL and SYSRET leave it. */
+static void step_by_new_flags(struct cpu *cpu)
+{
+	if (likely(!(cpu->step_armed & CPU_STEP_TF) && !(cpu->rflags_sys & RFLAGS_TF)))
+		return;
+	cpu->step_armed &= (u8)~CPU_STEP_TF;
+	if (cpu->rflags_sys & RFLAGS_TF)
+		cpu->step_armed |= CPU_STEP_TF;
+}
+
+/* AMD's SYSCALL outside long mode: the target is in STAR, and no flags are kept. */
+static void legacy_syscall(struct cpu *cpu, u32 cs)
+{
+	u64 rflags = cpu_rflags(cpu) & ~(RFLAGS_RF | RFLAGS_IF | RFLAGS_VM);
+
+	cpu->reg[RCX] = (u32)cpu->reg[REG_RIP];
+	enter_ring(cpu, cs, cs + 8, 0, false, (u32)cpu->msr.star);
+	cpu_set_rflags(cpu, rflags);
+	/* Virtual-8086 mode may have been left. */
+	cpu_update_mode(cpu);
 }
 
 static void exec_syscall(struct cpu *cpu, const struct insn *insn)
@@ -31,22 +54,50 @@ static void exec_syscall(struct cpu *cpu, const struct insn *insn)
 	u64 rflags = cpu_rflags(cpu) & ~RFLAGS_RF;
 	u32 cs = (u32)(cpu->msr.star >> 32) & 0xffff;
 
+	if (unlikely(!cpu_long_mode(cpu))) {
+		legacy_syscall(cpu, cs);
+		return;
+	}
+	u64 target = likely(cpu->mode == CPU_LONG) ? cpu->msr.lstar : cpu->msr.cstar;
 	cpu->reg[RCX] = cpu->reg[REG_RIP];
 	cpu->reg[R11] = rflags;
-	enter_ring(cpu, cs, cs + 8, 0, true, cpu->msr.lstar);
+	enter_ring(cpu, cs, cs + 8, 0, true, target);
 	cpu_set_rflags(cpu, rflags & ~cpu->msr.fmask);
+	step_by_new_flags(cpu);
+}
+
+/*
+ * AMD's SYSRET does not look whether RIP is canonical, leaves all of SS but the selector alone, and outside 64-bit mode
+ * restores no flags but IF.
+ */
+static void amd_sysret(struct cpu *cpu, const struct insn *insn, u64 rflags)
+{
+	u32 base = (u32)(cpu->msr.star >> 48);
+	bool from64 = cpu->mode == CPU_LONG, to64 = from64 && insn->opsize == 8;
+	struct segment ss = cpu->seg[SEG_SS];
+
+	enter_ring(cpu, to64 ? base + 16 : base, base + 8, 3, to64, to64 ? cpu->reg[RCX] : (u32)cpu->reg[RCX]);
+	ss.selector = cpu->seg[SEG_SS].selector;
+	cpu->seg[SEG_SS] = ss;
+	cpu_set_rflags(cpu, from64 ? rflags : cpu_rflags(cpu) | RFLAGS_IF);
+	cpu_update_mode(cpu);
+	step_by_new_flags(cpu);
 }
 
 static void exec_sysret(struct cpu *cpu, const struct insn *insn)
 {
 	require_syscall(cpu);
-	if (unlikely(cpu->cpl != 0))
+	if (unlikely(cpu->cpl != 0 || !(cpu->cr0 & CR0_PE)))
 		cpu_raise_gp(cpu);
 	const u64 settable = RFLAGS_ARITH | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC |
 			     RFLAGS_VIF | RFLAGS_VIP | RFLAGS_ID;
 	u32 base = (u32)(cpu->msr.star >> 48);
 	u64 rip = cpu->reg[RCX];
 
+	if (unlikely(cpu_is_amd(cpu))) {
+		amd_sysret(cpu, insn, cpu->reg[R11] & settable);
+		return;
+	}
 	if (insn->opsize == 8) {
 		if (unlikely(!is_canonical(cpu, rip)))
 			cpu_raise_gp(cpu);
@@ -57,8 +108,15 @@ static void exec_sysret(struct cpu *cpu, const struct insn *insn)
 	cpu_set_rflags(cpu, cpu->reg[R11] & settable);
 }
 
+static void require_sysenter(struct cpu *cpu)
+{
+	if (cpu_is_amd(cpu) && cpu_long_mode(cpu))
+		cpu_raise(cpu, VEC_UD);
+}
+
 static void exec_sysenter(struct cpu *cpu, const struct insn *insn)
 {
+	require_sysenter(cpu);
 	u32 cs = (u32)cpu->msr.sysenter_cs & 0xfffc;
 	bool is64 = cpu_long_mode(cpu);
 
@@ -73,6 +131,7 @@ static void exec_sysenter(struct cpu *cpu, const struct insn *insn)
 
 static void exec_sysexit(struct cpu *cpu, const struct insn *insn)
 {
+	require_sysenter(cpu);
 	u32 base = (u32)cpu->msr.sysenter_cs & 0xfffc;
 	u64 rip = cpu->reg[RDX], rsp = cpu->reg[RCX];
 

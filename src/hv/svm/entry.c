@@ -60,6 +60,11 @@ static void save_host(struct cpu *cpu, struct svm *svm)
 		.rsp = cpu->reg[RSP],
 		.rax = cpu->reg[RAX],
 		.pat = cpu->msr.pat,
+		.debugctl = cpu->msr.debugctl,
+		.br_from = cpu->msr.last_branch_from,
+		.br_to = cpu->msr.last_branch_to,
+		.last_from = cpu->msr.last_int_from,
+		.last_to = cpu->msr.last_int_to,
 	};
 }
 
@@ -80,6 +85,13 @@ static void load_control_registers(struct cpu *cpu, const struct svm *svm)
 	cpu->dr[7] = (s->dr7 & ~(BIT(12) | BITS(15, 14))) | DR7_FIXED1;
 	if (svm_nested_paging(svm))
 		cpu->msr.pat = s->g_pat;
+	if (svm_virtual_lbr(svm)) {
+		cpu->msr.debugctl = s->dbgctl & (DEBUGCTL_LBR | DEBUGCTL_BTF);
+		cpu->msr.last_branch_from = s->br_from;
+		cpu->msr.last_branch_to = s->br_to;
+		cpu->msr.last_int_from = s->last_excp_from;
+		cpu->msr.last_int_to = s->last_excp_to;
+	}
 }
 
 static void load_segments(struct cpu *cpu, const struct svm *svm)

@@ -42,6 +42,15 @@ static void record(struct cpu *cpu, struct svm *svm, const struct svm_exit *x)
 
 /* --- saving the guest --- */
 
+static void save_branches(struct cpu *cpu, struct vmcb_save *s)
+{
+	s->dbgctl = cpu->msr.debugctl;
+	s->br_from = cpu->msr.last_branch_from;
+	s->br_to = cpu->msr.last_branch_to;
+	s->last_excp_from = cpu->msr.last_int_from;
+	s->last_excp_to = cpu->msr.last_int_to;
+}
+
 static void save_guest(struct cpu *cpu, struct svm *svm, u64 rip)
 {
 	struct vmcb_save *s = &svm->vmcb.save;
@@ -67,6 +76,8 @@ static void save_guest(struct cpu *cpu, struct svm *svm, u64 rip)
 	s->rax = cpu->reg[RAX];
 	if (svm_nested_paging(svm))
 		s->g_pat = cpu->msr.pat;
+	if (svm_virtual_lbr(svm))
+		save_branches(cpu, s);
 }
 
 /* Writes [first, last] of the VMCB back. */
@@ -96,6 +107,8 @@ static void write_back_save(struct cpu *cpu, struct svm *svm)
 	WRITE_BACK(cpu, svm, save.cr2, save.cr2);
 	if (svm_nested_paging(svm))
 		WRITE_BACK(cpu, svm, save.g_pat, save.g_pat);
+	if (svm_virtual_lbr(svm))
+		WRITE_BACK(cpu, svm, save.dbgctl, save.last_excp_to);
 }
 
 /* --- loading the host --- */
@@ -109,6 +122,15 @@ static void load_segments(struct cpu *cpu, const struct svm_host *h)
 	cpu->gdtr = h->gdtr;
 	cpu->idtr = h->idtr;
 	cpu->cpl = 0;
+}
+
+static void load_branches(struct cpu *cpu, const struct svm_host *h)
+{
+	cpu->msr.debugctl = h->debugctl;
+	cpu->msr.last_branch_from = h->br_from;
+	cpu->msr.last_branch_to = h->br_to;
+	cpu->msr.last_int_from = h->last_from;
+	cpu->msr.last_int_to = h->last_to;
 }
 
 /* A host whose PDPTEs are gone cannot go on: shutdown. */
@@ -155,6 +177,8 @@ static NORETURN void load_host(struct cpu *cpu, struct svm *svm)
 	cpu->dr[7] = DR7_FIXED1;
 	if (svm_nested_paging(svm))
 		cpu->msr.pat = h->pat;
+	if (svm_virtual_lbr(svm))
+		load_branches(cpu, h);
 	load_segments(cpu, h);
 	cpu->reg[RAX] = h->rax;
 	cpu->reg[RSP] = h->rsp;
@@ -195,7 +219,8 @@ void svm_exit_invalid(struct cpu *cpu)
 	struct svm *svm = svm_of(cpu);
 	const struct svm_exit x = { .code = SVM_INVALID };
 	count(cpu, x.code);
-	svm->vmcb.control.nested_ctl = 0; /* no guest PAT was loaded */
+	/* Neither a guest's PAT was loaded nor its branch records. */
+	svm->vmcb.control.nested_ctl = svm->vmcb.control.virt_ext = 0;
 	record(cpu, svm, &x);
 	write_back_control(cpu, svm);
 	load_host(cpu, svm);

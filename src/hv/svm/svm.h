@@ -73,6 +73,12 @@ static inline bool svm_int_ctl(const struct svm *svm, u64 bit)
 	return svm->vmcb.control.int_ctl & bit;
 }
 
+/* Does the guest have branch records of its own (15.23)? */
+static inline bool svm_virtual_lbr(const struct svm *svm)
+{
+	return (svm->vmcb.control.virt_ext & VIRT_EXT_LBR) && svm_has(svm, FEATURE_LBRV);
+}
+
 static inline bool svm_nested_paging(const struct svm *svm)
 {
 	return svm->vmcb.control.nested_ctl & NESTED_PAGING;
