@@ -58,13 +58,13 @@ static const struct walk_format formats[] = {
 	},
 };
 
-u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer)
+u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer, bool gmet)
 {
 	const struct mmu_paging host = { .cr0 = CR0_PG, .cr4 = host_cr4, .efer = host_efer, .eptp = NPT_ROOT };
 	enum format_id id = format_of(&host);
 	bool nx = host_efer & EFER_NXE, fetch = nx || (host_cr4 & CR4_SMEP);
 	u64 root = ncr3 & (id == FORMAT_PAE_WALKED ? BITS(31, 5) : id <= FORMAT_PAE ? BITS(31, 12) : BITS(51, 12));
-	return NPT_ROOT | (u64)id << 60 | (nx ? NPT_NX : 0) | (fetch ? NPT_FETCH : 0) | root;
+	return NPT_ROOT | (u64)id << 60 | (nx ? NPT_NX : 0) | (fetch ? NPT_FETCH : 0) | (gmet ? NPT_GMET : 0) | root;
 }
 
 enum format_id format_of(const struct mmu_paging *paging)

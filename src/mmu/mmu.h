@@ -77,7 +77,7 @@ struct mmu_result {
  * Stage 2 by AMD's nested page tables: `ncr3` is their root, in the format that the host's paging registers choose
  * (CR0.PG is on). No EPTP has such a value.
  */
-u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer);
+u64 mmu_nested_root(u64 ncr3, u64 host_cr4, u64 host_efer, bool gmet);
 
 struct mmu_context; /* private to tlb.c */
 struct mmu_space;   /* likewise */

@@ -162,10 +162,11 @@ static u64 stage2_rights(const struct walk *w, u64 eptp)
 {
 	if (!(eptp & NPT_ROOT))
 		return w->mmu->formats->stage2_mbec ? w->rights : w->rights & ~EPT_XU;
-	if (!(w->rights & PTE_U))
+	bool user = w->rights & PTE_U, gmet = eptp & NPT_GMET;
+	if (!user && !gmet)
 		return 0;
 	bool exec = !w->format->inverted || (w->rights & PTE_NX);
-	return EPT_R | (w->rights & PTE_W ? EPT_W : 0) | (exec ? EPT_X : 0);
+	return EPT_R | (w->rights & PTE_W ? EPT_W : 0) | (exec ? EPT_XU : 0) | (exec && !(user && gmet) ? EPT_X : 0);
 }
 
 /* A fault of nested page tables, as EXITINFO1 has it but for bits 33:32 (APM vol. 2, 15.25.6). */
@@ -173,7 +174,7 @@ static void report_npt_fault(struct mmu_result *fault, u64 eptp, gpa_t l2_gpa, u
 {
 	u64 error = PF_USER | (end == WALK_NOT_PRESENT ? 0 : PF_PRESENT) | (access & EPT_W ? PF_WRITE : 0) |
 		    (end == WALK_RESERVED ? PF_RSVD : 0);
-	if ((access & EPT_X) && (eptp & NPT_FETCH))
+	if ((access & (EPT_X | EPT_XU)) && (eptp & NPT_FETCH))
 		error |= PF_FETCH;
 	*fault = (struct mmu_result){ .kind = MMU_NPT_FAULT, .l2_gpa = l2_gpa, .gpa = l2_gpa, .qualification = error };
 }
@@ -307,10 +308,14 @@ static u64 stage2_access(enum mmu_access access)
 	return access == MMU_READ ? EPT_R : access == MMU_WRITE ? EPT_W : EPT_X;
 }
 
-/* The right that a fetch needs. Without paging every linear address is a user-mode one (SDM table 28-7). */
-static u64 stage2_fetch(const struct mmu *mmu, bool user_page)
+/*
+ * The right that a fetch needs. For EPT it goes by the linear address, which without paging is a user-mode one (SDM
+ * table 28-7); for nested page tables by who fetches.
+ */
+static u64 stage2_fetch(const struct mmu *mmu, bool user_page, enum mmu_class cls)
 {
-	return mmu->formats->stage2_mbec && user_page ? EPT_XU : EPT_X;
+	bool user = mmu->paging.eptp & NPT_ROOT ? cls == MMU_USER : mmu->formats->stage2_mbec && user_page;
+	return user ? EPT_XU : EPT_X;
 }
 
 /* Root table of stage 1; false: a PDPTE register is not present (SDM vol. 3, 4.4.2). */
@@ -412,12 +417,13 @@ static enum walk_mark stage1_translate(struct walk *w, enum mmu_access access, e
 }
 
 /* Stage 2 of the final address, and the answer. */
-static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access, struct translation *out)
+static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access, enum mmu_class cls,
+		   struct translation *out)
 {
 	struct mmu_result *r = &out->result;
 	struct stage2_page page;
 	gpa_t l2_gpa = w->page | (w->address & (BIT(w->shift) - 1));
-	u64 fetch = stage2_fetch(mmu, w->rights & PTE_U);
+	u64 fetch = stage2_fetch(mmu, w->rights & PTE_U, cls);
 	u64 needed = access == MMU_EXEC ? fetch : stage2_access(access);
 	if (!stage2_translate(mmu, mmu->paging.eptp, l2_gpa, needed, w->quiet, &page, r)) {
 		add_linear_address(r, QUAL_LINEAR_VALID | QUAL_TRANSLATED | (w->rights & PTE_U ? QUAL_USER_PAGE : 0) |
@@ -458,7 +464,7 @@ void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_cl
 		w.shift = 30; /* no page of stage 1 bounds it; INVLPG of anything may drop it */
 		w.page = w.address >> w.shift << w.shift;
 		w.rights = ~0ULL;
-		finish(mmu, &w, access, out);
+		finish(mmu, &w, access, cls, out);
 		return;
 	}
 	if (f->va_bits != 32 && sign_extend(va, f->va_bits) != va) {
@@ -472,7 +478,7 @@ void walk_translate(struct mmu *mmu, u64 va, enum mmu_access access, enum mmu_cl
 	if (mark == MARK_STAGE2)
 		add_linear_address(&out->result, QUAL_LINEAR_VALID);
 	else if (out->result.kind == MMU_OK)
-		finish(mmu, &w, access, out);
+		finish(mmu, &w, access, cls, out);
 }
 
 struct mmu_result mmu_peek(struct mmu *mmu, u64 va)

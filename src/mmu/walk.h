@@ -46,15 +46,17 @@ enum { WALK_LEVELS = 6 }; /* array size: levels 1..5, 0 unused */
 /*
  * What stands for an EPTP if stage 2 is nested page tables: their root, and what is to know of the host's paging mode.
  *
- *   63  62:60   59    58           51..12 (PAE: 31..5)
- *   1   format  NX    fetch bit    root
+ *   63  62:60   59  58         57    51..12 (PAE: 31..5)
+ *   1   format  NX  fetch bit  GMET  root
  *
- * "Fetch bit": faults tell fetches apart, since EFER.NXE or CR4.SMEP is on. The bits of EPTPs above 51 are reserved.
+ * "Fetch bit": faults tell fetches apart, since EFER.NXE or CR4.SMEP is on. GMET: the U bit of an entry says nothing
+ * but that supervisors may not execute the page (guest mode execute trap). The bits of EPTPs above 51 are reserved.
  */
 #define NPT_ROOT    BIT(63)
 #define NPT_FORMAT  BITS(62, 60)
 #define NPT_NX      BIT(59)
 #define NPT_FETCH   BIT(58)
+#define NPT_GMET    BIT(57)
 #define NPT_KIND    (NPT_ROOT | NPT_FORMAT | NPT_NX)
 #define NPT_ADDRESS BITS(51, 5)
 

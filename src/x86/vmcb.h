@@ -37,7 +37,9 @@
 
 #define INT_STATE_SHADOW BIT(0)
 
-#define NESTED_PAGING BIT(0) /* nested_ctl */
+/* nested_ctl. */
+#define NESTED_PAGING BIT(0)
+#define NESTED_GMET   BIT(3)
 
 #define VIRT_EXT_LBR         BIT(0)
 #define VIRT_EXT_VMLOAD_SAVE BIT(1)

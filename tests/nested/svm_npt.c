@@ -88,6 +88,37 @@ static void test_accessed_dirty(void)
 	CHECK_EQUAL("dirty-is-set", *npt_entry(&cell) & (PTE_A | PTE_D), PTE_A | PTE_D);
 }
 
+__attribute__((naked)) static void user_code(void)
+{
+	asm volatile("vmmcall");
+}
+
+/* Guest mode execute trap: the U bit keeps supervisors from executing, and says nothing else. */
+static void test_gmet(void)
+{
+	vmcb_make(l2_run_code);
+	npt_use();
+	vmcb.control.nested_ctl |= NESTED_GMET;
+	for (unsigned i = 0; i < 8 * 512; i++)
+		npt_pt[i / 512][i % 512] &= ~PTE_U;
+	CHECK_EQUAL("with-gmet-supervisor-pages-run", svm_run(), SVM_EXIT_VMMCALL);
+	vmcb.save.rip = (u64)l2_run_code;
+	vmcb.control.tlb_control = TLB_FLUSH_ALL;
+	*npt_entry(code_page) |= PTE_U;
+	expect("user-pages-do-not", svm_run(), P | U | FETCH | FINAL, code_page);
+	vmcb.control.nested_ctl &= ~NESTED_GMET;
+	vmcb.control.tlb_control = TLB_FLUSH_ALL;
+	CHECK_EQUAL("without-it-supervisor-pages-do-not", svm_run(), SVM_EXIT_NPF);
+	open_to_user();
+	vmcb_make(user_code);
+	npt_use();
+	vmcb.control.nested_ctl |= NESTED_GMET;
+	vmcb.save.cpl = 3;
+	vmcb.save.cs.attr |= 3 << 5;
+	vmcb.save.ss.attr |= 3 << 5;
+	CHECK_EQUAL("users-run-user-pages", svm_run(), SVM_EXIT_VMMCALL);
+}
+
 /* Two ASIDs remember their own translations; TLB_CONTROL and INVLPGA make them forget. */
 static u64 read_as(u32 asid, u8 control)
 {
@@ -228,6 +259,7 @@ void guest_main(void)
 	test_execute();
 	test_tables();
 	test_accessed_dirty();
+	test_gmet();
 	test_flushes();
 	test_pae_guest();
 	test_legacy_guest();

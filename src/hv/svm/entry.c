@@ -124,7 +124,7 @@ static void load_paging(struct cpu *cpu, const struct svm *svm)
 		.cr4 = cpu->cr4,
 		.efer = cpu->efer,
 		.vpid = (u16)c->asid,
-		.eptp = svm_nested_paging(svm) ? mmu_nested_root(c->ncr3, h->cr4, h->efer) : 0,
+		.eptp = svm_nested_paging(svm) ? mmu_nested_root(c->ncr3, h->cr4, h->efer, svm_gmet(svm)) : 0,
 	};
 	if (svm->guest_pae)
 		memcpy(paging.pdpte, svm->pdpte, sizeof(paging.pdpte));

@@ -84,6 +84,12 @@ static inline bool svm_nested_paging(const struct svm *svm)
 	return svm->vmcb.control.nested_ctl & NESTED_PAGING;
 }
 
+/* Guest mode execute trap: no supervisor of the guest executes user pages of the nested page tables. */
+static inline bool svm_gmet(const struct svm *svm)
+{
+	return (svm->vmcb.control.nested_ctl & NESTED_GMET) && svm_has(svm, FEATURE_GMET);
+}
+
 /* --- msr.c --- */
 
 bool svm_msr_read(struct cpu *cpu, u32 msr, u64 *value);
