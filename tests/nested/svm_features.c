@@ -102,6 +102,63 @@ static void test_branch_records(void)
 	CHECK_EQUAL("without-virtualization-it-shares-debugctl", l2_regs[L2_RBX], 1);
 }
 
+/* --- PAT --- */
+
+L2(l2_pat, "mov $0x277, %ecx; rdmsr; mov %eax, %ebx; mov $0x06060606, %eax; mov %eax, %edx; wrmsr; vmmcall")
+
+static void test_pat(void)
+{
+	u64 pat = rdmsr(0x277);
+	vmcb_make(l2_pat);
+	npt_use();
+	vmcb.save.g_pat = 0x0101010101010101;
+	CHECK_EQUAL("l2-uses-its-pat", svm_run(), SVM_EXIT_VMMCALL);
+	CHECK_EQUAL("it-reads-the-vmcbs", l2_regs[L2_RBX], 0x01010101);
+	CHECK_EQUAL("and-writes-it", vmcb.save.g_pat, 0x0606060606060606);
+	CHECK_EQUAL("the-hosts-stays", rdmsr(0x277), pat);
+}
+
+/* --- guest mode execute trap --- */
+
+static u8 code_page[4096] ALIGNED(4096);
+
+L2(l2_run_code, "call code_page; vmmcall")
+
+__attribute__((naked)) static void user_code(void)
+{
+	asm volatile("vmmcall");
+}
+
+/* Guest mode execute trap: the U bit keeps supervisors from executing, and says nothing else. */
+static void test_gmet(void)
+{
+	code_page[0] = 0xc3;
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+	vmcb_make(l2_run_code);
+	npt_use();
+	vmcb.control.nested_ctl |= NESTED_GMET;
+	for (unsigned i = 0; i < 8 * 512; i++)
+		npt_pt[i / 512][i % 512] &= ~PTE_U;
+	CHECK_EQUAL("with-gmet-supervisor-pages-run", svm_run(), SVM_EXIT_VMMCALL);
+	vmcb.save.rip = (u64)l2_run_code;
+	vmcb.control.tlb_control = TLB_FLUSH_ALL;
+	*npt_entry(code_page) |= PTE_U;
+	CHECK_EQUAL("user-pages-do-not", svm_run(), SVM_EXIT_NPF);
+	CHECK_EQUAL("as-a-fetch", vmcb.control.exit_info1, BIT(32) | 0x15);
+	CHECK_EQUAL("of-the-page", vmcb.control.exit_info2, (u64)code_page);
+	vmcb.control.nested_ctl &= ~NESTED_GMET;
+	vmcb.control.tlb_control = TLB_FLUSH_ALL;
+	CHECK_EQUAL("without-it-supervisor-pages-do-not", svm_run(), SVM_EXIT_NPF);
+	open_to_user();
+	vmcb_make(user_code);
+	npt_use();
+	vmcb.control.nested_ctl |= NESTED_GMET;
+	vmcb.save.cpl = 3;
+	vmcb.save.cs.attr |= 3 << 5;
+	vmcb.save.ss.attr |= 3 << 5;
+	CHECK_EQUAL("users-run-user-pages", svm_run(), SVM_EXIT_VMMCALL);
+}
+
 /* --- SYSCALL as AMD has it --- */
 
 __attribute__((naked)) static void user_sysenter(void)
@@ -163,6 +220,8 @@ void guest_main(void)
 	test_tsc();
 	test_pause_filter();
 	test_branch_records();
+	test_pat();
+	test_gmet();
 	test_syscall();
 	test_lock();
 	guest_exit();

@@ -61,6 +61,15 @@ static inline void no_intercept(unsigned code)
 	vmcb.control.intercept[code / 32] &= ~(1u << code % 32);
 }
 
+/* Bits of CPUID 8000000AH, EDX. */
+enum { DECODE_ASSISTS = 7, VIRTUAL_VMLOAD = 15 };
+static inline bool svm_has(unsigned bit)
+{
+	u32 r[4];
+	cpuid(0x8000000a, 0, r);
+	return r[3] >> bit & 1;
+}
+
 /* Enters L2 until its next #VMEXIT; the exit code. GIF is 1 before and after. */
 u64 svm_run(void);
 /* The same with GIF as #VMEXIT leaves it. */
