@@ -2,11 +2,11 @@
  * The memory management unit of one CPU: page walks for every paging mode, EPT and AMD's nested page tables through
  * one walker (walk.h), and the soft TLB, kept per context so that CR3 loads, VM entries and VM exits swap pointers.
  *
- * A context is one machine as the TLB knows it: (VPID or ASID, EPTP or nested root). Each context has one table of entries per privilege
- * class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host address. The tables hold
- * global pages, and the others ("local" ones) of one PCID: when another one comes, they are put aside, and its own come
- * back. MOV to CR3 drops the local ones, as many as there are; what is to drop everything bumps the context's revision,
- * which is part of every tag.
+ * A context is one machine as the TLB knows it: (VPID or ASID, EPTP or nested root). Each context has one table of
+ * entries per privilege class. Entries cache the whole translation, stage 1 and stage 2 together, down to the host
+ * address. The tables hold global pages, and the others ("local" ones) of one PCID: when another one comes, they are
+ * put aside, and its own come back. MOV to CR3 drops the local ones, as many as there are; what is to drop everything
+ * bumps the context's revision, which is part of every tag.
  *
  * A stale entry would be an access to somebody else's host memory: bounds first; RAM is never unmapped while a CPU
  * runs.
