@@ -332,8 +332,9 @@ static int attend_start(struct cpu *cpu, u8 shadow)
 		return LOOK_DONE;
 	}
 	cpu_attend(cpu, ATTEND_TRAP);
-	if ((cpu->dr[7] & 0xff) && !(cpu_rflags(cpu) & RFLAGS_RF) && !(shadow & SHADOW_MOV_SS) &&
-	    debug_code_hit(cpu, &bits))
+	/* MOV SS holds instruction breakpoints back on Intel's CPUs, not on AMD's. */
+	bool held = (shadow & SHADOW_MOV_SS) && !cpu_is_amd(cpu);
+	if ((cpu->dr[7] & 0xff) && !(cpu_rflags(cpu) & RFLAGS_RF) && !held && debug_code_hit(cpu, &bits))
 		return take_db(cpu, bits);
 	cpu->step_rip = cpu->reg[REG_RIP];
 	cpu->step_armed =

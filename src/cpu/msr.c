@@ -189,7 +189,6 @@ static bool msr_fits_vendor(const struct cpu *cpu, u32 msr)
 	switch (msr) {
 	case MSR_PLATFORM_ID:
 	case MSR_ARCH_CAPABILITIES:
-	case MSR_MISC_ENABLE:
 		return !cpu_is_amd(cpu);
 	case MSR_LAST_BRANCH_FROM:
 	case MSR_LAST_BRANCH_TO:

@@ -296,10 +296,12 @@ static void exec_rdtscp(struct cpu *cpu, const struct insn *insn)
 	cpu->reg[RCX] = (u32)cpu->msr.tsc_aux;
 }
 
-/* No performance counters: every index is wrong. */
+/* No performance counters: every index is wrong, but for AMD's oldest four (msr.c), which stay 0. */
 static void exec_rdpmc(struct cpu *cpu, const struct insn *insn)
 {
-	cpu_raise_gp(cpu);
+	if (!cpu_is_amd(cpu) || (u32)cpu->reg[RCX] > 3)
+		cpu_raise_gp(cpu);
+	set_edx_eax(cpu, 0);
 }
 
 static void exec_rdpid(struct cpu *cpu, const struct insn *insn)

@@ -197,6 +197,21 @@ static void test_syscall(void)
 	CHECK_EQUAL("and-keeps-the-return-address", cstar_rcx, (u64)user_syscall32 + 7);
 }
 
+/* --- clean bits --- */
+
+L2(l2_vmmcall, "vmmcall")
+
+/* A clean bit lets the processor use what it remembers of that part of the VMCB; a clear one does not. */
+static void test_clean_bits(void)
+{
+	CHECK_EQUAL("l2-runs", svm_run_fresh(l2_vmmcall), SVM_EXIT_VMMCALL);
+	vmcb.control.clean = 0xffff;
+	CHECK_EQUAL("clean-bits-are-hints", svm_run(), SVM_EXIT_VMMCALL);
+	vmcb.control.clean = 0;
+	vmcb.save.cr4 |= BIT(13);
+	CHECK_EQUAL("what-is-not-clean-is-read-again", svm_run(), EXIT_FAILED);
+}
+
 /* --- the lock --- */
 
 static void test_lock(void)
@@ -223,6 +238,7 @@ void guest_main(void)
 	test_pat();
 	test_gmet();
 	test_syscall();
+	test_clean_bits();
 	test_lock();
 	guest_exit();
 }

@@ -210,6 +210,11 @@ static const struct svm_check checks[] = {
 	{ "PDPTEs: reserved bits", pdptes },
 };
 
+unsigned svm_check_count(void)
+{
+	return ARRAY_SIZE(checks);
+}
+
 const struct svm_check *svm_check(const struct svm *svm)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(checks); i++)

@@ -105,6 +105,7 @@ struct svm_check {
 
 /* The first consistency check that does not hold; NULL if all do. */
 const struct svm_check *svm_check(const struct svm *svm);
+unsigned svm_check_count(void);
 
 /* --- instr.c --- */
 
