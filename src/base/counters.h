@@ -6,13 +6,16 @@
 
 #include "base/types.h"
 
-enum { COUNTERS_EXIT_REASONS = 128, COUNTERS_HANDLERS = 2048 };
+enum { COUNTERS_EXIT_REASONS = 128 + 194, COUNTERS_SVM_EXITS = 128, COUNTERS_HANDLERS = 2048 };
 
 struct counters {
 #define X(name, text) u64 name;
 #include "base/counters.def"
 #undef X
-	/* VM exits by basic exit reason (Intel SDM vol. 3, appendix C). */
+	/*
+	 * VM exits by basic exit reason (Intel SDM vol. 3, appendix C); those of AMD-V from COUNTERS_SVM_EXITS on, by
+	 * svm_exit_slot().
+	 */
 	u64 exit_reason[COUNTERS_EXIT_REASONS];
 	/* Handlers called from translated code, by number of the instruction's row (cpu/insn.h). */
 	u64 handler[COUNTERS_HANDLERS];

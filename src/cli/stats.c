@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "cpu/insn.h"
 #include "x86/exit_reason.h"
+#include "x86/svm_exit.h"
 
 #include <string.h>
 
@@ -44,12 +45,14 @@ static unsigned sort(const u64 *counters, unsigned size, unsigned *order)
 }
 
 /* A reason's name; its number if it has none, so that names are not repeated. */
-static const char *name_of_reason(unsigned reason, char buffer[16])
+static const char *name_of_reason(unsigned reason, char buffer[32])
 {
+	if (reason >= COUNTERS_SVM_EXITS)
+		return svm_exit_name(reason - COUNTERS_SVM_EXITS, buffer);
 	const char *name = exit_reason_name(reason);
 	if (strcmp(name, "reserved"))
 		return name;
-	snprintf(buffer, 16, "reason %u", reason);
+	snprintf(buffer, 32, "reason %u", reason);
 	return buffer;
 }
 
@@ -81,7 +84,7 @@ void stats_print_table(FILE *out, const struct stats *stats)
 	}
 	count = sort(counters->exit_reason, COUNTERS_EXIT_REASONS, order);
 	for (unsigned i = 0; i < count; i++) {
-		char name[64], number[16];
+		char name[64], number[32];
 		snprintf(name, sizeof name, "VM exits: %s", name_of_reason(order[i], number));
 		table_line(out, name, counters->exit_reason[order[i]]);
 	}
@@ -102,7 +105,7 @@ void stats_print_json(FILE *out, const struct stats *stats)
 		fprintf(out, "\n  },\n  \"vm_exits_by_reason\": {");
 		unsigned count = sort(counters->exit_reason, COUNTERS_EXIT_REASONS, order);
 		for (unsigned i = 0; i < count; i++) {
-			char number[16];
+			char number[32];
 			fprintf(out, "%s\n    \"%s\": %llu", i ? "," : "", name_of_reason(order[i], number),
 				(unsigned long long)counters->exit_reason[order[i]]);
 		}

@@ -5,6 +5,8 @@
 #ifndef STRATA_X86_SVM_EXIT_H
 #define STRATA_X86_SVM_EXIT_H
 
+#include "base/types.h"
+
 enum svm_exit_code {
 	SVM_EXIT_NONE = -1, /* rows only; a failed VMRUN reports the 64-bit code -1 (VMEXIT_INVALID) */
 	SVM_EXIT_CR_READ = 0x00,
@@ -71,5 +73,11 @@ enum svm_exit_code {
 	SVM_EXIT_AVIC_NOACCEL,
 	SVM_EXIT_VMGEXIT
 };
+
+/* Small numbers for tables of exits: the codes below C0H, then these two. */
+enum { SVM_EXIT_SLOT_NPF = 0xc0, SVM_EXIT_SLOT_INVALID, SVM_EXIT_SLOTS };
+unsigned svm_exit_slot(u64 code);
+/* What a person reads; `buffer` may hold it. */
+const char *svm_exit_name(unsigned slot, char buffer[32]);
 
 #endif

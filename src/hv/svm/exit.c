@@ -192,11 +192,12 @@ static NORETURN void load_host(struct cpu *cpu, struct svm *svm)
 
 /* --- the whole --- */
 
-/* Counted by the code's low byte, and nested page faults as the code that would follow. */
+_Static_assert(COUNTERS_EXIT_REASONS == COUNTERS_SVM_EXITS + SVM_EXIT_SLOTS, "as many counters as kinds of exits");
+
 static void count(struct cpu *cpu, u64 code)
 {
 	cpu->counters.vm_exits++;
-	cpu->counters.exit_reason[code % COUNTERS_EXIT_REASONS]++;
+	cpu->counters.exit_reason[COUNTERS_SVM_EXITS + svm_exit_slot(code)]++;
 }
 
 void svm_exit(struct cpu *cpu, const struct svm_exit *x)
@@ -205,7 +206,8 @@ void svm_exit(struct cpu *cpu, const struct svm_exit *x)
 	count(cpu, x->code);
 	record(cpu, svm, x);
 	save_guest(cpu, svm, x->rip);
-	TRACE(exits, "#VMEXIT %llx rip %llx info %llx %llx vectoring %llx", (unsigned long long)x->code,
+	char name[32];
+	TRACE(exits, "#VMEXIT %s rip %llx info %llx %llx vectoring %llx", svm_exit_name(svm_exit_slot(x->code), name),
 	      (unsigned long long)x->rip, (unsigned long long)x->info1, (unsigned long long)x->info2,
 	      (unsigned long long)svm->vmcb.control.exit_int_info);
 	write_back_control(cpu, svm);
