@@ -50,7 +50,7 @@ static unsigned try_sandbox(void)
 	pid_t child = fork();
 	if (child == 0) {
 		bars = sandbox_enter(false);
-		if (sandbox_close(NULL, NULL) == 0)
+		if (sandbox_close(NULL, 0, NULL) == 0)
 			bars |= SANDBOX_SECCOMP;
 		_exit(write(fd[1], &bars, sizeof bars) != sizeof bars);
 	}

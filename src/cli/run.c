@@ -92,6 +92,23 @@ static int open_stats(struct run *run)
 	return 0;
 }
 
+/* Lines are always added at the end, also when the file was made empty again. */
+static int open_perf_map(struct run *run)
+{
+	const struct run_options *options = &run->options;
+	char usual[32];
+	int fd;
+	if (!options->perf_map)
+		return 0;
+	snprintf(usual, sizeof usual, "/tmp/perf-%d.map", (int)getpid());
+	int status = open_output("--perf-map", options->perf_map_path ? options->perf_map_path : usual, options, &fd);
+	if (!status && fcntl(fd, F_SETFL, O_APPEND) < 0)
+		status = cli_fail(CLI_FAILED, "run: --perf-map: %s", strerror(errno));
+	if (!status)
+		run->config.translation.perf_map = fd;
+	return status;
+}
+
 static int read_inputs(struct run *run)
 {
 	const struct run_options *options = &run->options;
@@ -112,11 +129,13 @@ static int choose_engine(struct run *run)
 static int open_outputs(struct run *run)
 {
 	struct vm_error error;
-	bool creates_files = run->options.serial_path || run->options.stats_path;
+	bool creates_files = run->options.serial_path || run->options.stats_path || run->options.perf_map;
 	if (creates_files && !vm_check(&run->config, &error))
 		return cli_fail(error.status, "run: %s", error.text);
 	int status = open_serial(run);
-	return status ? status : open_stats(run);
+	if (!status)
+		status = open_stats(run);
+	return status ? status : open_perf_map(run);
 }
 
 /* --- The end --- */
@@ -167,7 +186,7 @@ static int run_vm(struct run *run, struct vm *vm)
 	int signal;
 	int err = console_open(vm, run->config.escape, run->options.timeout);
 	if (!err && !run->options.no_sandbox) {
-		err = sandbox_close(run->config.engine->ioctls, console_restore);
+		err = sandbox_close(run->config.engine->ioctls, run->config.translation.perf_map, console_restore);
 		if (err)
 			cli_say("run: this host does not let Strata confine itself (seccomp); --no-sandbox runs "
 				"without");
@@ -225,7 +244,6 @@ int run_main(int argc, char **argv)
 		.cpus = run.options.cpus,
 		.nested = run.options.nested,
 		.translation = run_options_translation(&run.options),
-		.translate_after = run.options.translate_after,
 		.append = run.options.append,
 		.debug_exit_port = run.options.debug_exit,
 		.test_devices = run.options.test_devices,

@@ -5,12 +5,15 @@
 #include "cli/option.h"
 #include "vm/vm.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define DEFAULT_MEMORY (512ULL << 20)
+#define DEFAULT_MEMORY         (512ULL << 20)
+#define TRANSLATION_MEMORY_MIN (4ULL << 20)
+#define TRANSLATION_MEMORY_MAX (1ULL << 30)
 
 /* --- One function an option --- */
 
@@ -46,6 +49,14 @@ static int take_nested(void *target, const char *value)
 	return cli_fail(CLI_USAGE, "run: --nested %s: there are none, vt-x and amd-v", value);
 }
 
+static int take_path(const char **path, const char *option, const char *value)
+{
+	if (!*value)
+		return cli_fail(CLI_USAGE, "run: --%s wants the name of a file", option);
+	*path = value;
+	return 0;
+}
+
 static int take_interpret(void *target, const char *value)
 {
 	((struct run_options *)target)->interpret = true;
@@ -54,7 +65,7 @@ static int take_interpret(void *target, const char *value)
 
 static int take_translate(void *target, const char *value)
 {
-	((struct run_options *)target)->translation = TRANSLATION_ON;
+	((struct run_options *)target)->translation.mode = TRANSLATION_ON;
 	return 0;
 }
 
@@ -63,14 +74,43 @@ static int take_translate_after(void *target, const char *value)
 	u64 runs;
 	if (!option_number(value, 1000, &runs) || runs == 0)
 		return cli_fail(CLI_USAGE, "run: --translate-after %s: a number from 1 to 1000", value);
-	((struct run_options *)target)->translate_after = (unsigned)runs;
+	((struct run_options *)target)->translation.after = (unsigned)runs;
 	return 0;
 }
 
 static int take_check_translation(void *target, const char *value)
 {
-	((struct run_options *)target)->translation = TRANSLATION_CHECKED;
+	((struct run_options *)target)->translation.mode = TRANSLATION_CHECKED;
 	return 0;
+}
+
+static int take_translation_memory(void *target, const char *value)
+{
+	struct translation_config *config = &((struct run_options *)target)->translation;
+	if (!option_size(value, &config->memory) || config->memory < TRANSLATION_MEMORY_MIN ||
+	    config->memory > TRANSLATION_MEMORY_MAX)
+		return cli_fail(CLI_USAGE, "run: --translation-memory %s: a size from 4M to 1G", value);
+	return 0;
+}
+
+static int take_dump_block(void *target, const char *value)
+{
+	struct translation_config *config = &((struct run_options *)target)->translation;
+	char *end;
+	bool numeric = *value >= '0' && *value <= '9';
+	errno = 0;
+	config->dump_address = strtoull(value, &end, 0);
+	if (!numeric || *end || errno)
+		return cli_fail(CLI_USAGE, "run: --dump-block %s: that is no address; 0xffffffff81000000 is", value);
+	config->dump = true;
+	return 0;
+}
+
+static int take_perf_map(void *target, const char *value)
+{
+	struct run_options *options = target;
+	options->perf_map = true;
+	return value ? take_path(&options->perf_map_path, "perf-map", value) : 0;
 }
 
 static int take_cpus(void *target, const char *value)
@@ -110,14 +150,6 @@ static int take_memory(void *target, const char *value)
 		return cli_fail(CLI_USAGE, "run: --memory %s: that is no multiple of 4K", value);
 	if (options->memory > host)
 		return cli_fail(CLI_USAGE, "run: --memory %s: this host has %s", value, option_size_text(host, most));
-	return 0;
-}
-
-static int take_path(const char **path, const char *option, const char *value)
-{
-	if (!*value)
-		return cli_fail(CLI_USAGE, "run: --%s wants the name of a file", option);
-	*path = value;
 	return 0;
 }
 
@@ -250,6 +282,13 @@ static const struct option_row rows[] = {
 	{ "check-translation", OPTION_FLAG, NULL,
 	  "translate, and run each translation beside the interpreter;\nthe first difference ends Strata",
 	  take_check_translation },
+	{ "translation-memory", OPTION_VALUE, "SIZE",
+	  "bound of what is kept of guest code, decoded and translated;\n96M unless given", take_translation_memory },
+	{ "dump-block", OPTION_VALUE, "ADDRESS",
+	  "print the translation that holds this linear address or RAM\noffset, guest and host code side by side, once",
+	  take_dump_block },
+	{ "perf-map", OPTION_OPTIONAL, "PATH",
+	  "tell Linux' perf which guest code each translation is;\n/tmp/perf-PID.map unless given", take_perf_map },
 	{ "cpus", OPTION_VALUE, "N", "virtual CPUs; 1 for now", take_cpus },
 	{ "memory", OPTION_VALUE, "SIZE",
 	  "guest RAM: MiB, or with K, M, G, T; 512M unless given,\nor half of the host's", take_memory },
@@ -286,18 +325,22 @@ static int check(const struct run_options *options)
 		return cli_fail(CLI_USAGE, "run: nothing to boot; give --kernel FILE");
 	if (options->interpret && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: --interpret is for engine soft, --engine says kvm");
-	if (options->interpret && options->translation)
+	const bool looks = options->translation.dump || options->perf_map;
+	if (options->interpret && (options->translation.mode || looks))
 		return cli_fail(CLI_USAGE, "run: --interpret does without translation, another option asks for it");
-	if (options->translation && options->engine == ENGINE_KVM)
+	if ((options->translation.mode || looks) && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: translation is for engine soft, --engine says kvm");
 	return 0;
 }
 
-enum translation run_options_translation(const struct run_options *options)
+struct translation_config run_options_translation(const struct run_options *options)
 {
+	struct translation_config config = options->translation;
 	if (options->interpret)
-		return TRANSLATION_OFF;
-	return options->translation == TRANSLATION_OFF ? TRANSLATION_ON : options->translation;
+		config.mode = TRANSLATION_OFF;
+	else if (config.mode == TRANSLATION_OFF)
+		config.mode = TRANSLATION_ON;
+	return config;
 }
 
 int run_options_parse(int argc, char **argv, struct run_options *options)

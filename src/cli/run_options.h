@@ -15,9 +15,10 @@ enum { RUN_TIMEOUT_MAX = 1000000 }; /* seconds */
 struct run_options {
 	enum engine_choice engine;
 	bool interpret;
-	enum translation translation; /* TRANSLATION_OFF: not given */
-	unsigned translate_after;     /* 0: not given */
-	u64 memory;                   /* bytes */
+	struct translation_config translation; /* its mode TRANSLATION_OFF: not given */
+	bool perf_map;
+	const char *perf_map_path; /* NULL: where perf looks for it */
+	u64 memory;                /* bytes */
 	unsigned cpus;
 	enum nested_choice nested;
 	const char *kernel, *initrd, *append; /* NULL: not given */
@@ -35,7 +36,7 @@ struct run_options {
 int run_options_parse(int argc, char **argv, struct run_options *options);
 
 /* How the soft engine shall run code, as the options say or else by default. */
-enum translation run_options_translation(const struct run_options *options);
+struct translation_config run_options_translation(const struct run_options *options);
 
 /* `strata run --help`, on standard output. */
 void run_options_help(void);

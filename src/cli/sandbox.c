@@ -185,7 +185,7 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
-static int add_conditional(scmp_filter_ctx filter, const unsigned long *ioctls)
+static int add_conditional(scmp_filter_ctx filter, const unsigned long *ioctls, int resizable)
 {
 	static const unsigned long terminal[] = { TCGETS, TCSETS, TCSETSW, TCSETSF };
 	struct scmp_arg_cmp not_executable = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
@@ -195,6 +195,9 @@ static int add_conditional(scmp_filter_ctx filter, const unsigned long *ioctls)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, not_executable);
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, this_process);
+	if (!err && resizable)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ftruncate), 1,
+				       SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)resizable, 0));
 	for (size_t i = 0; !err && i < ARRAY_SIZE(terminal); i++)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 2,
 				       SCMP_A0(SCMP_CMP_EQ, STDIN_FILENO, 0), SCMP_A1(SCMP_CMP_EQ, terminal[i], 0));
@@ -219,7 +222,7 @@ static void on_denied(int signal, siginfo_t *info, void *context)
 	_exit(1);
 }
 
-int sandbox_close(const unsigned long *ioctls, void (*at_denial)(void))
+int sandbox_close(const unsigned long *ioctls, int resizable, void (*at_denial)(void))
 {
 	struct sigaction action = { .sa_sigaction = on_denied, .sa_flags = SA_SIGINFO };
 	sigemptyset(&action.sa_mask);
@@ -235,7 +238,7 @@ int sandbox_close(const unsigned long *ioctls, void (*at_denial)(void))
 	for (size_t i = 0; !err && i < ARRAY_SIZE(allowed); i++)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!err)
-		err = add_conditional(filter, ioctls);
+		err = add_conditional(filter, ioctls, resizable);
 	if (!err)
 		err = seccomp_load(filter);
 	seccomp_release(filter);

@@ -28,10 +28,11 @@ enum sandbox_bar {
 unsigned sandbox_enter(bool needs_kvm);
 
 /*
- * `ioctls` are the engine's requests, ended by 0; NULL: none. 0 or -errno. A system call that is not allowed does not
+ * `ioctls` are the engine's requests, ended by 0; NULL: none. `resizable`: the one descriptor whose file may be cut
+ * short; 0: none. 0 or -errno. A system call that is not allowed does not
  * happen: at_denial (async-signal-safe, may be NULL) is called, then the process ends with status 1 and one line.
  */
-int sandbox_close(const unsigned long *ioctls, void (*at_denial)(void));
+int sandbox_close(const unsigned long *ioctls, int resizable, void (*at_denial)(void));
 
 /* Highest version of Landlock's interface that the kernel has; 0: none. */
 int sandbox_landlock_version(void);

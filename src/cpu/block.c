@@ -14,6 +14,8 @@
 
 static_assert(sizeof(struct insn) <= 64, "an instruction fits a cache line");
 
+enum { DEFAULT_ARENA = 64 << 20 };
+
 static void *map_zero(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -33,9 +35,12 @@ int block_cache_init(struct cpu *cpu)
 		return -ENOMEM;
 	cpu->blocks = cache;
 	cache->page_count = cpu->mem->size >> PAGE_SHIFT;
+	cache->arena_size = cpu->config->block_memory ? cpu->config->block_memory : DEFAULT_ARENA;
+	if (cache->arena_size > BLOCK_MEMORY_MAX)
+		cache->arena_size = BLOCK_MEMORY_MAX;
 	cache->hash = map_zero(HASH_BUCKETS * sizeof(*cache->hash));
 	cache->pages = map_zero(pages_size(cache));
-	cache->arena = map_zero(ARENA_BYTES);
+	cache->arena = map_zero(cache->arena_size);
 	int error = cache->hash && cache->pages && cache->arena ? decoders_init(cpu, &cache->decoders) : -ENOMEM;
 	if (error) {
 		block_cache_destroy(cpu);
@@ -61,7 +66,7 @@ void block_cache_destroy(struct cpu *cpu)
 	if (cache->pages)
 		munmap(cache->pages, pages_size(cache));
 	if (cache->arena)
-		munmap(cache->arena, ARENA_BYTES);
+		munmap(cache->arena, cache->arena_size);
 	munmap(cache, sizeof(*cache));
 	cpu->blocks = NULL;
 }
@@ -193,7 +198,7 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 		return known;
 	if (page_is_hot(cpu, &cache->pages[ram_offset >> PAGE_SHIFT]))
 		return NULL;
-	if (cache->arena_used + largest > ARENA_BYTES) {
+	if (cache->arena_used + largest > cache->arena_size) {
 		block_cache_flush(cpu);
 		return NULL;
 	}
@@ -208,6 +213,8 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	}
 	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
 	cpu->counters.blocks_decoded++;
+	if (cache->arena_used > cpu->counters.decoded_bytes)
+		cpu->counters.decoded_bytes = cache->arena_used;
 	link_block(cpu, block);
 	return block;
 }

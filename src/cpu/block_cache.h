@@ -71,7 +71,7 @@ enum {
 	JUMP_ENTRIES = 1 << 15,
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
-	ARENA_BYTES = 96 << 20,
+	BLOCK_MEMORY_MAX = 1 << 30,
 	GROUP_FAILURES = 32, /* so many in one window, and the block becomes plain */
 	FAILURE_WINDOW_SHIFT = 17,
 	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
@@ -85,7 +85,7 @@ struct block_cache {
 	struct code_page *pages; /* one for each page of RAM */
 	u64 page_count;
 	u8 *arena;
-	size_t arena_used;
+	size_t arena_used, arena_size;
 	bool flush_wanted; /* arena is full, or code was written by another thread: flush before the next block */
 	const void *untranslated; /* host code that leaves for the run loop; NULL without a translator */
 	bool has_owner;

@@ -218,7 +218,8 @@ struct cpu_config {
 	enum nested_kind nested;
 	unsigned cpu_index, cpu_count;
 	u32 tsc_khz;
-	unsigned phys_bits; /* MAXPHYADDR shown in CPUID */
+	unsigned phys_bits;  /* MAXPHYADDR shown in CPUID */
+	size_t block_memory; /* bytes for decoded blocks; 0: as is usual */
 	/* Filled by cpu_cpuid_init() from what the host can execute and what Strata implements. */
 	u8 features[32]; /* bit set indexed by enum feature (x86/feature.h): features[n / 8] bit n % 8 */
 };

@@ -20,6 +20,15 @@ struct engine_vcpu;
 /* How the soft engine runs hot 64-bit code. CHECKED: interpreted and translated, comparing. */
 enum translation { TRANSLATION_OFF, TRANSLATION_ON, TRANSLATION_CHECKED };
 
+struct translation_config {
+	enum translation mode;
+	u64 memory;     /* bytes of decoded blocks and translated code together; 0: as is usual */
+	unsigned after; /* runs of a block before it is translated; 0: as is best */
+	bool dump;      /* print what becomes of the block at this linear address or RAM offset */
+	u64 dump_address;
+	int perf_map; /* descriptor to write a map for `perf` to; 0: none */
+};
+
 enum nested_choice { NESTING_NONE, NESTING_VTX, NESTING_SVM };
 
 /* What the engine needs of the board to run; owned by the VM, outlives the engine. */
@@ -30,8 +39,7 @@ struct engine_board {
 	unsigned cpus;
 	u32 tsc_khz; /* soft: rate of the guest's TSC, counted from `clock`; the local APICs know the same */
 	enum nested_choice nested;
-	enum translation translation; /* soft */
-	unsigned translate_after;     /* soft: runs of a block before it is translated; 0: as is best */
+	struct translation_config translation; /* soft */
 	/* soft: local APIC of CPU n (chip/lapic.h) and the PIC's INTR pin behind it. NULL with an in-kernel irqchip. */
 	struct lapic **lapics;
 };

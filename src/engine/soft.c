@@ -269,13 +269,24 @@ static void soft_destroy(struct engine *engine)
 	free(engine);
 }
 
+/* Decoded blocks take about twice the room of what they become. */
+static size_t decoded_memory(const struct translation_config *config)
+{
+	return config->memory - (config->mode == TRANSLATION_OFF ? 0 : config->memory / 3);
+}
+
 static int create_translator(struct engine_vcpu *vcpu, const struct engine_board *board)
 {
+	const struct translation_config *config = &board->translation;
 	struct jit_options options = {
-		.hot = (u16)(board->translate_after ? board->translate_after : HOT_RUNS),
-		.check = board->translation == TRANSLATION_CHECKED,
+		.hot = (u16)(config->after ? config->after : HOT_RUNS),
+		.check = config->mode == TRANSLATION_CHECKED,
+		.memory = config->memory / 3,
+		.dump = config->dump,
+		.dump_address = config->dump_address,
+		.perf_map = config->perf_map,
 	};
-	return board->translation == TRANSLATION_OFF ? 0 : jit_create(&vcpu->cpu, &options);
+	return config->mode == TRANSLATION_OFF ? 0 : jit_create(&vcpu->cpu, &options);
 }
 
 static int create_vcpu(struct engine *engine, unsigned index)
@@ -295,6 +306,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 		.cpu_count = board->cpus,
 		.tsc_khz = board->tsc_khz,
 		.phys_bits = PHYS_BITS,
+		.block_memory = decoded_memory(&board->translation),
 	};
 	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : board->nested == NESTING_SVM ? &svm_ops : NULL;
 	pthread_mutex_init(&vcpu->lock, NULL);

@@ -128,7 +128,7 @@ void jit_check_translate(struct cpu *cpu, struct block *block)
 	if (!jit_select_trace(cpu, jit, block, &trace))
 		return;
 	struct fragments *f = (struct fragments *)(jit->writable + jit->used);
-	jit->used += (sizeof(*f) + 15) & ~15UL;
+	jit_keep(cpu, jit, sizeof(*f));
 	fill_steps(jit, &trace, f);
 	for (unsigned i = 0, first; i < trace.count; i++) {
 		for (first = i; i < trace.count && jit->plan[i].native;)
@@ -280,27 +280,6 @@ static bool execute(struct cpu *cpu, struct check *c, const struct fragments *al
 
 /* --- reports --- */
 
-static void print_code(const char *title, const u8 *code, size_t size, u64 address)
-{
-	ZydisDecoder decoder;
-	ZydisFormatter formatter;
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	if (title)
-		fprintf(stderr, "%s\n", title);
-	for (size_t at = 0; at < size;) {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-		char text[96];
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code + at, size - at, &zi, op)))
-			break;
-		ZydisFormatterFormatInstruction(&formatter, &zi, op, zi.operand_count_visible, text, sizeof(text),
-						address + at, NULL);
-		fprintf(stderr, "  %llx  %s\n", (unsigned long long)(address + at), text);
-		at += zi.length;
-	}
-}
-
 static unsigned long long quad(const u8 *bytes, unsigned n)
 {
 	u64 v;
@@ -331,11 +310,11 @@ static NORETURN void report(struct cpu *cpu, const struct check *c, const struct
 	fprintf(stderr, "strata: a translation differs from the interpreter\n");
 	for (unsigned i = f->first; i < (unsigned)f->first + f->count; i++) {
 		const struct step *s = &all->step[i];
-		print_code(i == f->first ? "guest code:" : NULL,
-			   cpu->mem->host + (s->block->ram_offset & PAGE_MASK) + s->offset,
-			   s->block->insn[s->index].length, cpu->jit_page + s->offset);
+		jit_print_code(i == f->first ? "guest code:" : NULL,
+			       cpu->mem->host + (s->block->ram_offset & PAGE_MASK) + s->offset,
+			       s->block->insn[s->index].length, cpu->jit_page + s->offset);
 	}
-	print_code("translation:", f->code, 4096, (u64)f->code);
+	jit_print_code("translation:", f->code, 4096, (u64)f->code);
 	print_outcome("before", &c->before);
 	print_outcome("interpreted", &c->interpreted);
 	print_outcome("translated", &c->translated);

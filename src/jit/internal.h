@@ -107,14 +107,25 @@ enum {
 	HOST_MOVBE = BIT(5)
 };
 
-enum { JIT_AREA = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
+/* A translation, for those who look at it: instructions jit->plan[first, +count). */
+struct jit_made {
+	const struct trace *trace;
+	u64 page;                    /* linear address of the page they are in, now */
+	const u8 *start;             /* in the writable mapping */
+	const u8 *at[TRACE_MAX + 1]; /* each instruction's code; [count]: what comes behind them all */
+	size_t size;
+	unsigned first, count;
+};
+
+enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
 
 struct jit {
 	struct jit_options options;
 	u8 *writable;
 	const u8 *executable;
 	/* Bytes: code grows from the start, links grow from the end. */
-	size_t used, stubs_end, links_start;
+	size_t size, used, stubs_end, links_start;
+	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
 	bool full;
 	u32 host; /* HOST_POPCNT and so on */
 	/* Stubs, in the writable mapping. */
@@ -133,6 +144,7 @@ struct jit {
 	/* Runs translated code; the link through which it left, or NULL. */
 	struct jit_link *(*enter)(struct cpu *cpu, const void *code);
 	struct plan plan[TRACE_MAX];
+	struct jit_made made; /* the latest translation */
 	ZydisDecoder verifier;
 };
 
@@ -158,7 +170,7 @@ static inline const u8 *jit_executable(const struct jit *jit, const u8 *writable
  */
 enum { SITE_VECTORS = 62, SITE_BLOCK = 32, SITE_OFFSET = 20, SITE_END = 13, SITE_INDEX = 7 };
 
-static_assert(BLOCK_MAX <= 64 && TRACE_MAX < 128 && ARENA_BYTES <= 1 << 30, "sites have room for them");
+static_assert(BLOCK_MAX <= 64 && TRACE_MAX < 128 && BLOCK_MEMORY_MAX <= 1 << 30, "sites have room for them");
 
 static inline u64 jit_site(const struct cpu *cpu, const struct plan *p, unsigned end, u8 vectors)
 {
@@ -232,8 +244,23 @@ static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain);
 
+/*
+ * jit.c: the bytes from `start` are translated code now. What is filled of the writable mapping is given back from time
+ * to time, or the code would count twice in the process's memory.
+ */
+void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
+
 /* verify.c: is [code, +size) nothing but instructions that translated code may contain? */
 bool jit_verify(const struct jit *jit, const u8 *code, size_t size);
+
+/* look.c: what a person may see: of a new translation (jit->made), of a block that stays interpreted, of the code area.
+ */
+void jit_look(const struct cpu *cpu, struct jit *jit);
+void jit_look_refused(const struct cpu *cpu, const struct jit *jit, const struct block *block);
+void jit_look_start(const struct jit *jit);
+void jit_look_emptied(const struct cpu *cpu, const struct jit *jit);
+/* Disassembles on standard error until the first byte that is no instruction. `title` may be NULL. */
+void jit_print_code(const char *title, const u8 *code, size_t size, u64 address);
 
 /* check.c: jit_ops that run each piece of native code beside the interpreter. */
 void jit_check_translate(struct cpu *cpu, struct block *block);

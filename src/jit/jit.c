@@ -6,13 +6,28 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
+
+/* The writable mapping is given back whenever so many bytes more are filled. */
+enum { FORGET_BYTES = 256 << 10 };
 
 bool jit_has_room(struct jit *jit, size_t n, unsigned links)
 {
 	if (jit->used + n + links * sizeof(struct jit_link) > jit->links_start)
 		jit->full = true;
 	return !jit->full;
+}
+
+void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
+{
+	jit->used += (size + 15) & ~15UL;
+	if (jit->used > cpu->counters.translated_bytes)
+		cpu->counters.translated_bytes = jit->used;
+	size_t filled = jit->used & ~(size_t)(FORGET_BYTES - 1);
+	if (filled > jit->forgotten) {
+		/* From the start: binding jumps has written to old code meanwhile. */
+		madvise(jit->writable, filled, MADV_DONTNEED);
+		jit->forgotten = filled;
+	}
 }
 
 static void count_translation(struct cpu *cpu, const struct jit *jit, const struct trace *trace)
@@ -78,8 +93,10 @@ static void untranslate(struct cpu *cpu, struct block *block)
 static void flushed(struct cpu *cpu)
 {
 	struct jit *jit = jit_of(cpu);
+	jit_look_emptied(cpu, jit);
 	jit->used = jit->stubs_end;
-	jit->links_start = JIT_AREA;
+	jit->forgotten = 0;
+	jit->links_start = jit->size;
 	jit->full = false;
 	cpu->counters.translation_flushes++;
 }
@@ -97,26 +114,26 @@ static const struct jit_ops check_ops = {
 	.flushed = flushed,
 };
 
-/* One memory object, twice: 0 or -errno. */
+/*
+ * One memory object, twice: 0 or -errno. Shared anonymous memory, of which mremap() makes a second mapping when asked
+ * to move none of it: `perf` takes it for generated code, as it would not a memfd.
+ */
 static int map_area(struct jit *jit)
 {
-	int fd = memfd_create("strata-translations", MFD_CLOEXEC);
-	if (fd < 0)
+	void *w = mmap(NULL, jit->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (w == MAP_FAILED)
 		return -errno;
-	void *w = MAP_FAILED, *x = MAP_FAILED;
-	int error = 0;
-	if (ftruncate(fd, JIT_AREA) ||
-	    (w = mmap(NULL, JIT_AREA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED ||
-	    (x = mmap(NULL, JIT_AREA, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0)) == MAP_FAILED)
-		error = -errno;
-	close(fd);
-	if (error && w != MAP_FAILED)
-		munmap(w, JIT_AREA);
-	if (!error) {
-		jit->writable = w;
-		jit->executable = x;
+	void *x = mremap(w, 0, jit->size, MREMAP_MAYMOVE);
+	if (x == MAP_FAILED || mprotect(x, jit->size, PROT_READ | PROT_EXEC)) {
+		int error = -errno;
+		if (x != MAP_FAILED)
+			munmap(x, jit->size);
+		munmap(w, jit->size);
+		return error;
 	}
-	return error;
+	jit->writable = w;
+	jit->executable = x;
+	return 0;
 }
 
 int jit_create(struct cpu *cpu, const struct jit_options *options)
@@ -126,6 +143,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 		return -ENOMEM;
 	jit->options = *options;
 	jit->host = jit_host_features();
+	jit->size = options->memory ? options->memory & ~(size_t)(PAGE_SIZE - 1) : JIT_DEFAULT_SIZE;
 	int error = map_area(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;
@@ -133,11 +151,12 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 		free(jit);
 		return error;
 	}
-	jit->links_start = JIT_AREA;
+	jit->links_start = jit->size;
 	cpu->jit_state = jit;
 	cpu->jit_hot = options->hot;
 	cpu->jit = options->check ? &check_ops : &ops;
 	jit_make_stubs(cpu, jit);
+	jit_look_start(jit);
 	return 0;
 }
 
@@ -149,7 +168,7 @@ void jit_destroy(struct cpu *cpu)
 	cpu->jit = NULL;
 	cpu->jit_state = NULL;
 	cpu->blocks->untranslated = NULL;
-	munmap(jit->writable, JIT_AREA);
-	munmap((void *)jit->executable, JIT_AREA);
+	munmap(jit->writable, jit->size);
+	munmap((void *)jit->executable, jit->size);
 	free(jit);
 }

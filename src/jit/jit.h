@@ -14,6 +14,10 @@
 struct jit_options {
 	u16 hot;    /* translate a block when it runs for this time, at least 1 */
 	bool check; /* run each translation beside the interpreter, and stop at the first difference */
+	bool dump;  /* print the first translation of the block that holds dump_address, beside the guest's code */
+	u64 dump_address; /* linear, or a RAM offset */
+	size_t memory;    /* bytes of translated code at most; 0: as is usual */
+	int perf_map; /* descriptor of a file where `perf` looks for names of translated code, the caller's; 0: none */
 };
 
 /* Gives the CPU a translator, after cpu_init(). 0 or -errno. */

@@ -73,8 +73,10 @@ static bool append(struct cpu *cpu, struct jit *jit, struct trace *trace, struct
 bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, struct trace *trace)
 {
 	*trace = (struct trace){ 0 };
-	if (!append(cpu, jit, trace, head))
+	if (!append(cpu, jit, trace, head)) {
+		jit_look_refused(cpu, jit, head);
 		return false;
+	}
 	while (trace->blocks < TRACE_BLOCKS) {
 		struct plan *last = &jit->plan[trace->count - 1];
 		enum follow follow;

@@ -663,14 +663,17 @@ static void translate_trace(struct translation *t)
 {
 	const struct plan *last = &t->plan[t->count - 1];
 	emit_entry(t);
-	for (unsigned i = 0; i < t->count; i++)
+	for (unsigned i = 0; i < t->count; i++) {
+		t->jit->made.at[i] = t->e.at;
 		translate_instruction(t, &t->plan[i]);
+	}
 	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)
 			emit_exit(t, last, false, next_offset(last));
 		else
 			emit_loop(t, last);
 	}
+	t->jit->made.at[t->count] = t->e.at;
 	/* Cold code may need more of it. */
 	for (unsigned i = 0; i < t->colds; i++)
 		emit_cold(t, &t->cold[i]);
@@ -706,9 +709,14 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 			       (unsigned long long)trace->block[0]->ram_offset);
 		return NULL;
 	}
-	jit->used += (size + 15) & ~15UL;
-	TRACE(jit, "RAM offset %#llx: %u instructions of %u blocks, to %zu bytes at %p",
-	      (unsigned long long)trace->block[0]->ram_offset, count, trace->blocks, size,
-	      (const void *)jit_executable(jit, start));
+	jit_keep(cpu, jit, size);
+	struct jit_made *made = &jit->made;
+	made->trace = trace;
+	made->page = cpu->reg[REG_RIP] & PAGE_MASK;
+	made->start = start;
+	made->size = size;
+	made->first = first;
+	made->count = count;
+	jit_look(cpu, jit);
 	return jit_executable(jit, start);
 }

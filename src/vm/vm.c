@@ -481,7 +481,6 @@ static bool create_engine(struct vm *vm, struct vm_error *error)
 		.tsc_khz = BOARD_TSC_KHZ,
 		.nested = vm->config.nested,
 		.translation = vm->config.translation,
-		.translate_after = vm->config.translate_after,
 		.lapics = ops->has_irqchip ? NULL : vm->board.lapics,
 	};
 	int err = ops->create(&vm->engine_board, &vm->engine);

@@ -29,8 +29,7 @@ struct vm_config {
 	u64 memory;                      /* bytes of guest RAM; any value, checked by vm_create() */
 	unsigned cpus;                   /* 1 for now */
 	enum nested_choice nested;
-	enum translation translation;
-	unsigned translate_after; /* runs of a block; 0: as is best */
+	struct translation_config translation;
 	struct vm_file kernel, initrd;
 	const char *append;  /* kernel command line; NULL: empty */
 	int serial_out;      /* COM1's output, byte for byte; -1: dropped */

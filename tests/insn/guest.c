@@ -160,7 +160,7 @@ static void run_translated(const struct test_case *c)
 	struct block_cache *cache = cpu->blocks;
 	struct jit *jit = cpu->jit_state;
 
-	if (cache->arena_used > ARENA_BYTES / 2 || jit->used > JIT_AREA / 2)
+	if (cache->arena_used > cache->arena_size / 2 || jit->used > jit->size / 2)
 		block_cache_flush_now(cpu);
 	must(mem_write(&mem, at, c->bytes, sizeof(c->bytes)), "mem_write");
 	cache->pages[at >> PAGE_SHIFT].drops = 0; /* all this writing shall not stop the keeping of blocks */

@@ -220,10 +220,10 @@ static void test_arena_full(void *fixture, const void *unused)
 {
 	struct block_cache *cache = m->cpu.blocks;
 	machine_load(m, answer_one);
-	cache->arena_used = ARENA_BYTES - 64;
+	cache->arena_used = cache->arena_size - 64;
 	machine_run(m);
 	g_assert_cmpuint(m->cpu.reg[RAX], ==, 1);
-	g_assert_cmpuint(cache->arena_used, <, ARENA_BYTES / 2);
+	g_assert_cmpuint(cache->arena_used, <, cache->arena_size / 2);
 }
 
 /* --- code that moves --- */

@@ -174,7 +174,7 @@ static int run_confined(void (*try)(void), const unsigned long *ioctls)
 		int null = open("/dev/null", O_RDWR);
 		dup2(null, 2); /* the message; system tests look at it */
 		sandbox_enter(false);
-		if (sandbox_close(ioctls, NULL) < 0)
+		if (sandbox_close(ioctls, 0, NULL) < 0)
 			_exit(NOT_CONFINED);
 		try();
 		_exit(RETURNED);
@@ -255,7 +255,7 @@ static void covers_threads_that_exist_already(void)
 		dup2(null, 2);
 		sandbox_enter(false);
 		pthread_create(&thread, NULL, open_when_closed, NULL);
-		if (sandbox_close(NULL, NULL) < 0)
+		if (sandbox_close(NULL, 0, NULL) < 0)
 			_exit(NOT_CONFINED);
 		__atomic_store_n(&closed, 1, __ATOMIC_SEQ_CST);
 		pthread_join(thread, NULL);
