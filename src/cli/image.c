@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,6 +50,14 @@ static int read_all(int fd, u64 expected, u64 limit, u8 **data, size_t *size)
 	return -ENOMEM;
 }
 
+static void *map_file(int fd, const struct stat *st, u64 limit)
+{
+	if (!S_ISREG(st->st_mode) || st->st_size <= 0 || (u64)st->st_size > limit)
+		return NULL;
+	void *data = mmap(NULL, (size_t)st->st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	return data == MAP_FAILED ? NULL : data;
+}
+
 int image_read(const char *option, const char *path, u64 limit, struct vm_file *file)
 {
 	struct stat st = { 0 };
@@ -58,6 +67,12 @@ int image_read(const char *option, const char *path, u64 limit, struct vm_file *
 	int fd = open_image(option, path, &st);
 	if (fd < 0)
 		return -fd;
+	data = map_file(fd, &st, limit);
+	if (data) {
+		close(fd);
+		*file = (struct vm_file){ .name = path, .data = data, .size = (size_t)st.st_size, .mapped = true };
+		return 0;
+	}
 	int err = read_all(fd, S_ISREG(st.st_mode) ? (u64)st.st_size : 0, limit, &data, &size);
 	close(fd);
 	if (!err && size > 0) {

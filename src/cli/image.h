@@ -1,5 +1,5 @@
 /*
- * Files read whole into memory before the VM exists.
+ * Files to boot, opened before the VM exists.
  */
 #ifndef STRATA_CLI_IMAGE_H
 #define STRATA_CLI_IMAGE_H
@@ -7,8 +7,9 @@
 #include "vm/vm.h"
 
 /*
- * Reads `path`, at most `limit` bytes of it, into memory that lasts as long as the process. `option` is for messages.
- * 0 or an exit status after a message.
+ * The contents of `path`, at most `limit` bytes, for as long as the process lasts. `option` is for messages. 0 or an
+ * exit status after a message. A regular file is mapped, so that it takes no memory once the guest has it: who cuts it
+ * short meanwhile ends the process when the guest resets.
  */
 int image_read(const char *option, const char *path, u64 limit, struct vm_file *file);
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -359,6 +360,13 @@ static void serve_devices(struct vm *vm)
 
 /* --- booting --- */
 
+/* The guest has its own copy, and a reset can have the file's pages once more. */
+static void release(const struct vm_file *file)
+{
+	if (file->mapped)
+		madvise((void *)file->data, file->size, MADV_DONTNEED);
+}
+
 /* What firmware and a boot loader would do. */
 static bool boot(struct vm *vm, struct vm_error *error)
 {
@@ -372,6 +380,8 @@ static bool boot(struct vm *vm, struct vm_error *error)
 	};
 	if (!boot_load(&b))
 		return false;
+	release(&vm->config.kernel);
+	release(&vm->config.initrd);
 	for (unsigned i = 0; i < vm->config.cpus; i++)
 		vm->config.engine->reset(vm->cpu[i].vcpu);
 	vm->config.engine->set_state(vm->cpu[0].vcpu, &b.state);

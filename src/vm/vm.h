@@ -22,6 +22,7 @@ struct vm_file {
 	const char *name; /* as the user gave it, for messages; NULL: no such file */
 	const u8 *data;
 	size_t size;
+	bool mapped; /* from a file, page by page: what is read again need not stay in memory */
 };
 
 struct vm_config {

@@ -50,8 +50,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const u8 initrd_bytes[3000];
 	if (!mem.host && mem_init(&mem, MEMORY))
 		return 0;
-	struct vm_file kernel = { "kernel", data, size };
-	struct vm_file initrd = { size & 1 ? "initrd" : NULL, initrd_bytes, sizeof initrd_bytes };
+	struct vm_file kernel = { .name = "kernel", .data = data, .size = size };
+	struct vm_file initrd = { .name = size & 1 ? "initrd" : NULL,
+				  .data = initrd_bytes,
+				  .size = sizeof initrd_bytes };
 	struct vm_error error = { 0 };
 	struct boot boot = {
 		.mem = &mem, .kernel = &kernel, .initrd = &initrd, .cmdline = "a b c", .rsdp = 0xe0000, .error = &error

@@ -201,7 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.memory = 8 << 20,
 		.cpus = 1,
 		.nested = NESTING_VTX,
-		.kernel = { "fuzz", image, sizeof image },
+		.kernel = { .name = "fuzz", .data = image, .size = sizeof image },
 		.serial_out = -1,
 		.serial_in = -1,
 		.debug_exit_port = 0xf4,

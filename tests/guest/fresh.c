@@ -28,7 +28,8 @@ void guest_main(void)
 {
 	u32 wrong = 0;
 	for (u32 round = 0; round < ROUNDS; round++) {
-		/* A page's functions are written before any runs, so that pages do not count as changing all the time. */
+		/* A page's functions are written before any runs, so that pages do not count as changing all the time.
+		 */
 		for (u32 i = 0; i < FUNCTIONS; i++) {
 			if (i % (4096 / STRIDE) == 0)
 				for (u32 n = i; n < i + 4096 / STRIDE; n++)

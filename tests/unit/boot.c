@@ -19,7 +19,7 @@ struct fixture {
 static void set_up(struct fixture *f, gconstpointer unused)
 {
 	g_assert_cmpint(mem_init(&f->mem, MEMORY), ==, 0);
-	f->kernel = (struct vm_file){ "dir/kernel", f->image, 0 };
+	f->kernel = (struct vm_file){ .name = "dir/kernel", .data = f->image, .size = 0 };
 	f->initrd = (struct vm_file){ 0 };
 	f->boot = (struct boot){
 		.mem = &f->mem, .kernel = &f->kernel, .initrd = &f->initrd, .rsdp = 0xe0000, .error = &f->error
@@ -135,7 +135,7 @@ static void initrd_lies_page_aligned_below_its_limit(struct fixture *f, gconstpo
 	static const u8 bytes[5000] = { 'i', 'n', 'i', 't' };
 	f->kernel.size = image_bzimage(f->image);
 	image_put(f->image, 0x22c, 0x2ffffff, 4); /* initrd_addr_max */
-	f->initrd = (struct vm_file){ "initrd", bytes, sizeof bytes };
+	f->initrd = (struct vm_file){ .name = "initrd", .data = bytes, .size = sizeof bytes };
 	assert_loads(f);
 	gpa_t p = f->boot.state.gpr[RSI], at = guest(f, p + 0x218, 4);
 	g_assert_cmpuint(guest(f, p + 0x21c, 4), ==, sizeof bytes);
@@ -148,7 +148,7 @@ static void initrd_keeps_out_of_the_kernels_way(struct fixture *f, gconstpointer
 	static u8 bytes[14 << 20];
 	f->kernel.size = image_bzimage(f->image);
 	image_put(f->image, 0x260, 44 << 20, 4); /* the kernel takes 16 to 60 MiB */
-	f->initrd = (struct vm_file){ "initrd", bytes, sizeof bytes };
+	f->initrd = (struct vm_file){ .name = "initrd", .data = bytes, .size = sizeof bytes };
 	assert_loads(f);
 	u64 at = guest(f, f->boot.state.gpr[RSI] + 0x218, 4);
 	g_assert_cmphex(at + sizeof bytes, <=, 16 << 20);
@@ -213,7 +213,7 @@ static void an_initrd_without_room_is_refused(struct fixture *f, gconstpointer u
 {
 	static u8 bytes[60 << 20];
 	f->kernel.size = image_bzimage(f->image);
-	f->initrd = (struct vm_file){ "big.img", bytes, sizeof bytes };
+	f->initrd = (struct vm_file){ .name = "big.img", .data = bytes, .size = sizeof bytes };
 	assert_fails(f, "initrd big.img (61 MiB) does not fit");
 	f->initrd.size = 0;
 	assert_fails(f, "initrd big.img is empty");
@@ -257,7 +257,7 @@ static void check_pvh(struct fixture *f)
 	char text[16];
 	static const u8 module[100] = { 1, 2, 3 };
 	image_add_pvh_note(f->image, 0x200010);
-	f->initrd = (struct vm_file){ "initrd", module, sizeof module };
+	f->initrd = (struct vm_file){ .name = "initrd", .data = module, .size = sizeof module };
 	f->boot.cmdline = "a=b";
 	memset(mem_host(&f->mem, 0x200000, 0x1000), 0xee, 0x1000);
 	assert_loads(f);
@@ -347,7 +347,7 @@ static void multiboot_elf_gets_its_information(struct fixture *f, gconstpointer 
 	char text[32];
 	f->kernel.size = image_elf32(f->image);
 	image_add_multiboot_header(f->image, TEXT_AT, 3);
-	f->initrd = (struct vm_file){ "some/where/env", module, sizeof module };
+	f->initrd = (struct vm_file){ .name = "some/where/env", .data = module, .size = sizeof module };
 	f->boot.cmdline = "one two";
 	assert_loads(f);
 	assert_flat_32_bit_entry(f, 0x200000);

@@ -17,7 +17,7 @@ static struct vm_config config_of(const u8 *code, size_t size)
 		.engine = &engine_soft,
 		.memory = 16 << 20,
 		.cpus = 1,
-		.kernel = { "code", image, total },
+		.kernel = { .name = "code", .data = image, .size = total },
 		.serial_out = -1,
 		.serial_in = -1,
 		.debug_exit_port = 0xf4,

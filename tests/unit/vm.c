@@ -138,7 +138,7 @@ static struct vm_config config_of(void)
 		.engine = &fake,
 		.memory = 32 << 20,
 		.cpus = 1,
-		.kernel = { "kernel", kernel, image_bzimage(kernel) },
+		.kernel = { .name = "kernel", .data = kernel, .size = image_bzimage(kernel) },
 		.serial_out = -1,
 		.serial_in = -1,
 		.debug_exit_port = -1,
