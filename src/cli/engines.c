@@ -27,7 +27,8 @@ const struct engine_ops *engines_choose(const struct run_options *options, char 
 		return choose_named(&engine_kvm, options->nested, reason, status);
 	if (options->engine == ENGINE_SOFT)
 		return choose_named(&engine_soft, options->nested, reason, status);
-	if (options->interpret || options->translation.mode || options->translation.dump || options->perf_map) {
+	if (options->interpret || options->translation.mode || options->translation.dump || options->perf_map ||
+	    options->soft_only) {
 		snprintf(kvm_found, sizeof kvm_found,
 			 options->interpret ? "--interpret asks for it" : "translation asks for it");
 	} else if (engine_kvm.probe(options->nested, kvm_found, sizeof kvm_found) == 0) {

@@ -1,6 +1,7 @@
 /*
  * `strata host`: what this host offers, what Strata will use, and why.
  */
+#include "x86/host.h"
 #include "cli/cli.h"
 #include "cli/option.h"
 #include "cli/run_options.h"
@@ -38,6 +39,21 @@ static bool print_engine(const struct engine_ops *engine)
 		       reason);
 	}
 	return runs;
+}
+
+/* What the soft engine chooses by: the features that the host has, and those that it does without. */
+static void print_features(const char *title, bool there)
+{
+	printf("  %-13s", title);
+	bool any = false;
+	for (enum feature f = FEATURE_BASE; f < FEATURE_COUNT; f++) {
+		const char *name = host_feature_name(f);
+		if (name && host_has(f) == there) {
+			printf(" %s", name);
+			any = true;
+		}
+	}
+	puts(any ? "" : " none");
 }
 
 /* The bars that hold here, found by entering the sandbox in a child. */
@@ -101,6 +117,10 @@ int host_main(int argc, char **argv)
 	bool soft = print_engine(&engine_soft);
 	if (soft)
 		puts("  translation yes: hot 64-bit code runs as host code, registers pinned, tagged TLB");
+	if (soft) {
+		print_features("features used", true);
+		print_features("not there", false);
+	}
 	bool kvm = print_engine(&engine_kvm);
 	printf("\n--engine auto uses %s\n", kvm ? "kvm" : soft ? "soft" : "neither; nothing can run here");
 	print_sandbox();

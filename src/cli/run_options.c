@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/option.h"
 #include "vm/vm.h"
+#include "x86/host.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -82,6 +83,24 @@ static int take_check_translation(void *target, const char *value)
 {
 	((struct run_options *)target)->translation.mode = TRANSLATION_CHECKED;
 	return 0;
+}
+
+static int take_host_features(void *target, const char *value)
+{
+	struct run_options *options = target;
+	const char *unknown = host_hide(value);
+	options->soft_only = true;
+	if (!unknown)
+		return 0;
+	char names[256] = "";
+	for (enum feature f = FEATURE_BASE; f < FEATURE_COUNT; f++) {
+		const char *name = host_feature_name(f);
+		size_t n = strlen(names);
+		if (name)
+			snprintf(names + n, sizeof names - n, " -%s", name);
+	}
+	return cli_fail(CLI_USAGE, "run: --host-features: not '%.*s', but a list of%s", (int)strcspn(unknown, ","),
+			unknown, names);
 }
 
 static int take_translation_memory(void *target, const char *value)
@@ -284,6 +303,8 @@ static const struct option_row rows[] = {
 	  take_check_translation },
 	{ "translation-memory", OPTION_VALUE, "SIZE",
 	  "bound of what is kept of guest code, decoded and translated;\n96M unless given", take_translation_memory },
+	{ "host-features", OPTION_VALUE, "-NAME[,-NAME...]", "do without these features of the host's processor",
+	  take_host_features },
 	{ "dump-block", OPTION_VALUE, "ADDRESS",
 	  "print the translation that holds this linear address or RAM\noffset, guest and host code side by side, once",
 	  take_dump_block },
@@ -330,6 +351,8 @@ static int check(const struct run_options *options)
 		return cli_fail(CLI_USAGE, "run: --interpret does without translation, another option asks for it");
 	if ((options->translation.mode || looks) && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: translation is for engine soft, --engine says kvm");
+	if (options->soft_only && options->engine == ENGINE_KVM)
+		return cli_fail(CLI_USAGE, "run: --host-features is for engine soft, --engine says kvm");
 	return 0;
 }
 

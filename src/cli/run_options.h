@@ -16,6 +16,7 @@ struct run_options {
 	enum engine_choice engine;
 	bool interpret;
 	struct translation_config translation; /* its mode TRANSLATION_OFF: not given */
+	bool soft_only;                        /* --host-features, which went to x86/host.h */
 	bool perf_map;
 	const char *perf_map_path; /* NULL: where perf looks for it */
 	u64 memory;                /* bytes */

@@ -5,9 +5,9 @@
 #include "cpu/cpuid.h"
 #include "cpu/native.h"
 #include "x86/feature.h"
+#include "x86/host.h"
 #include "x86/msr.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 
@@ -39,33 +39,10 @@ static const struct feature_row {
 
 /* --- what the features are --- */
 
-static bool host_has(const struct feature_row *row)
-{
-	u32 r[4] = { 0 };
-	if (!__get_cpuid_count(row->leaf, row->subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]))
-		return false;
-	return r[row->reg] >> row->bit & 1;
-}
-
-/* Does the host's kernel save the upper halves of the YMM registers? */
-static bool host_saves_avx(void)
-{
-	u32 a, b, c, d;
-	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-		return false;
-	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-	return (a & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
-}
-
-static bool needs_avx(unsigned feature)
-{
-	return feature == FEATURE_AVX || feature == FEATURE_AVX2 || feature == FEATURE_FMA || feature == FEATURE_F16C;
-}
-
 static bool needs_xsave(unsigned feature)
 {
-	return needs_avx(feature) || feature == FEATURE_XSAVEOPT || feature == FEATURE_XSAVEC ||
-	       feature == FEATURE_XGETBV1 || feature == FEATURE_XSAVES;
+	return feature == FEATURE_XSAVEOPT || feature == FEATURE_XSAVEC || feature == FEATURE_XGETBV1 ||
+	       feature == FEATURE_XSAVES;
 }
 
 /* Features that only one vendor's CPUs have. */
@@ -110,7 +87,6 @@ static bool has(const struct cpu_config *config, unsigned feature)
 int cpu_cpuid_init(struct cpu_config *config)
 {
 	static const u8 required[] = { FEATURE_SSE2, FEATURE_SSE3, FEATURE_SSSE3, FEATURE_SSE41, FEATURE_SSE42 };
-	const bool avx = host_saves_avx(), xsave = host_has(&rows[FEATURE_XSAVE]);
 
 	_Static_assert(FEATURE_COUNT <= 8 * sizeof(config->features), "features[] is too short");
 	memset(config->features, 0, sizeof(config->features));
@@ -118,9 +94,9 @@ int cpu_cpuid_init(struct cpu_config *config)
 		config->phys_bits = DEFAULT_PHYS_BITS;
 	set_feature(config, FEATURE_BASE);
 	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++) {
-		if (rows[f].source == HOST && !host_has(&rows[f]))
+		if (rows[f].source == HOST && !host_has(f))
 			continue;
-		if ((needs_avx(f) && !avx) || (needs_xsave(f) && !xsave) || !is_offered(config, f))
+		if ((needs_xsave(f) && !host_has(FEATURE_XSAVE)) || !is_offered(config, f))
 			continue;
 		set_feature(config, f);
 	}

@@ -1,10 +1,10 @@
-"""strata host, and the choice of the engine."""
+"""strata host, the choice of the engine, and choices by what the host's processor has."""
 
 import os
 import re
 import time
 
-from strata_test import POWER_OFF, expect, expect_refusal, guest, main, scratch, strata
+from strata_test import COM1, POWER_OFF, expect, expect_refusal, guest, main, mov_dx, run, scratch, strata
 
 
 def test_host_answers_within_its_bounds():
@@ -64,6 +64,50 @@ def test_kvm_without_the_right_to_its_device_is_a_missing_capability():
     os.chmod(os.path.dirname(kernel), 0o755)
     result = strata("run", "--engine", "kvm", "--kernel", kernel, user=65534, group=65534, extra_groups=[])
     expect_refusal(result, 6, "/dev/kvm: Permission denied")
+
+
+# --- The host's features ---
+
+# mov eax, 1; xor ecx, ecx; cpuid; mov ebx, ecx; then EBX to the serial port, low byte first
+LEAF_1_ECX = b"\xb8\x01\x00\x00\x00\x31\xc9\x0f\xa2\x89\xcb" + \
+    (mov_dx(COM1) + b"\x88\xd8\xee\xc1\xeb\x08") * 4 + POWER_OFF
+FMA, SSE42, AES, XSAVE, AVX, F16C = (1 << bit for bit in (12, 20, 25, 26, 28, 29))
+
+
+def leaf_1_ecx(*words):
+    result = run(guest(LEAF_1_ECX), *words)
+    expect(result.status == 0, result)
+    return int.from_bytes(result.out, "little")
+
+
+def test_host_lists_its_features():
+    out = strata("host").out.decode()
+    used = re.search(r"^  features used (.*)$", out, re.MULTILINE).group(1).split()
+    expect("sse42" in used and "popcnt" in used, out)
+    expect(re.search(r"^  not there ", out, re.MULTILINE), out)
+
+
+def test_hidden_feature_is_not_the_guests():
+    expect(leaf_1_ecx() & SSE42)
+    expect(not leaf_1_ecx("--host-features", "-aes") & AES)
+
+
+def test_without_avx_nothing_is_left_that_needs_it():
+    expect(not leaf_1_ecx("--host-features", "-avx") & (AVX | FMA | F16C))
+
+
+def test_without_xsave_there_is_no_avx():
+    expect(not leaf_1_ecx("--host-features", "-xsave") & (XSAVE | AVX | FMA | F16C))
+
+
+def test_feature_that_no_choice_depends_on_is_refused():
+    for value in ("avx", "-vmx", "-avx,-nothing", "", "-"):
+        expect_refusal(strata("run", f"--host-features={value}"), 2, "--host-features: not '.*', but a list of .*-avx2")
+
+
+def test_host_that_lacks_what_strata_needs_is_a_missing_capability():
+    result = strata("run", "--engine", "soft", "--host-features", "-sse42", "--kernel", scratch(guest(POWER_OFF)))
+    expect_refusal(result, 6, "lacks SSE4.2")
 
 
 main(globals())

@@ -1,0 +1,107 @@
+#include "x86/host.h"
+
+#include "x86/regs.h"
+
+#include <cpuid.h>
+#include <string.h>
+
+enum { A, B, C, D };
+enum source { OURS, HOST };
+
+static const struct {
+	const char *name;
+	u32 leaf;
+	u8 subleaf, reg, bit, source;
+} rows[FEATURE_COUNT] = {
+#define X(name, leaf, subleaf, reg, bit, source) [FEATURE_##name] = { #name, leaf, subleaf, reg, bit, source },
+#include "x86/feature.def"
+#undef X
+};
+
+enum { NAME_MAX_BYTES = 24 };
+static bool hidden[FEATURE_COUNT];
+
+/* Features that Strata gives its guest on any host, and its translator takes the host's instructions for. */
+static bool is_shortcut(enum feature feature)
+{
+	switch (feature) {
+	case FEATURE_POPCNT:
+	case FEATURE_MOVBE:
+	case FEATURE_LZCNT:
+	case FEATURE_BMI1:
+	case FEATURE_BMI2:
+	case FEATURE_ADX:
+		return true;
+	default:
+		return false;
+	}
+}
+
+const char *host_feature_name(enum feature feature)
+{
+	static _Thread_local char name[NAME_MAX_BYTES];
+	if (!rows[feature].name || (rows[feature].source != HOST && !is_shortcut(feature)))
+		return NULL;
+	unsigned n = 0;
+	for (; rows[feature].name[n] && n < sizeof name - 1; n++) {
+		char c = rows[feature].name[n];
+		name[n] = (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+	}
+	name[n] = 0;
+	return name;
+}
+
+const char *host_hide(const char *list)
+{
+	for (;;) {
+		size_t n = strcspn(list, ",");
+		enum feature found = FEATURE_BASE;
+		for (enum feature f = FEATURE_BASE + 1; f < FEATURE_COUNT && *list == '-'; f++) {
+			const char *name = host_feature_name(f);
+			if (name && strlen(name) == n - 1 && !memcmp(name, list + 1, n - 1))
+				found = f;
+		}
+		if (found == FEATURE_BASE)
+			return list;
+		hidden[found] = true;
+		if (!list[n])
+			return NULL;
+		list += n + 1;
+	}
+}
+
+static bool has_bit(enum feature feature)
+{
+	u32 r[4] = { 0 };
+	if (!__get_cpuid_count(rows[feature].leaf, rows[feature].subleaf, &r[A], &r[B], &r[C], &r[D]))
+		return false;
+	return r[rows[feature].reg] >> rows[feature].bit & 1;
+}
+
+/* Does the host's kernel save the upper halves of the YMM registers? */
+static bool saves_avx(void)
+{
+	u32 a, b, c, d;
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	return (a & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
+}
+
+bool host_has(enum feature feature)
+{
+	if (feature == FEATURE_BASE)
+		return true;
+	if (hidden[feature] || !has_bit(feature))
+		return false;
+	switch (feature) {
+	case FEATURE_AVX:
+		return host_has(FEATURE_XSAVE) && saves_avx();
+	case FEATURE_AVX2:
+	case FEATURE_FMA:
+	case FEATURE_F16C:
+		return host_has(FEATURE_AVX);
+	default:
+		return true;
+	}
+}
