@@ -6,26 +6,23 @@
 #include "jit/internal.h"
 
 #include "cpu/native.h"
-
-#include <cpuid.h>
+#include "x86/host.h"
 
 /* --- the host --- */
 
 /* Integer instructions that guests have on every host, but only some hosts execute. */
 u32 jit_host_features(void)
 {
-	u32 a, b, c, d, features = 0;
-	if (__get_cpuid(1, &a, &b, &c, &d)) {
-		features |= c & bit_POPCNT ? HOST_POPCNT : 0;
-		features |= c & bit_MOVBE ? HOST_MOVBE : 0;
-	}
-	if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
-		features |= b & bit_BMI ? HOST_BMI1 : 0;
-		features |= b & bit_BMI2 ? HOST_BMI2 : 0;
-		features |= b & bit_ADX ? HOST_ADX : 0;
-	}
-	if (__get_cpuid(0x80000001, &a, &b, &c, &d))
-		features |= c & bit_LZCNT ? HOST_LZCNT : 0;
+	static const struct {
+		enum feature feature;
+		u32 bit;
+	} rows[] = {
+		{ FEATURE_POPCNT, HOST_POPCNT }, { FEATURE_LZCNT, HOST_LZCNT }, { FEATURE_BMI1, HOST_BMI1 },
+		{ FEATURE_BMI2, HOST_BMI2 },     { FEATURE_ADX, HOST_ADX },     { FEATURE_MOVBE, HOST_MOVBE },
+	};
+	u32 features = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
+		features |= host_has(rows[i].feature) ? rows[i].bit : 0;
 	return features;
 }
 
