@@ -80,14 +80,14 @@ int option_parse(const char *verb, const struct option_row *rows, size_t count, 
 			return cli_fail(CLI_USAGE, "%s: unknown option '--%.*s'; `strata %s --help` lists them", verb,
 					(int)length, name, verb);
 		const struct option_row *row = &rows[at];
-		if (given[at])
+		if (given[at] && row->value != OPTION_REPEATED)
 			return cli_fail(CLI_USAGE, "%s: --%s is given twice", verb, row->name);
 		given[at] = true;
 		if (name[length] == '=')
 			value = name + length + 1;
 		if (row->value == OPTION_FLAG && value)
 			return cli_fail(CLI_USAGE, "%s: --%s takes no value", verb, row->name);
-		if (row->value == OPTION_VALUE && !value) {
+		if ((row->value == OPTION_VALUE || row->value == OPTION_REPEATED) && !value) {
 			/* What looks like the next option is one; `--append=--x` says otherwise. */
 			if (i + 1 == argc || !strncmp(argv[i + 1], "--", 2))
 				return cli_fail(CLI_USAGE, "%s: --%s wants a value: --%s %s", verb, row->name,
@@ -108,9 +108,9 @@ void option_print_help(const struct option_row *rows, size_t count)
 		char left[80];
 		const struct option_row *row = &rows[i];
 		snprintf(left, sizeof left, "  --%s%s%s", row->name,
-			 row->value == OPTION_VALUE      ? " "
+			 !row->shown                     ? ""
 			 : row->value == OPTION_OPTIONAL ? "[="
-							 : "",
+							 : " ",
 			 row->shown ? row->shown : "");
 		if (row->value == OPTION_OPTIONAL)
 			strncat(left, "]", sizeof left - strlen(left) - 1);

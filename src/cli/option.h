@@ -1,6 +1,7 @@
 /*
  * Options of a verb, as a table: the parser and the help text read the same rows. Long options only, `--name VALUE` or
- * `--name=VALUE`, never abbreviated, each at most once unless its row says so. A mistake is one line and CLI_USAGE.
+ * `--name=VALUE`, never abbreviated, each at most once unless its row says otherwise. A mistake is one line and
+ * CLI_USAGE.
  */
 #ifndef STRATA_CLI_OPTION_H
 #define STRATA_CLI_OPTION_H
@@ -10,6 +11,7 @@
 enum option_value {
 	OPTION_FLAG,     /* takes none */
 	OPTION_VALUE,    /* takes one */
+	OPTION_REPEATED, /* takes one, and may be given again */
 	OPTION_OPTIONAL, /* --name or --name=VALUE */
 };
 

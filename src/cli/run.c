@@ -31,17 +31,22 @@ struct run {
 
 /* --- Opening --- */
 
+static bool same_file(const char *path, const char *other)
+{
+	struct stat a, b;
+	return other && stat(path, &a) == 0 && S_ISREG(a.st_mode) && stat(other, &b) == 0 && a.st_dev == b.st_dev &&
+	       a.st_ino == b.st_ino;
+}
+
 /* A file to write, made empty; but never one that was read for the guest. */
 static int open_output(const char *option, const char *path, const struct run_options *options, int *fd)
 {
-	const char *const inputs[] = { options->kernel, options->initrd };
-	struct stat input, output;
-	for (size_t i = 0; i < ARRAY_SIZE(inputs); i++) {
-		if (inputs[i] && stat(path, &output) == 0 && S_ISREG(output.st_mode) && stat(inputs[i], &input) == 0 &&
-		    input.st_dev == output.st_dev && input.st_ino == output.st_ino)
-			return cli_fail(CLI_USAGE, "run: %s: %s is what the guest boots; it would be overwritten",
-					option, path);
-	}
+	bool input = same_file(path, options->kernel) || same_file(path, options->initrd);
+	for (unsigned i = 0; i < options->modules; i++)
+		input = input || same_file(path, options->module[i].path);
+	if (input)
+		return cli_fail(CLI_USAGE, "run: %s: %s is what the guest boots; it would be overwritten", option,
+				path);
 	*fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
 	if (*fd >= 0)
 		return 0;
@@ -115,6 +120,11 @@ static int read_inputs(struct run *run)
 	int status = image_read("kernel", options->kernel, options->memory, &run->config.kernel);
 	if (!status && options->initrd)
 		status = image_read("initrd", options->initrd, options->memory, &run->config.initrd);
+	for (unsigned i = 0; !status && i < options->modules; i++) {
+		struct vm_module *module = &run->config.module[run->config.modules++];
+		status = image_read("module", options->module[i].path, options->memory, &module->file);
+		module->text = options->module[i].text;
+	}
 	return status;
 }
 

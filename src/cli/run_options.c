@@ -182,6 +182,23 @@ static int take_initrd(void *target, const char *value)
 	return take_path(&((struct run_options *)target)->initrd, "initrd", value);
 }
 
+/* The file's name ends at the first space. */
+static int take_module(void *target, const char *value)
+{
+	struct run_options *options = target;
+	size_t length = strcspn(value, " ");
+	if (options->modules == VM_MAX_MODULES)
+		return cli_fail(CLI_USAGE, "run: --module: at most %d are possible", VM_MAX_MODULES);
+	if (!length)
+		return cli_fail(CLI_USAGE, "run: --module wants the name of a file");
+	char *path = strndup(value, length);
+	if (!path)
+		return cli_fail(CLI_FAILED, "run: --module: %s", strerror(ENOMEM));
+	options->module[options->modules].path = path;
+	options->module[options->modules++].text = value[length] ? value + length + 1 : "";
+	return 0;
+}
+
 static int take_append(void *target, const char *value)
 {
 	if (strlen(value) >= VM_CMDLINE_MAX)
@@ -317,6 +334,9 @@ static const struct option_row rows[] = {
 	  take_nested },
 	{ "kernel", OPTION_VALUE, "FILE", "what to boot: bzImage, PVH ELF or Multiboot 1", take_kernel },
 	{ "initrd", OPTION_VALUE, "FILE", "the kernel's initial RAM disk, or Multiboot's module", take_initrd },
+	{ "module", OPTION_REPEATED, "'FILE [TEXT]'",
+	  "a module for a Multiboot or PVH kernel, with its command line;\nas many as wanted, in this order",
+	  take_module },
 	{ "append", OPTION_VALUE, "TEXT", "the kernel's command line", take_append },
 	{ "firmware", OPTION_VALUE, "seabios|ovmf|FILE", "not there yet", refuse_firmware },
 	{ "disk", OPTION_VALUE, "FILE[,k=v...]", "not there yet", refuse_disk },
@@ -340,6 +360,8 @@ static int check(const struct run_options *options)
 {
 	if (!options->kernel && options->initrd)
 		return cli_fail(CLI_USAGE, "run: --initrd without --kernel: nothing would read it");
+	if (!options->kernel && options->modules)
+		return cli_fail(CLI_USAGE, "run: --module without --kernel: nothing would read it");
 	if (!options->kernel && options->append)
 		return cli_fail(CLI_USAGE, "run: --append without --kernel: nothing would read it");
 	if (!options->kernel)
@@ -390,6 +412,10 @@ void run_options_help(void)
 	     "\n"
 	     "  A guest that runs guests of its own:\n"
 	     "    strata run --nested vt-x --memory 1G --kernel vmlinuz --initrd l1.cpio --append console=ttyS0\n"
+	     "\n"
+	     "  Xen, with a Linux that manages it:\n"
+	     "    strata run --nested vt-x --kernel xen --append 'console=com1' --module 'vmlinuz console=hvc0' \\\n"
+	     "      --module dom0.cpio\n"
 	     "\n"
 	     "  A test image that reports through a port, with a time limit:\n"
 	     "    strata run --kernel test.elf --test-devices --debug-exit 0xf4 --timeout 60\n"

@@ -4,7 +4,7 @@
 #ifndef STRATA_CLI_RUN_OPTIONS_H
 #define STRATA_CLI_RUN_OPTIONS_H
 
-#include "engine/engine.h"
+#include "vm/vm.h"
 
 enum engine_choice { ENGINE_AUTO, ENGINE_SOFT, ENGINE_KVM };
 enum serial_choice { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
@@ -23,6 +23,10 @@ struct run_options {
 	unsigned cpus;
 	enum nested_choice nested;
 	const char *kernel, *initrd, *append; /* NULL: not given */
+	struct {
+		const char *path, *text;
+	} module[VM_MAX_MODULES];
+	unsigned modules;
 	enum serial_choice serial;
 	const char *serial_path; /* SERIAL_FILE */
 	int debug_exit;          /* port; -1: none */

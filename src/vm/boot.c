@@ -308,6 +308,8 @@ bool boot_load(struct boot *boot)
 		return boot_fail(boot, "kernel %s is empty", kernel->name);
 	if (boot->initrd->name && !boot->initrd->size)
 		return boot_fail(boot, "initrd %s is empty", boot->initrd->name);
+	if (boot->modules && !boot_multiboot.matches(kernel) && !boot_pvh.matches(kernel))
+		return boot_fail(boot, "kernel %s takes no modules: only Multiboot and PVH kernels do", kernel->name);
 	if (!boot->cmdline)
 		boot->cmdline = "";
 	if (strlen(boot->cmdline) >= VM_CMDLINE_MAX)

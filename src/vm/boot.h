@@ -40,6 +40,8 @@ struct boot {
 	/* --- given by the caller --- */
 	struct mem *mem;
 	const struct vm_file *kernel, *initrd; /* initrd->name is NULL: none */
+	const struct vm_module *module;        /* for Multiboot and PVH: `modules` of them */
+	unsigned modules;
 	const char *cmdline;
 	u64 rsdp; /* guest-physical address of the ACPI root pointer */
 	struct vm_error *error;

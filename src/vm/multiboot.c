@@ -119,26 +119,44 @@ static bool put_string(struct boot *boot, const char *text, u32 *address)
 	return true;
 }
 
+/* One module: its contents at the lowest place from `first` on, its string in conventional memory. */
+static bool put_module(struct boot *boot, u64 first, const struct vm_file *file, const char *words,
+		       struct module *module)
+{
+	char text[VM_CMDLINE_MAX + 256];
+	gpa_t base;
+	int n = snprintf(text, sizeof text, "%s%s%s", base_name(file->name), *words ? " " : "", words);
+	if (n < 0 || (size_t)n >= sizeof text)
+		return boot_fail(boot, "the name of module %.80s... and its command line are too long together",
+				 file->name);
+	if (!boot_place_low(boot, file->size, PAGE_SIZE, first, MEM_LOW_LIMIT, &base))
+		return boot_fail(boot, "module %s (%zu bytes) does not fit in guest memory behind kernel %s",
+				 file->name, file->size, boot->kernel->name);
+	TRACE(boot, "module %s: %zu bytes at 0x%llx", file->name, file->size, (unsigned long long)base);
+	mem_write(boot->mem, base, file->data, file->size);
+	module->start = (u32)base;
+	module->end = (u32)(base + file->size);
+	return put_string(boot, text, &module->string);
+}
+
 /* Modules follow the kernel, as boot loaders have always placed them; kernels look for free memory behind both. */
 static bool put_modules(struct boot *boot, u64 kernel_end, struct info *info)
 {
-	const struct vm_file *initrd = boot->initrd;
-	struct module module = { 0 };
-	gpa_t base, at;
-	if (!initrd->name)
-		return true;
+	struct module module[1 + VM_MAX_MODULES] = { 0 };
 	u64 first = kernel_end > BOOT_HIGH_BASE ? kernel_end : BOOT_HIGH_BASE;
-	if (!boot_place_low(boot, initrd->size, PAGE_SIZE, first, MEM_LOW_LIMIT, &base))
-		return boot_fail(boot, "initrd %s (%zu bytes) does not fit in guest memory behind kernel %s",
-				 initrd->name, initrd->size, boot->kernel->name);
-	mem_write(boot->mem, base, initrd->data, initrd->size);
-	module.start = (u32)base;
-	module.end = (u32)(base + initrd->size);
-	if (!put_string(boot, base_name(initrd->name), &module.string) ||
-	    !boot_put_low(boot, &module, sizeof module, 4, &at))
+	unsigned count = 0;
+	gpa_t at;
+	if (boot->initrd->name && !put_module(boot, first, boot->initrd, "", &module[count++]))
+		return false;
+	for (unsigned i = 0; i < boot->modules; i++)
+		if (!put_module(boot, first, &boot->module[i].file, boot->module[i].text, &module[count++]))
+			return false;
+	if (!count)
+		return true;
+	if (!boot_put_low(boot, module, count * sizeof module[0], 4, &at))
 		return false;
 	info->flags |= INFO_MODULES;
-	info->module_count = 1;
+	info->module_count = count;
 	info->modules = (u32)at;
 	return true;
 }

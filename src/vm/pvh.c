@@ -50,14 +50,30 @@ static bool put_memmap(struct boot *boot, struct start_info *info)
 	return boot_put_low(boot, map, boot->e820_count * sizeof map[0], 8, &info->memmap);
 }
 
+static bool put_module(struct boot *boot, const struct vm_module *from, struct start_module *module)
+{
+	const struct vm_file *file = &from->file;
+	module->size = file->size;
+	if (!boot_place_high(boot, file->size, PAGE_SIZE, BOOT_HIGH_BASE, MEM_LOW_LIMIT, &module->base))
+		return boot_fail(boot, "module %s (%zu bytes) does not fit in guest memory beside kernel %s",
+				 file->name, file->size, boot->kernel->name);
+	mem_write(boot->mem, module->base, file->data, file->size);
+	return !*from->text || boot_put_low(boot, from->text, strlen(from->text) + 1, 16, &module->cmdline);
+}
+
 static bool put_modules(struct boot *boot, struct start_info *info)
 {
-	struct start_module module = { .size = boot->initrd->size };
-	if (!boot->initrd->name)
-		return true;
-	info->module_count = 1;
-	return boot_put_initrd(boot, MEM_LOW_LIMIT, &module.base) &&
-	       boot_put_low(boot, &module, sizeof module, 8, &info->modules);
+	struct start_module module[1 + VM_MAX_MODULES] = { 0 };
+	if (boot->initrd->name) {
+		module[info->module_count].size = boot->initrd->size;
+		if (!boot_put_initrd(boot, MEM_LOW_LIMIT, &module[info->module_count++].base))
+			return false;
+	}
+	for (unsigned i = 0; i < boot->modules; i++)
+		if (!put_module(boot, &boot->module[i], &module[info->module_count++]))
+			return false;
+	return !info->module_count ||
+	       boot_put_low(boot, module, info->module_count * sizeof module[0], 8, &info->modules);
 }
 
 static bool pvh_load(struct boot *boot)

@@ -374,6 +374,8 @@ static bool boot(struct vm *vm, struct vm_error *error)
 		.mem = &vm->board.mem,
 		.kernel = &vm->config.kernel,
 		.initrd = &vm->config.initrd,
+		.module = vm->config.module,
+		.modules = vm->config.modules,
 		.cmdline = vm->config.append,
 		.rsdp = firmware_leave_behind(&vm->board),
 		.error = error,
@@ -382,6 +384,8 @@ static bool boot(struct vm *vm, struct vm_error *error)
 		return false;
 	release(&vm->config.kernel);
 	release(&vm->config.initrd);
+	for (unsigned i = 0; i < vm->config.modules; i++)
+		release(&vm->config.module[i].file);
 	for (unsigned i = 0; i < vm->config.cpus; i++)
 		vm->config.engine->reset(vm->cpu[i].vcpu);
 	vm->config.engine->set_state(vm->cpu[0].vcpu, &b.state);
@@ -463,6 +467,8 @@ bool vm_check(const struct vm_config *config, struct vm_error *error)
 		.mem = &mem,
 		.kernel = &config->kernel,
 		.initrd = &config->initrd,
+		.module = config->module,
+		.modules = config->modules,
 		.cmdline = config->append,
 		.error = error,
 	};

@@ -25,6 +25,14 @@ struct vm_file {
 	bool mapped; /* from a file, page by page: what is read again need not stay in memory */
 };
 
+/* What a Multiboot or PVH kernel gets besides itself, in this order behind the initrd. */
+struct vm_module {
+	struct vm_file file;
+	const char *text; /* its command line without the file's name */
+};
+
+enum { VM_MAX_MODULES = 16 };
+
 struct vm_config {
 	const struct engine_ops *engine; /* probed by the caller */
 	u64 memory;                      /* bytes of guest RAM; any value, checked by vm_create() */
@@ -32,6 +40,8 @@ struct vm_config {
 	enum nested_choice nested;
 	struct translation_config translation;
 	struct vm_file kernel, initrd;
+	struct vm_module module[VM_MAX_MODULES];
+	unsigned modules;
 	const char *append;  /* kernel command line; NULL: empty */
 	int serial_out;      /* COM1's output, byte for byte; -1: dropped */
 	int serial_in;       /* COM1's input, read when readable; -1: none */

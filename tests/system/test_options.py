@@ -31,7 +31,7 @@ def test_help_of_run_names_every_option_and_shows_examples():
     expect(result.status == 0 and result.err == "", result)
     for option in ("engine", "interpret", "translate", "translate-after", "check-translation",
                    "translation-memory", "host-features", "dump-block", "perf-map", "cpus",
-                   "memory", "nested", "kernel", "initrd", "append", "firmware", "disk", "nic", "serial", "debug-exit", "test-devices", "timeout", "trace", "stats", "no-sandbox"):
+                   "memory", "nested", "kernel", "initrd", "module", "append", "firmware", "disk", "nic", "serial", "debug-exit", "test-devices", "timeout", "trace", "stats", "no-sandbox"):
         expect(f"  --{option}".encode() in result.out, f"--{option} is missing\n{result}")
     expect(b"Examples:" in result.out and b"Trace channels" in result.out, result)
 
@@ -223,6 +223,18 @@ def test_nothing_to_boot_is_refused():
 
 def test_initrd_without_kernel_is_refused():
     refused("--initrd", KERNEL, pattern="--initrd without --kernel")
+
+
+def test_module_without_kernel_is_refused():
+    refused("--module", KERNEL, pattern="--module without --kernel")
+
+
+def test_missing_module_is_not_found():
+    refused("--kernel", KERNEL, "--module", absent() + " its words", status=3, pattern="--module .*absent: No such file")
+
+
+def test_module_may_be_given_again_but_not_for_ever():
+    refused("--kernel", KERNEL, *["--module", KERNEL] * 17, pattern="--module: at most 16")
 
 
 def test_append_without_kernel_is_refused():

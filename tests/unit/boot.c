@@ -374,6 +374,88 @@ static void multiboot_elf_gets_its_information(struct fixture *f, gconstpointer 
 	g_assert_cmpstr(text, ==, "Strata");
 }
 
+/* Two modules behind the initrd, the first with words. */
+static void add_modules(struct fixture *f, struct vm_module module[2])
+{
+	static const u8 initrd[100] = { 1 }, first[5000] = { 2 }, second[4096] = { 3 };
+	f->initrd = (struct vm_file){ .name = "initrd", .data = initrd, .size = sizeof initrd };
+	module[0] = (struct vm_module){ { .name = "dir/linux", .data = first, .size = sizeof first }, "a b" };
+	module[1] = (struct vm_module){ { .name = "ramdisk", .data = second, .size = sizeof second }, "" };
+	f->boot.module = module;
+	f->boot.modules = 2;
+}
+
+static void assert_module(struct fixture *f, const struct vm_file *file, gpa_t start)
+{
+	g_assert_cmphex(start % 4096, ==, 0);
+	g_assert_cmpmem(mem_host(&f->mem, start, file->size), file->size, file->data, file->size);
+}
+
+static void multiboot_modules_come_in_order_with_their_words(struct fixture *f, gconstpointer unused)
+{
+	static const char *const strings[] = { "initrd", "linux a b", "ramdisk" };
+	struct vm_module module[2];
+	char text[32];
+	f->kernel.size = image_elf32(f->image);
+	image_add_multiboot_header(f->image, TEXT_AT, 0);
+	add_modules(f, module);
+	assert_loads(f);
+	gpa_t info = f->boot.state.gpr[RBX], end = 0;
+	g_assert_cmpuint(guest(f, info + 20, 4), ==, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		gpa_t m = guest(f, info + 24, 4) + 16 * i, start = guest(f, m, 4);
+		const struct vm_file *file = i ? &module[i - 1].file : &f->initrd;
+		assert_module(f, file, start);
+		g_assert_cmpuint(guest(f, m + 4, 4) - start, ==, file->size);
+		g_assert_cmphex(start, >=, end);
+		end = guest(f, m + 4, 4);
+		guest_string(f, guest(f, m + 8, 4), text, sizeof text);
+		g_assert_cmpstr(text, ==, strings[i]);
+	}
+}
+
+static void pvh_modules_come_in_order_with_their_words(struct fixture *f, gconstpointer unused)
+{
+	struct vm_module module[2];
+	char text[32];
+	f->kernel.size = image_elf32(f->image);
+	image_add_pvh_note(f->image, 0x200010);
+	add_modules(f, module);
+	assert_loads(f);
+	gpa_t info = f->boot.state.gpr[RBX];
+	g_assert_cmpuint(guest(f, info + 12, 4), ==, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		gpa_t m = guest(f, info + 16, 8) + 32 * i;
+		const struct vm_file *file = i ? &module[i - 1].file : &f->initrd;
+		assert_module(f, file, guest(f, m, 8));
+		g_assert_cmpuint(guest(f, m + 8, 8), ==, file->size);
+		if (i == 1) {
+			guest_string(f, guest(f, m + 16, 8), text, sizeof text);
+			g_assert_cmpstr(text, ==, "a b");
+		} else {
+			g_assert_cmphex(guest(f, m + 16, 8), ==, 0);
+		}
+	}
+}
+
+static void modules_for_a_kernel_that_takes_none_are_refused(struct fixture *f, gconstpointer unused)
+{
+	struct vm_module module[2];
+	f->kernel.size = image_bzimage(f->image);
+	add_modules(f, module);
+	assert_fails(f, "takes no modules");
+}
+
+static void a_module_that_does_not_fit_is_refused(struct fixture *f, gconstpointer unused)
+{
+	struct vm_module module[2];
+	f->kernel.size = image_elf32(f->image);
+	image_add_multiboot_header(f->image, TEXT_AT, 0);
+	add_modules(f, module);
+	module[1].file.size = MEMORY;
+	assert_fails(f, "module ramdisk");
+}
+
 static void multiboot_without_arguments_is_named_only(struct fixture *f, gconstpointer unused)
 {
 	char text[32];
@@ -484,6 +566,10 @@ int main(int argc, char **argv)
 	ADD("/boot/bad-elf-files-are-refused", bad_elf_files_are_refused);
 	ADD("/boot/a-64-bit-segment-may-not-wrap", a_64_bit_segment_may_not_wrap);
 	ADD("/boot/multiboot-elf-gets-its-information", multiboot_elf_gets_its_information);
+	ADD("/boot/multiboot-modules-come-in-order-with-their-words", multiboot_modules_come_in_order_with_their_words);
+	ADD("/boot/pvh-modules-come-in-order-with-their-words", pvh_modules_come_in_order_with_their_words);
+	ADD("/boot/modules-for-a-kernel-that-takes-none-are-refused", modules_for_a_kernel_that_takes_none_are_refused);
+	ADD("/boot/a-module-that-does-not-fit-is-refused", a_module_that_does_not_fit_is_refused);
 	ADD("/boot/multiboot-without-arguments-is-named-only", multiboot_without_arguments_is_named_only);
 	ADD("/boot/multiboot-addresses-in-the-header-are-followed", multiboot_addresses_in_the_header_are_followed);
 	ADD("/boot/bad-multiboot-headers-are-refused", bad_multiboot_headers_are_refused);
