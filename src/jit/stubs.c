@@ -10,7 +10,11 @@ const u8 host_register[GPR_COUNT] = {
 	[R12] = 12,       [R13] = 13,       [R14] = HOST_R8,  [R15] = HOST_NONE,
 };
 
-enum { STUBS_MAX = 8192 };
+enum {
+	STUBS_MAX = 8192,
+	NO_RETURN = 1,         /* mapped, yet odd things jump there: but no CALL is so short that it pushes it */
+	CALLS_BYTES = 64 << 10 /* 16 for each open call */
+};
 
 /* Pushed by `enter`, besides 8 bytes that align the stack. */
 static const u8 saved[] = { HOST_RBX, HOST_RBP, 12, 13, 14, 15 };
@@ -53,14 +57,22 @@ static void make_enter(struct emit *e)
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_mov(e, HOST_CPU, HOST_RDI);
 	emit_mov(e, HOST_T0, HOST_RSI);
+	/* Where an open call would have its return addresses, host's and guest's: one that no RET finds. */
+	emit_mov_imm(e, HOST_T1, NO_RETURN);
+	emit_push(e, HOST_T1);
+	emit_push(e, HOST_T1);
+	emit_store(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
+	emit_lea(e, HOST_T1, HOST_RSP, -CALLS_BYTES);
+	emit_store(e, HOST_T1, HOST_CPU, CPU_FIELD(jit_stack_limit));
 	emit_load_guest(e);
 	emit_rr(e, (struct opcode){ .byte = 0xff }, 4, HOST_T0);
 }
 
-/* Back to the caller of enter(); RAX is set. */
+/* Back to the caller of enter(), whatever calls are open; RAX is set. */
 static void make_return(struct emit *e)
 {
-	emit_alu_imm(e, 0, true, HOST_RSP, 8);
+	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
+	emit_alu_imm(e, 0, true, HOST_RSP, 8 + 16);
 	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
 		emit_pop(e, saved[i]);
 	emit8(e, 0xc3);
@@ -219,7 +231,6 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_alu_imm(&e, 0, true, HOST_RSP, 8);
 	emit8(&e, 0xc3);
 	emit_patch(&e, dropped, e.at);
-	emit_alu_imm(&e, 0, true, HOST_RSP, 16);
 	emit_jmp(&e, leave_no_link);
 
 	jit->stub_fill = e.at;

@@ -299,8 +299,8 @@ static void emit_leave(struct translation *t, const struct jit_link *link)
 	emit_jmp(&t->e, t->jit->stub_leave);
 }
 
-/* To `offset` in this page, by a jump that jit_bind() makes direct. */
-static void emit_link(struct translation *t, i64 offset)
+/* To `offset` in this page, by a jump, or call, that jit.c makes direct. */
+static void emit_link(struct translation *t, i64 offset, bool call)
 {
 	struct jit *jit = t->jit;
 	const struct block *block = t->trace->block[0];
@@ -311,7 +311,7 @@ static void emit_link(struct translation *t, i64 offset)
 		.ram_offset = (block->ram_offset & PAGE_MASK) + (u64)offset,
 		.mode_key = block->mode_key,
 	};
-	struct cold *c = add_cold(t, emit_jmp(&t->e, NULL));
+	struct cold *c = add_cold(t, call ? emit_call(&t->e, NULL) : emit_jmp(&t->e, NULL));
 	c->kind = COLD_UNLINKED;
 	c->offset = offset;
 	c->link = link;
@@ -330,27 +330,27 @@ static void emit_canonical(struct translation *t, const struct plan *p)
 	emit_handler_if(t, p, COND_A);
 }
 
-static void emit_miss(struct translation *t, const struct plan *p, bool handler)
+static void emit_miss(struct translation *t, const struct plan *p, unsigned executed)
 {
-	if (handler) {
+	if (p) {
 		emit_handler_if(t, p, COND_NZ);
 	} else {
 		struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
 		c->kind = COLD_FAR_MISS;
-		c->executed = executed(t, p);
+		c->executed = executed;
 	}
 }
 
 /*
- * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `handler`: a miss is for the handler
- * of `p`, which does the whole branch; else it leaves with RIP = T0. Uses T2.
+ * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `p`: a miss is for its handler, which
+ * does the whole branch; NULL: it leaves with RIP = T0, and `executed` instructions to count. Uses T2.
  */
-static void emit_lookup(struct translation *t, const struct plan *p, bool handler)
+static void emit_lookup(struct translation *t, const struct plan *p, unsigned executed)
 {
 	struct emit *e = &t->e;
 
 	if (!t->chain) {
-		if (handler)
+		if (p)
 			emit_canonical(t, p);
 		return;
 	}
@@ -363,25 +363,35 @@ static void emit_lookup(struct translation *t, const struct plan *p, bool handle
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(blocks));
 	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T2, HOST_T1, 3, 0);
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, linear));
-	emit_miss(t, p, handler);
+	emit_miss(t, p, executed);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, stamp));
-	emit_miss(t, p, handler);
+	emit_miss(t, p, executed);
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jump_entry, block));
+}
+
+/* Linear address T0 is where the CPU is from now on. */
+static void emit_enter_page(struct translation *t)
+{
+	emit_alu_imm(&t->e, 4, true, HOST_T0, -(i32)PAGE_SIZE);
+	emit_store(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+}
+
+static void emit_enter_far(struct translation *t)
+{
+	emit_enter_page(t);
+	emit_enter_block(t);
 }
 
 /* After emit_lookup(): enters the block T1, whose address is T0, behind instruction `p`. */
 static void emit_go_far(struct translation *t, const struct plan *p)
 {
-	struct emit *e = &t->e;
 	emit_count(t, executed(t, p));
 	if (!t->chain) {
 		emit_leave(t, NULL);
 		return;
 	}
-	emit_alu_imm(e, 4, true, HOST_T0, -(i32)PAGE_SIZE);
-	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_enter_block(t);
+	emit_enter_far(t);
 }
 
 /*
@@ -393,13 +403,13 @@ static void emit_exit(struct translation *t, const struct plan *p, bool taken, i
 	give_up_host_flags(t, true);
 	if (offset < 0 || offset >= (i64)PAGE_SIZE) {
 		emit_page_address(t, HOST_T0, offset);
-		emit_lookup(t, p, taken);
+		emit_lookup(t, taken ? p : NULL, executed(t, p));
 		emit_go_far(t, p);
 		return;
 	}
 	emit_count(t, executed(t, p));
 	if (t->chain) {
-		emit_link(t, offset);
+		emit_link(t, offset, false);
 		return;
 	}
 	emit_page_address(t, HOST_T0, offset);
@@ -484,8 +494,38 @@ static void translate_jmp(struct translation *t, const struct plan *p)
 	}
 	give_up_host_flags(t, true);
 	emit_pointer(t, p);
-	emit_lookup(t, p, true);
+	emit_lookup(t, p, 0);
 	emit_go_far(t, p);
+}
+
+/*
+ * A CALL is a call of the host's, so that the host predicts its return. Above the host's return address lies the
+ * guest's; RET compares it with what is on the guest's stack, and if they are the same returns to behind the call, from
+ * where a link leads on. T2 = the guest's return address.
+ */
+static void emit_open_call(struct translation *t)
+{
+	struct emit *e = &t->e;
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RSP, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_stack_limit));
+	struct cold *c = add_cold(t, emit_jcc(e, COND_B, NULL));
+	c->kind = COLD_TOO_DEEP;
+	c->back = e->at;
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T2);
+}
+
+/* Where RET leads: T0 = the guest's return address. */
+static void emit_landing(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	i64 offset = next_offset(p);
+	emit_lea(e, HOST_RSP, HOST_RSP, 8);
+	if (offset >= (i64)PAGE_SIZE) {
+		emit_lookup(t, NULL, 0);
+		emit_enter_far(t);
+		return;
+	}
+	emit_enter_page(t);
+	emit_link(t, offset, false);
 }
 
 static void translate_call(struct translation *t, const struct plan *p)
@@ -506,20 +546,56 @@ static void translate_call(struct translation *t, const struct plan *p)
 	emit_page_address(t, HOST_T2, next_offset(p));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
-	if (near) {
-		emit_exit(t, p, true, target);
+	if (!t->chain) {
+		if (near)
+			emit_page_address(t, HOST_T0, target);
+		else
+			emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+		emit_go_far(t, p);
 		return;
 	}
-	emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-	emit_lookup(t, p, false);
-	emit_go_far(t, p);
+	if (near) {
+		emit_count(t, executed(t, p));
+		emit_open_call(t);
+		emit_link(t, target, true);
+	} else {
+		emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+		emit_lookup(t, NULL, executed(t, p));
+		emit_count(t, executed(t, p));
+		emit_page_address(t, HOST_T2, next_offset(p));
+		emit_open_call(t);
+		emit_enter_page(t);
+		emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 2, HOST_T1, HOST_NONE, 0,
+			offsetof(struct block, entry));
+	}
+	emit_landing(t, p);
 }
 
 static void translate_ret(struct translation *t, const struct plan *p)
 {
+	struct emit *e = &t->e;
 	give_up_host_flags(t, true);
 	emit_load_place(t, HOST_T0, emit_stack(t, p, host_register[RSP], 0, false));
-	emit_lookup(t, p, true);
+	if (!t->chain) {
+		emit_canonical(t, p);
+		emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
+		emit_go_far(t, p);
+		return;
+	}
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_RSP, HOST_NONE, 0, 8);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+	c->kind = COLD_ODD_RETURN;
+	c->plan = p;
+	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
+	emit_count(t, executed(t, p));
+	emit8(e, 0xc3);
+}
+
+/* The guest returns to somewhere else than behind the last open call: all are forgotten. */
+static void emit_odd_return(struct translation *t, const struct plan *p)
+{
+	emit_load(&t->e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
+	emit_lookup(t, p, 0);
 	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
 	emit_go_far(t, p);
 }
@@ -559,12 +635,20 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_page_address(t, HOST_T0, c->offset);
 		emit_leave(t, c->link);
 		break;
+	case COLD_TOO_DEEP:
+		emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
+		emit_jmp(e, c->back);
+		break;
+	case COLD_ODD_RETURN:
+		emit_odd_return(t, c->plan);
+		break;
 	case COLD_ATTENTION:
 		emit_page_address(t, HOST_T0, t->plan->offset);
 		emit_leave(t, NULL);
 		break;
 	case COLD_FAR_MISS:
-		emit_count(t, c->executed);
+		if (c->executed)
+			emit_count(t, c->executed);
 		emit_leave(t, NULL);
 		break;
 	case COLD_VECTORS:

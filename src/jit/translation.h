@@ -11,12 +11,22 @@ enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
 
 /* A jump to a cold piece of code behind the trace. */
 struct cold {
-	enum { COLD_HANDLER, COLD_FILL, COLD_EXIT, COLD_UNLINKED, COLD_ATTENTION, COLD_FAR_MISS, COLD_VECTORS } kind;
+	enum {
+		COLD_HANDLER,
+		COLD_FILL,
+		COLD_TOO_DEEP,
+		COLD_ODD_RETURN,
+		COLD_EXIT,
+		COLD_UNLINKED,
+		COLD_ATTENTION,
+		COLD_FAR_MISS,
+		COLD_VECTORS
+	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
 	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
 	u8 vectors;            /* COLD_HANDLER, COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;        /* COLD_FILL: where to go on with the entry that was found */
+	const u8 *back;        /* COLD_FILL, COLD_TOO_DEEP: where to go on */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	bool taken;            /* COLD_EXIT: by a branch */

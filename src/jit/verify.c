@@ -108,8 +108,11 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_XCHG:
 	case ZYDIS_MNEMONIC_XOR:
 		return true;
+	case ZYDIS_MNEMONIC_PUSH: /* of T2: the guest's return address */
+		return zi->opcode == (0x50 | (HOST_T2 & 7)) && zi->raw.rex.B;
 	case ZYDIS_MNEMONIC_JMP:
 	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_RET:
 		return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
 	default:
 		return is_reencoded(zi) || zi->meta.category == ZYDIS_CATEGORY_COND_BR ||
@@ -138,14 +141,16 @@ static bool is_bit_string(const ZydisDecodedInstruction *zi)
 	return zi->opcode_map == ZYDIS_OPCODE_MAP_0F && number_in_register && zi->raw.modrm.mod != 3;
 }
 
-/* Jumps stay in this code or go to a stub; those through memory only to a block's entry. */
+/* Jumps and calls stay in this code or go to a stub; those through memory only to a block's entry. */
 static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction *zi, const u8 *next, const u8 *code,
 			    size_t size)
 {
 	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
 		return true;
+	if (zi->mnemonic == ZYDIS_MNEMONIC_RET)
+		return zi->opcode == 0xc3;
 	if (!zi->raw.imm[0].is_relative)
-		return zi->mnemonic == ZYDIS_MNEMONIC_JMP && zi->raw.modrm.mod != 3;
+		return zi->raw.modrm.mod != 3;
 	const u8 *target = next + (i64)zi->raw.imm[0].value.s;
 	return (target >= code && target < code + size) ||
 	       (target >= jit->writable && target < jit->writable + jit->stubs_end);
@@ -165,8 +170,10 @@ static bool is_memory_right(const ZydisDecodedInstruction *zi)
 	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | b << 3;
 	unsigned index = sib ? zi->raw.sib.index | x << 3 : HOST_RSP;
 	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
+	if (base == HOST_RSP) /* an open call's return address */
+		return index == HOST_RSP && zi->mnemonic == ZYDIS_MNEMONIC_CMP && zi->raw.disp.value == 8;
 	if (index != HOST_RSP) /* a guest's register and its page's addend */
-		return index == HOST_T1 && zi->raw.sib.scale == 0 && !no_base && base != HOST_RSP && base != HOST_CPU;
+		return index == HOST_T1 && zi->raw.sib.scale == 0 && !no_base && base != HOST_CPU;
 	return !no_base && (base == HOST_CPU || base == HOST_T0 || base == HOST_T1 || base == HOST_T2);
 }
 

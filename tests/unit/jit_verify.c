@@ -26,6 +26,11 @@ static void plain_code_passes(void)
 	g_assert_true(verify(BYTES(0xf0, 0x41, 0x0f, 0xb1, 0x09))); /* lock cmpxchg [r9], ecx */
 	g_assert_true(verify(BYTES(0x41, 0xff, 0x62, 0x30)));       /* jmp [r10 + 30h] */
 	g_assert_true(verify(BYTES(0x48, 0x8d, 0x04, 0x9b)));       /* lea rax, [rbx + rbx * 4] */
+	g_assert_true(verify(BYTES(0x4b, 0x8b, 0x44, 0x16, 0x08))); /* mov rax, [r14 + r10 + 8]: a shared check */
+	g_assert_true(verify(BYTES(0x41, 0x53)));                   /* push r11 */
+	g_assert_true(verify(BYTES(0x41, 0xff, 0x52, 0x30)));       /* call [r10 + 30h] */
+	g_assert_true(verify(BYTES(0x4c, 0x3b, 0x4c, 0x24, 0x08))); /* cmp r9, [rsp + 8] */
+	g_assert_true(verify(BYTES(0xc3)));                         /* ret */
 }
 
 static void system_instructions_are_refused(void)
@@ -65,6 +70,11 @@ static void unchecked_memory_is_refused(void)
 	g_assert_false(verify(BYTES(0x48, 0x8b, 0x03)));             /* mov rax, [rbx] */
 	g_assert_false(verify(BYTES(0x49, 0x8b, 0x04, 0x19)));       /* mov rax, [r9 + rbx] */
 	g_assert_false(verify(BYTES(0x48, 0x8b, 0x04, 0x24)));       /* mov rax, [rsp] */
+	g_assert_false(verify(BYTES(0x48, 0x8b, 0x44, 0x24, 8)));    /* mov rax, [rsp + 8] */
+	g_assert_false(verify(BYTES(0x4c, 0x3b, 0x4c, 0x24, 0x10))); /* cmp r9, [rsp + 10h] */
+	g_assert_false(verify(BYTES(0x4b, 0x8b, 0x04, 0x56)));       /* mov rax, [r14 + r10 * 2] */
+	g_assert_false(verify(BYTES(0x4b, 0x8b, 0x04, 0x17)));       /* mov rax, [r15 + r10] */
+	g_assert_false(verify(BYTES(0x4a, 0x8b, 0x04, 0x14)));       /* mov rax, [rsp + r10] */
 	g_assert_false(verify(BYTES(0x48, 0x8b, 0x05, 0, 0, 0, 0))); /* mov rax, [rip] */
 	g_assert_false(verify(BYTES(0x8b, 0x04, 0x25, 0, 0, 0, 0))); /* mov eax, [0] */
 	g_assert_false(verify(BYTES(0x65, 0x49, 0x8b, 0x01)));       /* mov rax, gs:[r9] */
@@ -118,12 +128,12 @@ static void other_vector_state_is_refused(void)
 
 static void jumps_elsewhere_are_refused(void)
 {
-	g_assert_true(verify(BYTES(0x74, 0x00, 0x90)));        /* jz to the nop */
-	g_assert_false(verify(BYTES(0x74, 0x10)));             /* jz to what is not there */
-	g_assert_false(verify(BYTES(0xe9, 0, 0, 0, 0x40)));    /* jmp far away */
-	g_assert_false(verify(BYTES(0xff, 0xe0)));             /* jmp rax */
-	g_assert_false(verify(BYTES(0x41, 0xff, 0x52, 0x30))); /* call [r10 + 30h] */
-	g_assert_false(verify(BYTES(0xc3)));                   /* ret */
+	g_assert_true(verify(BYTES(0x74, 0x00, 0x90)));     /* jz to the nop */
+	g_assert_false(verify(BYTES(0x74, 0x10)));          /* jz to what is not there */
+	g_assert_false(verify(BYTES(0xe9, 0, 0, 0, 0x40))); /* jmp far away */
+	g_assert_false(verify(BYTES(0xff, 0xe0)));          /* jmp rax */
+	g_assert_false(verify(BYTES(0x41, 0xff, 0xd2)));    /* call r10 */
+	g_assert_false(verify(BYTES(0xc2, 0x08, 0x00)));    /* ret 8 */
 }
 
 static void bytes_cut_short_are_refused(void)
