@@ -13,6 +13,7 @@ bench_run bench_sort, bench_hash, bench_lz, bench_interpreter, bench_matrix, ben
 bench_run bench_chase, bench_store, bench_memcpy, bench_rep_movsb, bench_vector;
 bench_run bench_getppid, bench_page_fault, bench_fork_exit, bench_fork_exec, bench_pipe, bench_switch;
 bench_run bench_cpuid, bench_port;
+bench_run bench_gzip, bench_openssl, bench_sqlite3, bench_compile;
 
 /* xorshift64: cheap, the same everywhere. The state must not be 0. */
 static inline uint64_t bench_random(uint64_t *state)

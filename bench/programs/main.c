@@ -4,7 +4,8 @@
  *	bench --list		"NAME KIND N" for each program; N takes roughly 50 ms on a host of 2023
  *	bench NAME N [ROUNDS]	"bench: NAME NANOSECONDS CHECKSUM" for each round
  *
- * Kinds: whole (counts in the geometric mean), part (one feature of a machine), guest (makes sense in guests only).
+ * Kinds: whole (counts in the geometric mean), part (one feature of a machine), guest (makes sense in guests only),
+ * package (a program of a Debian package).
  */
 #include "bench.h"
 
@@ -44,6 +45,10 @@ static const struct program {
 	{ "switch", "part", bench_switch, 10000 },
 	{ "cpuid", "part", bench_cpuid, 5000 },
 	{ "port", "guest", bench_port, 5000 },
+	{ "gzip", "package", bench_gzip, 2 },
+	{ "openssl", "package", bench_openssl, 40 },
+	{ "sqlite3", "package", bench_sqlite3, 8 },
+	{ "compile", "package", bench_compile, 4 },
 };
 
 #define COUNT (sizeof(programs) / sizeof(programs[0]))
