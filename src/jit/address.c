@@ -161,7 +161,8 @@ static void emit_addend(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	if (!p->leads) {
-		emit_load(e, HOST_T1, HOST_CPU, slot_offset(p));
+		if (t->held != p->group)
+			emit_load(e, HOST_T1, HOST_CPU, slot_offset(p));
 		return;
 	}
 	emit_lead_check(t, p);

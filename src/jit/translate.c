@@ -143,6 +143,17 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 		o->host = temporary;
 }
 
+/* Does a general register of the guest that it names live in a temporary meanwhile? */
+static bool uses_temporary(const struct plan *p)
+{
+	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
+		const ZydisDecodedOperand *op = &p->op[i];
+		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && host_register[jit_gpr_number(op)] == HOST_NONE)
+			return true;
+	}
+	return false;
+}
+
 static void load_operand(struct translation *t, const struct plan *p, const struct operand *o)
 {
 	if (o->op && host_register[o->guest] == HOST_NONE && needs_old(p, o->op))
@@ -184,6 +195,29 @@ void emit_immediates(struct translation *t, const struct plan *p)
 			emit8(&t->e, p->bytes[p->zi.raw.imm[i].offset + n]);
 }
 
+/*
+ * May the instruction use a guest register where it lives in memory, instead of ModRM.rm's register? Not where that
+ * would leave bits 63..32 alone, or where memory means more than a register does.
+ */
+static bool fits_in_memory(const struct plan *p, const struct operand *rm)
+{
+	bool written = rm->op && rm->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	if (p->memory || !rm->op || host_register[rm->guest] != HOST_NONE || (written && rm->op->size == 32))
+		return false;
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_XCHG: /* a lock */
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_BT: /* a string of bits */
+	case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTS:
+		return false;
+	default:
+		return true;
+	}
+}
+
 static void translate_copy(struct translation *t, const struct plan *p)
 {
 	struct operand reg, rm, low;
@@ -195,18 +229,22 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->memory ? HOST_T2 : HOST_T1, &reg);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T2, &rm);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_OPCODE, HOST_T1, &low);
+	bool in_memory = fits_in_memory(p, &rm);
 	/* One register twice is one temporary. */
 	if (reg.op && rm.op && reg.guest == rm.guest)
 		rm.host = reg.host;
 	load_operand(t, p, &reg);
-	load_operand(t, p, &rm);
+	if (!in_memory)
+		load_operand(t, p, &rm);
 	load_operand(t, p, &low);
 	struct opcode op = copied_opcode(p);
-	op.byte_registers = needs_rex(&reg) || needs_rex(&rm) || needs_rex(&low);
+	op.byte_registers = needs_rex(&reg) || (!in_memory && needs_rex(&rm)) || needs_rex(&low);
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
 		if (p->memory)
 			emit_rm(&t->e, op, r, m.base, m.index, 0, m.disp);
+		else if (in_memory)
+			emit_rm(&t->e, op, r, HOST_CPU, HOST_NONE, 0, guest_offset(rm.guest));
 		else
 			emit_rr(&t->e, op, r, encoded(&rm));
 	} else {
@@ -218,7 +256,8 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	if (p->writes_flags)
 		t->flags = IN_HOST;
 	store_operand(t, &reg);
-	store_operand(t, &rm);
+	if (!in_memory)
+		store_operand(t, &rm);
 	store_operand(t, &low);
 }
 
@@ -541,6 +580,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 			emit_pointer(t, p);
 		emit_canonical(t, p);
 		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+		t->held = 0; /* all this used T1 */
 	}
 	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
 	emit_page_address(t, HOST_T2, next_offset(p));
@@ -672,6 +712,31 @@ static void translate_handler(struct translation *t, const struct plan *p)
 	}
 }
 
+/* Which group's addend T1 has behind the instruction. */
+static u8 held_behind(const struct translation *t, const struct plan *p)
+{
+	bool operand = p->insn->flags & INSN_MEM;
+	switch (p->kind) {
+	case PLAN_PUSH:
+	case PLAN_POP:
+	case PLAN_LEAVE:
+		return p->group;
+	case PLAN_COPY:
+		/* With an index the address takes T1 first, without memory a register may. */
+		if (p->memory)
+			return p->insn->index == REG_ZERO ? p->group : 0;
+		return uses_temporary(p) ? 0 : t->held;
+	case PLAN_LEA:
+		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? t->held : 0;
+	case PLAN_NOTHING:
+		return t->held;
+	case PLAN_JCC:
+		return t->held; /* as long as the trace goes on */
+	default:
+		return 0;
+	}
+}
+
 static void translate_instruction(struct translation *t, const struct plan *p)
 {
 	unsigned colds = t->colds;
@@ -750,6 +815,7 @@ static void translate_trace(struct translation *t)
 	for (unsigned i = 0; i < t->count; i++) {
 		t->jit->made.at[i] = t->e.at;
 		translate_instruction(t, &t->plan[i]);
+		t->held = held_behind(t, &t->plan[i]);
 	}
 	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)

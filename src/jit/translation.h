@@ -47,6 +47,7 @@ struct translation {
 	const u8 *start; /* of the code, where a loop goes back to */
 	struct emit e;
 	enum flags_place flags;
+	u8 held; /* the group whose addend T1 has; 0: none */
 	struct cold cold[COLD_MAX];
 	unsigned colds;
 	bool refused; /* something came out that was not meant */
