@@ -21,4 +21,13 @@ struct counters {
 	u64 handler[COUNTERS_HANDLERS];
 };
 
+static inline void counters_add(struct counters *sum, const struct counters *one)
+{
+#define X(name, text) sum->name += one->name;
+#include "base/counters.def"
+#undef X
+	for (unsigned i = 0; i < COUNTERS_EXIT_REASONS; i++)
+		sum->exit_reason[i] += one->exit_reason[i];
+}
+
 #endif

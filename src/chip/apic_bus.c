@@ -104,7 +104,10 @@ static struct lapic *current_lapic(struct apic_bus *bus)
 static u64 page_read(void *device, u64 offset, unsigned size)
 {
 	struct lapic *lapic = current_lapic(device);
-	return lapic ? lapic_page_read(lapic, (u32)offset, size) : 0;
+	/* Nobody answers a CPU whose APIC is off or in x2APIC mode. */
+	if (!lapic || !lapic->enabled || lapic->x2apic)
+		return ~0ULL;
+	return lapic_page_read(lapic, (u32)offset, size);
 }
 
 static void page_write(void *device, u64 offset, unsigned size, u64 value)

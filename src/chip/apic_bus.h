@@ -53,7 +53,7 @@ struct apic_bus {
 	void *extint_opaque;
 	/*
 	 * Whose registers a memory access to the APIC page means: the local APIC of the CPU that does the access. NULL:
-	 * CPU 0's. For several CPUs the board sets it (a thread knows which CPU it runs).
+	 * CPU 0's. The engine sets it, whose threads run the CPUs.
 	 */
 	struct lapic *(*current)(void *opaque);
 	void *current_opaque;

@@ -150,14 +150,29 @@ static int open_outputs(struct run *run)
 
 /* --- The end --- */
 
+/* Of all CPUs together; false if the engine counts nothing. */
+static bool sum_counters(const struct run *run, const struct vm *vm, struct counters *sum)
+{
+	*sum = (struct counters){ 0 };
+	for (unsigned i = 0; i < run->config.cpus; i++) {
+		const struct counters *one = vm_counters(vm, i);
+		if (!one)
+			return false;
+		counters_add(sum, one);
+	}
+	return true;
+}
+
 static void print_stats(const struct run *run, const struct vm *vm, const struct vm_result *result)
 {
+	struct counters sum;
+	bool counted = sum_counters(run, vm, &sum);
 	struct stats stats = {
 		.engine = run->config.engine->name,
 		.status = run->status,
 		.run_ns = result->run_ns,
 		.resets = result->resets,
-		.counters = vm_counters(vm, 0),
+		.counters = counted ? &sum : NULL,
 	};
 	if (run->options.stats == STATS_TABLE)
 		stats_print_table(run->stats_file, &stats);

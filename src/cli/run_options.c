@@ -138,7 +138,7 @@ static int take_cpus(void *target, const char *value)
 	if (!option_number(value, UINT32_MAX, &cpus) || cpus == 0)
 		return cli_fail(CLI_USAGE, "run: --cpus %s: that is no number of CPUs", value);
 	if (cpus > VM_MAX_CPUS)
-		return cli_fail(CLI_USAGE, "run: --cpus %s: more than one CPU is not supported yet", value);
+		return cli_fail(CLI_USAGE, "run: --cpus %s: a machine has at most %d", value, VM_MAX_CPUS);
 	((struct run_options *)target)->cpus = (unsigned)cpus;
 	return 0;
 }
@@ -327,7 +327,7 @@ static const struct option_row rows[] = {
 	  take_dump_block },
 	{ "perf-map", OPTION_OPTIONAL, "PATH",
 	  "tell Linux' perf which guest code each translation is;\n/tmp/perf-PID.map unless given", take_perf_map },
-	{ "cpus", OPTION_VALUE, "N", "virtual CPUs; 1 for now", take_cpus },
+	{ "cpus", OPTION_VALUE, "N", "virtual CPUs, up to 64; 1 if not given", take_cpus },
 	{ "memory", OPTION_VALUE, "SIZE",
 	  "guest RAM: MiB, or with K, M, G, T; 512M unless given,\nor half of the host's", take_memory },
 	{ "nested", OPTION_VALUE, "none|vt-x|amd-v", "virtualization extensions the guest gets; none unless given",

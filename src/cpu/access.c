@@ -146,25 +146,30 @@ static void span_translate(struct cpu *cpu, struct span *s, u64 linear, unsigned
 		note_breakpoints(cpu, linear, size, access);
 }
 
-/* Of the sizes that are one access on any bus the copy must be one too: another CPU may look. */
-static void copy_bytes(void *to, const void *from, unsigned size)
+/* Guest memory to and from a buffer: sizes that are one access on any bus are one here, as another CPU may look. */
+static void copy_in(void *to, const u8 *guest, unsigned size)
 {
 	switch (size) {
 	case 1:
-		memcpy(to, from, 1);
+		*(u8 *)to = load8(guest);
 		break;
 	case 2:
-		memcpy(to, from, 2);
+		store16(to, load16(guest));
 		break;
 	case 4:
-		memcpy(to, from, 4);
+		store32(to, load32(guest));
 		break;
 	case 8:
-		memcpy(to, from, 8);
+		store64(to, load64(guest));
 		break;
 	default:
-		memcpy(to, from, size);
+		memcpy(to, guest, size);
 	}
+}
+
+static void copy_out(u8 *guest, const void *from, unsigned size)
+{
+	copy_in(guest, from, size);
 }
 
 /* Largest power of two up to 8 that fits: what one device access can carry. */
@@ -203,7 +208,7 @@ static void device_write(struct cpu *cpu, gpa_t gpa, const u8 *buffer, unsigned 
 static void page_read(struct cpu *cpu, const struct mmu_result *page, u8 *buffer, unsigned size)
 {
 	if (likely(!is_device(page)))
-		copy_bytes(buffer, cpu->mem->host + page->ram_offset, size);
+		copy_in(buffer, cpu->mem->host + page->ram_offset, size);
 	else if (page->apic)
 		cpu->hv->apic_read(cpu, page->gpa & (PAGE_SIZE - 1), buffer, size);
 	else
@@ -213,8 +218,10 @@ static void page_read(struct cpu *cpu, const struct mmu_result *page, u8 *buffer
 static void page_write(struct cpu *cpu, const struct mmu_result *page, const u8 *buffer, unsigned size)
 {
 	if (likely(!is_device(page))) {
-		mem_about_to_write(cpu->mem, page->ram_offset, size);
-		copy_bytes(cpu->mem->host + page->ram_offset, buffer, size);
+		bool code = mem_about_to_write(cpu->mem, page->ram_offset, size);
+		copy_out(cpu->mem->host + page->ram_offset, buffer, size);
+		if (unlikely(code))
+			mem_wrote(cpu->mem, page->ram_offset, size);
 	} else if (page->apic) {
 		cpu->hv->apic_write(cpu, page->gpa & (PAGE_SIZE - 1), buffer, size);
 	} else {
@@ -235,7 +242,7 @@ void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum 
 	struct span s;
 	const u8 *hit = class_hit(cpu, linear, size, cls, false);
 	if (hit) {
-		copy_bytes(buffer, hit, size);
+		copy_in(buffer, hit, size);
 		return;
 	}
 	span_translate(cpu, &s, linear, size, MMU_READ, cls);
@@ -249,7 +256,7 @@ void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size
 	struct span s;
 	u8 *hit = class_hit(cpu, linear, size, cls, true);
 	if (hit) {
-		copy_bytes(hit, buffer, size);
+		copy_out(hit, buffer, size);
 		return;
 	}
 	span_translate(cpu, &s, linear, size, MMU_WRITE, cls);
@@ -274,6 +281,20 @@ void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access ac
 		begin_device_access(cpu, next_page(cpu, linear, rest), &next, size - rest, access);
 }
 
+/* The caller writes there, and then calls access_done(). */
+static u8 *host_to_write(struct cpu *cpu, u64 ram_offset, u64 size)
+{
+	if (unlikely(mem_about_to_write(cpu->mem, ram_offset, size)))
+		cpu->code_write = (struct code_write){ ram_offset, (u32)size };
+	return cpu->mem->host + ram_offset;
+}
+
+void access_tell_written(struct cpu *cpu)
+{
+	mem_wrote(cpu->mem, cpu->code_write.ram_offset, cpu->code_write.size);
+	cpu->code_write.size = 0;
+}
+
 u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
 {
 	u8 *hit = access_hit(cpu, cpu->mmu.tlb, linear, size, true);
@@ -283,8 +304,7 @@ u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size)
 	span_translate(cpu, &s, linear, size, MMU_WRITE, cpu->mmu.cls);
 	if (s.first < size || is_device(&s.page))
 		return NULL;
-	mem_about_to_write(cpu->mem, s.page.ram_offset, size);
-	return cpu->mem->host + s.page.ram_offset;
+	return host_to_write(cpu, s.page.ram_offset, size);
 }
 
 u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk)
@@ -299,9 +319,7 @@ u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk
 	/* Element by element where each one is to be checked. */
 	if (is_device(&page) || cpu->mmu.checked)
 		return NULL;
-	if (access == MMU_WRITE)
-		mem_about_to_write(cpu->mem, page.ram_offset, *chunk);
-	return cpu->mem->host + page.ram_offset;
+	return access == MMU_WRITE ? host_to_write(cpu, page.ram_offset, *chunk) : cpu->mem->host + page.ram_offset;
 }
 
 static NORETURN void raise_segment(struct cpu *cpu, unsigned seg)

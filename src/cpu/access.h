@@ -34,6 +34,26 @@ static inline __attribute__((always_inline)) u64 access_linear(struct cpu *cpu, 
 	return cpu->mode == CPU_LONG ? linear : (u32)linear;
 }
 
+/*
+ * Guest memory in this process, one access each: other CPUs and devices may use it at the same time, and the compiler
+ * must neither split an access nor repeat it.
+ */
+#define HOST_ACCESS(bits)                                                                                              \
+	typedef u##bits __attribute__((may_alias, aligned(1))) guest_u##bits;                                          \
+	static inline u##bits load##bits(const u8 *p)                                                                  \
+	{                                                                                                              \
+		return *(const volatile guest_u##bits *)p;                                                             \
+	}                                                                                                              \
+	static inline void store##bits(u8 *p, u##bits v)                                                               \
+	{                                                                                                              \
+		*(volatile guest_u##bits *)p = v;                                                                      \
+	}
+HOST_ACCESS(8)
+HOST_ACCESS(16)
+HOST_ACCESS(32)
+HOST_ACCESS(64)
+#undef HOST_ACCESS
+
 /* Slow paths: any size 1..64, any alignment. In class `cls`. Non-canonical: #GP(0), or #SS(0) if the running insn uses
  * SS. */
 void access_read(struct cpu *cpu, u64 linear, void *buffer, unsigned size, enum mmu_class cls);
@@ -42,17 +62,25 @@ void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size
 void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access access);
 
 /*
- * Host address for a read-modify-write of `size` bytes, if they lie in one page of RAM that may be written and holds no
- * code (tells code_written otherwise); NULL if it must be done by access_read and access_write (devices, page crossing)
- * after access_probe. Throws on faults.
+ * Host address for a read-modify-write of `size` bytes, if they lie in one page of RAM that may be written; NULL if it
+ * must be done by access_read and access_write (devices, page crossing) after access_probe. Throws on faults. After the
+ * write: access_done().
  */
 u8 *access_rmw_pointer(struct cpu *cpu, u64 linear, unsigned size);
 
 /*
  * Host pointer for REP string chunks. *chunk: bytes wanted, then how many of them may be used, at most the page's rest;
- * NULL if they must be accessed one by one. Throws on faults of the first byte.
+ * NULL if they must be accessed one by one. Throws on faults of the first byte. After a write: access_done().
  */
 u8 *access_chunk(struct cpu *cpu, u64 linear, enum mmu_access access, u64 *chunk);
+
+/* The bytes are written: if there was code, all CPUs must know. Throws nothing, and neither may what lies between. */
+void access_tell_written(struct cpu *cpu);
+static inline void access_done(struct cpu *cpu)
+{
+	if (unlikely(cpu->code_write.size))
+		access_tell_written(cpu);
+}
 
 static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64 linear, unsigned size, bool write)
 {
@@ -69,7 +97,7 @@ static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64
 		u##bits v;                                                                                             \
 		const u8 *p = access_hit(cpu, cpu->mmu.tlb, linear, bytes, false);                                     \
 		if (likely(p))                                                                                         \
-			memcpy(&v, p, bytes);                                                                          \
+			v = load##bits(p);                                                                             \
 		else                                                                                                   \
 			access_read(cpu, linear, &v, bytes, cpu->mmu.cls);                                             \
 		return v;                                                                                              \
@@ -78,7 +106,7 @@ static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64
 	{                                                                                                              \
 		u8 *p = access_hit(cpu, cpu->mmu.tlb, linear, bytes, true);                                            \
 		if (likely(p))                                                                                         \
-			memcpy(p, &v, bytes);                                                                          \
+			store##bits(p, v);                                                                             \
 		else                                                                                                   \
 			access_write(cpu, linear, &v, bytes, cpu->mmu.cls);                                            \
 	}                                                                                                              \
@@ -88,7 +116,7 @@ static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64
 		u##bits v;                                                                                             \
 		const u8 *p = access_hit(cpu, cpu->mmu.system, linear, bytes, false);                                  \
 		if (likely(p))                                                                                         \
-			memcpy(&v, p, bytes);                                                                          \
+			v = load##bits(p);                                                                             \
 		else                                                                                                   \
 			access_read(cpu, linear, &v, bytes, MMU_SUPERVISOR);                                           \
 		return v;                                                                                              \
@@ -97,7 +125,7 @@ static inline u8 *access_hit(struct cpu *cpu, const struct tlb_entry *table, u64
 	{                                                                                                              \
 		u8 *p = access_hit(cpu, cpu->mmu.system, linear, bytes, true);                                         \
 		if (likely(p))                                                                                         \
-			memcpy(p, &v, bytes);                                                                          \
+			store##bits(p, v);                                                                             \
 		else                                                                                                   \
 			access_write(cpu, linear, &v, bytes, MMU_SUPERVISOR);                                          \
 	}

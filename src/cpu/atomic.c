@@ -1,6 +1,6 @@
 /*
  * XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B. On RAM the host's own locked instruction runs on the guest's bytes, so that
- * other virtual CPUs and threads see one access; across pages and on devices it is a read and a write.
+ * other virtual CPUs and threads see one access; across cache lines and on devices no other CPU runs meanwhile.
  */
 #include "cpu/operand.h"
 
@@ -149,7 +149,7 @@ static void exec_cmpxchg16b(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	u8 *p = access_hit(cpu, cpu->mmu.tlb, linear, 16, true);
 	if (!p)
-		p = rmw_begin_slow(cpu, linear, 16, copy);
+		p = lock_begin_slow(cpu, linear, 16, copy);
 	u64 rax = cpu->reg[RAX], rdx = cpu->reg[RDX];
 	bool equal;
 	asm volatile("lock cmpxchg16b %[m]"

@@ -7,7 +7,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -46,8 +45,6 @@ int block_cache_init(struct cpu *cpu)
 		block_cache_destroy(cpu);
 		return error;
 	}
-	cpu->mem->code_opaque = cpu;
-	cpu->mem->code_written = block_code_written;
 	return 0;
 }
 
@@ -57,10 +54,6 @@ void block_cache_destroy(struct cpu *cpu)
 
 	if (!cache)
 		return;
-	if (cpu->mem->code_opaque == cpu) {
-		cpu->mem->code_written = NULL;
-		cpu->mem->code_opaque = NULL;
-	}
 	if (cache->hash)
 		munmap(cache->hash, HASH_BUCKETS * sizeof(*cache->hash));
 	if (cache->pages)
@@ -77,28 +70,26 @@ void block_cache_flush(struct cpu *cpu)
 	cpu_attend(cpu, ATTEND_CODE);
 }
 
-static void clear_code_flag(struct mem *mem, u64 page)
-{
-	__atomic_fetch_and(&mem->flags[page], (u8)~PAGE_HAS_CODE, __ATOMIC_RELAXED);
-}
-
 void block_cache_flush_now(struct cpu *cpu)
 {
 	struct block_cache *cache = cpu->blocks;
 
+	code_pages_lock(cpu);
 	for (u64 i = 0; i < cache->page_count; i++) {
 		struct code_page *page = &cache->pages[i];
 		if (!page->blocks)
 			continue;
 		page->blocks = NULL;
 		page->lines = 0;
-		clear_code_flag(cpu->mem, i);
+		code_page_release(cpu, i);
 	}
+	cache->writes = 0;
+	cache->flush_wanted = false;
+	code_pages_unlock(cpu);
 	memset(cache->jump, 0, sizeof(cache->jump));
 	memset(cache->hash, 0, HASH_BUCKETS * sizeof(*cache->hash));
 	memset(cache->scratch, 0, sizeof(cache->scratch));
 	cache->arena_used = 0;
-	cache->flush_wanted = false;
 	if (cpu->jit)
 		cpu->jit->flushed(cpu);
 }
@@ -107,12 +98,6 @@ static struct block **bucket_of(const struct block_cache *cache, u64 ram_offset,
 {
 	u64 h = (ram_offset ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ULL;
 	return &cache->hash[h >> 40 & (HASH_BUCKETS - 1)];
-}
-
-/* Bits of the lines that [start, end) of a page touches; start < end <= PAGE_SIZE. */
-static u64 lines_of(u64 start, u64 end)
-{
-	return BITS((end - 1) >> 6, start >> 6);
 }
 
 u64 block_lines(const struct block *block)
@@ -156,17 +141,6 @@ static void decode_insns(struct cpu *cpu, struct block *block)
 	block->chains = !(last->flags & INSN_ENDS) || last->direct;
 }
 
-/*
- * Before the page's bytes are read: a thread that writes them afterwards finds the flag, one that wrote before is read.
- */
-static void mark_page(struct cpu *cpu, u64 number)
-{
-	if (cpu->blocks->pages[number].blocks)
-		return;
-	__atomic_fetch_or(&cpu->mem->flags[number], PAGE_HAS_CODE, __ATOMIC_SEQ_CST);
-	mmu_protect_code(&cpu->mmu, number << PAGE_SHIFT);
-}
-
 static void link_block(struct cpu *cpu, struct block *block)
 {
 	struct block_cache *cache = cpu->blocks;
@@ -188,6 +162,27 @@ struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	return b;
 }
 
+/* Of a page that the CPU has claimed. */
+static struct block *decode_block(struct cpu *cpu, u64 ram_offset, u32 mode_key)
+{
+	struct block_cache *cache = cpu->blocks;
+	struct block *block = (struct block *)(cache->arena + cache->arena_used);
+
+	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key, .entry = cache->untranslated };
+	decode_insns(cpu, block);
+	if (!block->count) {
+		if (!cache->pages[ram_offset >> PAGE_SHIFT].blocks)
+			code_page_release(cpu, ram_offset >> PAGE_SHIFT);
+		return NULL;
+	}
+	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
+	cpu->counters.blocks_decoded++;
+	if (cache->arena_used > cpu->counters.decoded_bytes)
+		cpu->counters.decoded_bytes = cache->arena_used;
+	link_block(cpu, block);
+	return block;
+}
+
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 {
 	struct block_cache *cache = cpu->blocks;
@@ -202,20 +197,11 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 		block_cache_flush(cpu);
 		return NULL;
 	}
-	struct block *block = (struct block *)(cache->arena + cache->arena_used);
-	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key, .entry = cache->untranslated };
-	mark_page(cpu, ram_offset >> PAGE_SHIFT);
-	decode_insns(cpu, block);
-	if (!block->count) {
-		if (!cache->pages[ram_offset >> PAGE_SHIFT].blocks)
-			clear_code_flag(cpu->mem, ram_offset >> PAGE_SHIFT);
-		return NULL;
-	}
-	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
-	cpu->counters.blocks_decoded++;
-	if (cache->arena_used > cpu->counters.decoded_bytes)
-		cpu->counters.decoded_bytes = cache->arena_used;
-	link_block(cpu, block);
+	code_pages_lock(cpu);
+	struct block *block = NULL;
+	if (code_page_claim(cpu, ram_offset >> PAGE_SHIFT))
+		block = decode_block(cpu, ram_offset, mode_key);
+	code_pages_unlock(cpu);
 	return block;
 }
 
@@ -272,7 +258,7 @@ static void drop_block(struct cpu *cpu, struct block *block)
 			block->insn[i - block->insn].exec = exec_leave;
 }
 
-static void page_written(struct cpu *cpu, u64 number, u64 start, u64 end)
+void block_cache_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 {
 	struct code_page *page = &cpu->blocks->pages[number];
 
@@ -296,24 +282,5 @@ static void page_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 		}
 	}
 	if (!page->blocks)
-		clear_code_flag(cpu->mem, number);
-}
-
-void block_code_written(void *opaque, u64 ram_offset, u64 size)
-{
-	struct cpu *cpu = opaque;
-	struct block_cache *cache = cpu->blocks;
-
-	if (cache->has_owner && !pthread_equal(cache->owner, pthread_self())) {
-		/* Another thread writes (a device): only the owner may touch the lists. */
-		block_cache_flush(cpu);
-		return;
-	}
-	u64 end = ram_offset + size;
-	for (u64 number = ram_offset >> PAGE_SHIFT; number << PAGE_SHIFT < end && number < cache->page_count;
-	     number++) {
-		u64 base = number << PAGE_SHIFT;
-		page_written(cpu, number, ram_offset > base ? ram_offset - base : 0,
-			     end - base < PAGE_SIZE ? end - base : PAGE_SIZE);
-	}
+		code_page_release(cpu, number);
 }

@@ -14,8 +14,6 @@
 
 #include "cpu/block.h"
 
-#include <pthread.h>
-
 /* No mode of the CPU has this key. */
 #define MODE_DROPPED 0xffffffffu
 
@@ -44,7 +42,7 @@ struct block {
 	struct insn insn[];
 };
 
-/* What is known of a page of RAM that holds blocks. */
+/* What is known of a page of RAM that holds blocks. `blocks` and `lines` change under code_lock (group.h) only. */
 struct code_page {
 	struct block *blocks;
 	u64 lines;       /* bit n: some block covers bytes of [64 n, 64 n + 64) */
@@ -72,6 +70,7 @@ enum {
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
 	BLOCK_MEMORY_MAX = 1 << 30,
+	WRITE_QUEUE = 128,
 	GROUP_FAILURES = 32, /* so many in one window, and the block becomes plain */
 	FAILURE_WINDOW_SHIFT = 17,
 	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
@@ -86,10 +85,11 @@ struct block_cache {
 	u64 page_count;
 	u8 *arena;
 	size_t arena_used, arena_size;
-	bool flush_wanted; /* arena is full, or code was written by another thread: flush before the next block */
+	bool flush_wanted; /* arena or queue is full: flush before the next block; atomic */
+	/* Not yet looked at: ATTEND_CODE. Under code_lock (group.h). */
+	struct code_write write[WRITE_QUEUE];
+	unsigned writes;
 	const void *untranslated; /* host code that leaves for the run loop; NULL without a translator */
-	bool has_owner;
-	pthread_t owner; /* the thread in cpu_run() */
 	struct decoders decoders;
 	struct scratch_entry scratch[SCRATCH_ENTRIES];
 	struct insn fetching; /* cpu->insn while a fetch faults: length 0 */
@@ -116,6 +116,31 @@ void block_group_failed(struct cpu *cpu, struct block *block);
 
 /* Bits of the 64-byte lines of its page that the block's bytes lie in. */
 u64 block_lines(const struct block *block);
+
+/* Bits of the lines that [start, end) of a page touches; start < end <= PAGE_SIZE. */
+static inline u64 lines_of(u64 start, u64 end)
+{
+	return BITS((end - 1) >> 6, start >> 6);
+}
+
+/* Drops the blocks that overlap [start, end) of a page. On the CPU's thread, under code_lock. */
+void block_cache_written(struct cpu *cpu, u64 page, u64 start, u64 end);
+
+/* --- code_pages.c: the protocol of block.h --- */
+
+void code_pages_lock(struct cpu *cpu);
+void code_pages_unlock(struct cpu *cpu);
+/*
+ * The CPU wants to decode from the page; under code_lock, between instructions. true: it may read the bytes and keep
+ * blocks of them. false: some CPU may still write there unnoticed, so nothing must be kept; ask again.
+ */
+bool code_page_claim(struct cpu *cpu, u64 page);
+/* It has no blocks of the page any more. Under code_lock. */
+void code_page_release(struct cpu *cpu, u64 page);
+/* mem->code_written. */
+void code_page_written(void *group, u64 ram_offset, u64 size);
+/* ATTEND_CODE, between instructions. */
+void code_pages_attend(struct cpu *cpu);
 
 /* Bits of mode_key that decoding depends on. */
 static inline u32 block_key(u32 mode_key)

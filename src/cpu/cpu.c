@@ -4,6 +4,7 @@
 #include "cpu/cpu.h"
 #include "cpu/block.h"
 #include "cpu/event.h"
+#include "cpu/group.h"
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
 #include "cpu/native.h"
@@ -280,6 +281,8 @@ int cpu_init(struct cpu *cpu, struct mem *mem, struct bus *bus, struct cpu_confi
 		return r;
 	if ((r = mmu_init(&cpu->mmu, mem, &cpu->counters, config->phys_bits)) < 0)
 		return r;
+	if ((r = group_join(cpu)) < 0)
+		goto no_group;
 	if ((r = block_cache_init(cpu)) < 0)
 		goto no_blocks;
 	if ((r = native_init(cpu)) < 0)
@@ -293,6 +296,8 @@ no_hv:
 no_native:
 	block_cache_destroy(cpu);
 no_blocks:
+	group_leave(cpu);
+no_group:
 	mmu_destroy(&cpu->mmu);
 	return r;
 }
@@ -303,5 +308,6 @@ void cpu_destroy(struct cpu *cpu)
 		cpu->hv->destroy(cpu);
 	native_destroy(cpu);
 	block_cache_destroy(cpu);
+	group_leave(cpu);
 	mmu_destroy(&cpu->mmu);
 }

@@ -26,6 +26,7 @@
 
 struct block;
 struct block_cache;
+struct cpu_group;
 struct hv_ops;
 struct insn;
 struct jit_ops;
@@ -57,8 +58,11 @@ enum { JIT_GROUPS = 12 };
 #define ATTEND_HV     BIT(6) /* hv->attention wants a call: windows, preemption timer, pending MTF */
 #define ATTEND_SHADOW BIT(7) /* STI or MOV SS just ran: the block loop runs one instruction, then looks again */
 #define ATTEND_SMI    BIT(8)
-#define ATTEND_CODE   BIT(9)  /* another thread wrote to pages with code; cpu_run() itself sees to it */
-#define ATTEND_ALONE  BIT(10) /* the next instruction runs alone; cpu_run() itself sees to it */
+#define ATTEND_ALONE  BIT(9) /* the next instruction runs alone; cpu_run() itself sees to it */
+/* These two are cpu_run()'s own business too, and wake nobody. */
+#define ATTEND_CODE  BIT(10) /* another thread wrote to pages with code, or is about to decode from some */
+#define ATTEND_PAUSE BIT(11) /* a CPU wants all others to stop */
+#define ATTEND_QUIET (ATTEND_CODE | ATTEND_PAUSE)
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
 
@@ -145,6 +149,12 @@ struct xsave_area {
 	u8 spare[256];
 } __attribute__((aligned(64)));
 
+/* Bytes of one page with code that are written. */
+struct code_write {
+	u64 ram_offset;
+	u32 size;
+};
+
 struct cpu {
 	/* --- hot --- */
 	u64 reg[REG_SLOTS]; /* GPRs, then a zero, then RIP (next instruction) */
@@ -182,12 +192,13 @@ struct cpu {
 	u64 step_rip;     /* where that instruction begins */
 	u64 rf_rip;       /* the instruction that RFLAGS.RF is for */
 	bool alone;       /* the running instruction is followed by a boundary */
-	bool retry;       /* the last throw was cpu_run_alone()'s */
+	bool retry;       /* the last throw lets its instruction run again */
 	bool hv_step;     /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
 	bool events_held; /* AMD-V's global interrupt flag is 0: see cpu_hold_events() */
 	u32 held;         /* ATTEND_* that came meanwhile */
 	bool monitor_armed; /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;     /* written before cpu_attend(ATTEND_SIPI) */
+	u32 pauses;         /* PAUSEs executed */
 	struct cpu_msrs msr;
 	struct xsave_area fpu;
 	/* --- events --- */
@@ -199,12 +210,19 @@ struct cpu {
 	struct mem *mem;
 	struct bus *bus;
 	struct block_cache *blocks;
-	const struct jit_ops *jit; /* jit_ops.h; NULL: no translation */
-	u16 jit_hot;               /* translate a block when it runs for this time */
-	void *jit_state;           /* private to src/jit */
-	struct native *native;     /* stubs that run vector and x87 instructions on the host CPU */
-	const struct hv_ops *hv;   /* NULL: no virtualization extensions */
-	void *hv_state;            /* private to src/hv */
+	struct cpu_group *group;          /* group.h, as are the next six */
+	u8 member;                        /* which of it */
+	bool running;                     /* in cpu_run(); atomic */
+	bool stopped;                     /* waits for the CPU that runs exclusively; stop_lock */
+	bool exclusive, exclusive_wanted; /* all other CPUs are stopped, or shall be */
+	u64 fresh_seen;                   /* group->fresh as of this CPU's last look; atomic */
+	struct code_write code_write;     /* by the running instruction, through a host address; size 0: none */
+	const struct jit_ops *jit;        /* jit_ops.h; NULL: no translation */
+	u16 jit_hot;                      /* translate a block when it runs for this time */
+	void *jit_state;                  /* private to src/jit */
+	struct native *native;            /* stubs that run vector and x87 instructions on the host CPU */
+	const struct hv_ops *hv;          /* NULL: no virtualization extensions */
+	void *hv_state;                   /* private to src/hv */
 	const struct cpu_platform *platform;
 	struct cpu_config *config;
 	struct counters counters;

@@ -3,6 +3,8 @@
  */
 #include "cpu/operand.h"
 
+#include <sched.h>
+
 #define ONE_FORM(name)                                                                                                 \
 	bool select_##name(const struct decode *d, struct insn *insn)                                                  \
 	{                                                                                                              \
@@ -15,6 +17,18 @@ static void exec_nop(struct cpu *cpu, const struct insn *insn)
 {
 }
 ONE_FORM(nop)
+
+/*
+ * Whoever spins waits for another CPU, which may be waiting for a host processor. One CPU alone waits for a device,
+ * whose thread the host's scheduler serves by itself.
+ */
+static void exec_pause(struct cpu *cpu, const struct insn *insn)
+{
+	const unsigned patience = 64;
+	if (cpu->config->cpu_count > 1 && ++cpu->pauses % patience == 0)
+		sched_yield();
+}
+ONE_FORM(pause)
 
 /* The guest's loads and stores are the host's, in order; only what the compiler and the host may defer is fenced. */
 static void exec_fence(struct cpu *cpu, const struct insn *insn)

@@ -2,6 +2,7 @@
  * Slow halves of operand.h.
  */
 #include "cpu/operand.h"
+#include "cpu/group.h"
 
 u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
 {
@@ -14,6 +15,17 @@ u8 *rmw_begin_copy(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
 	access_probe(cpu, linear, size, MMU_WRITE);
 	access_read(cpu, linear, copy, size, cpu->mmu.cls);
 	return (u8 *)copy;
+}
+
+u8 *lock_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy)
+{
+	u8 *p = lock_crosses_line(linear, size) ? NULL : access_rmw_pointer(cpu, linear, size);
+	if (p)
+		return p;
+	access_probe(cpu, linear, size, MMU_WRITE);
+	if (!group_is_exclusive(cpu))
+		group_ask_exclusive(cpu);
+	return rmw_begin_copy(cpu, linear, size, copy);
 }
 
 bool select_form(const struct decode *d, struct insn *insn, form_table table)

@@ -109,13 +109,22 @@ static inline u64 size_mask(unsigned size)
 /* Out of the fast path: bytes to change, in place if possible, else a copy in *copy that rmw_end writes back. */
 u8 *rmw_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
 
-/*
- * Always in a copy: for locked operands across cache lines, which the host may refuse ("split locks": its kernel can
- * slow them down or end the process). Not atomic: with several virtual CPUs this will need a lock of its own.
- */
+/* Always in a copy. */
 u8 *rmw_begin_copy(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
 
+/*
+ * The same for locked instructions. Across cache lines the host may refuse a lock ("split locks": its kernel can slow
+ * them down or end the process), and on devices there is none: these run on a copy with all other CPUs stopped, after
+ * the instruction began anew.
+ */
+u8 *lock_begin_slow(struct cpu *cpu, u64 linear, unsigned size, u64 *copy);
+
 enum { CACHE_LINE = 64 };
+
+static inline bool lock_crosses_line(u64 linear, unsigned size)
+{
+	return (linear & (CACHE_LINE - 1)) > CACHE_LINE - size;
+}
 
 #define DEFINE_MEMORY(bits)                                                                                            \
 	static inline __attribute__((always_inline)) u##bits get_mem##bits(struct cpu *cpu, const struct insn *insn)   \
@@ -135,19 +144,10 @@ enum { CACHE_LINE = 64 };
 	/* For the host's locked instructions. */                                                                      \
 	static inline u8 *lock_begin##bits(struct cpu *cpu, u64 linear, u64 *copy)                                     \
 	{                                                                                                              \
-		if (unlikely((linear & (CACHE_LINE - 1)) > CACHE_LINE - bits / 8))                                     \
-			return rmw_begin_copy(cpu, linear, bits / 8, copy);                                            \
-		return rmw_begin##bits(cpu, linear, copy);                                                             \
-	}                                                                                                              \
-	static inline u##bits load##bits(const u8 *p)                                                                  \
-	{                                                                                                              \
-		u##bits v;                                                                                             \
-		memcpy(&v, p, bits / 8);                                                                               \
-		return v;                                                                                              \
-	}                                                                                                              \
-	static inline void store##bits(u8 *p, u##bits v)                                                               \
-	{                                                                                                              \
-		memcpy(p, &v, bits / 8);                                                                               \
+		if (unlikely(lock_crosses_line(linear, bits / 8)))                                                     \
+			return lock_begin_slow(cpu, linear, bits / 8, copy);                                           \
+		u8 *p = access_hit(cpu, cpu->mmu.tlb, linear, bits / 8, true);                                         \
+		return likely(p) ? p : lock_begin_slow(cpu, linear, bits / 8, copy);                                   \
 	}
 DEFINE_MEMORY(8)
 DEFINE_MEMORY(16)
@@ -160,6 +160,7 @@ static inline void rmw_end(struct cpu *cpu, u64 linear, unsigned size, const u8 
 {
 	if (unlikely(p == (const u8 *)copy))
 		access_write(cpu, linear, copy, size, cpu->mmu.cls);
+	access_done(cpu);
 }
 
 /* Linear address of an offset that the handler computed itself, in the segment of its operand. */

@@ -4,6 +4,7 @@
 #include "cpu/access.h"
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
+#include "cpu/group.h"
 #include "cpu/hv_ops.h"
 #include "cpu/internal.h"
 #include "cpu/jit_ops.h"
@@ -221,14 +222,33 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 	cpu->counters.instructions_interpreted += block->count;
 }
 
+/*
+ * Runs the instruction that asked for it with all other CPUs stopped. This is still the same boundary, so nothing else
+ * is looked at; if it throws, enter_loop() lets the others go.
+ */
+static void run_exclusively(struct cpu *cpu)
+{
+	cpu->exclusive_wanted = false;
+	group_begin_exclusive(cpu);
+	run_one(cpu);
+	group_end_exclusive(cpu);
+}
+
 /* Whatever keeps the loop from going straight on. Returns like cpu_attend_events(). */
 static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 {
 	cpu->blocks->running = NULL; /* what throws from here is no instruction of it */
-	if (cpu->attention & ATTEND_CODE)
-		cpu_attended(cpu, ATTEND_CODE);
-	if (cpu->blocks->flush_wanted)
+	u32 attention = __atomic_load_n(&cpu->attention, __ATOMIC_SEQ_CST);
+	if (attention & ATTEND_CODE)
+		code_pages_attend(cpu);
+	if (attention & ATTEND_PAUSE)
+		group_pause(cpu);
+	if (__atomic_load_n(&cpu->blocks->flush_wanted, __ATOMIC_SEQ_CST))
 		block_cache_flush_now(cpu);
+	if (cpu->exclusive_wanted) {
+		run_exclusively(cpu);
+		return 0;
+	}
 	if (cpu->attention) {
 		int stop = cpu_attend_events(cpu);
 		if (stop)
@@ -337,6 +357,8 @@ static int enter_loop(struct cpu *cpu, bool thrown)
 		cpu_attend(cpu, ATTEND_INTR);
 	} else {
 		account_thrown(cpu);
+		if (cpu->exclusive)
+			group_end_exclusive(cpu);
 		if (cpu->pending.valid)
 			stop = cpu_take_pending(cpu);
 	}
@@ -345,8 +367,9 @@ static int enter_loop(struct cpu *cpu, bool thrown)
 
 enum cpu_stop cpu_run(struct cpu *cpu)
 {
-	cpu->blocks->owner = pthread_self();
-	cpu->blocks->has_owner = true;
+	group_start(cpu);
 	bool thrown = _setjmp(cpu->restart) != 0;
-	return (enum cpu_stop)(enter_loop(cpu, thrown) - 1);
+	int stop = enter_loop(cpu, thrown);
+	group_stop(cpu);
+	return (enum cpu_stop)(stop - 1);
 }

@@ -156,10 +156,13 @@ static u64 movs_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 	if (!from || bytes < size)
 		return 0;
 	u8 *to = chunk_pointer(cpu, dest_linear(cpu, insn, size, MMU_WRITE), MMU_WRITE, &bytes);
-	if (!to || bytes < size)
+	if (!to || bytes < size) {
+		access_done(cpu);
 		return 0;
+	}
 	bytes -= bytes % size;
 	copy_elements(to, from, bytes, size);
+	access_done(cpu);
 	advance(cpu, insn, RSI, (i64)bytes);
 	advance(cpu, insn, RDI, (i64)bytes);
 	return bytes;
@@ -228,10 +231,13 @@ static u64 stos_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 {
 	u64 bytes = chunk_limit(insn, dest_offset(cpu, insn), chunk_wanted(count, size));
 	u8 *to = chunk_pointer(cpu, dest_linear(cpu, insn, size, MMU_WRITE), MMU_WRITE, &bytes);
-	if (!to || bytes < size)
+	if (!to || bytes < size) {
+		access_done(cpu);
 		return 0;
+	}
 	bytes -= bytes % size;
 	fill_elements(to, cpu->reg[RAX], bytes, size);
+	access_done(cpu);
 	advance(cpu, insn, RDI, (i64)bytes);
 	return bytes;
 }

@@ -457,8 +457,10 @@ SYSTEM_SELECT(xgetbv)
 
 /* --- CPUID, MSRs --- */
 
+/* Programs use it to serialize: it ends its block, so that changed code is seen (block.h), and it is a fence. */
 static void exec_cpuid(struct cpu *cpu, const struct insn *insn)
 {
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	u32 out[4];
 	cpuid_query(cpu, (u32)cpu->reg[RAX], (u32)cpu->reg[RCX], out);
 	cpu->reg[RAX] = out[0];
@@ -503,6 +505,6 @@ static void exec_wrmsr(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 }
 
-SYSTEM_SELECT(cpuid)
+SYSTEM_SELECT_END(cpuid)
 SYSTEM_SELECT(rdmsr)
 SYSTEM_SELECT_END(wrmsr)

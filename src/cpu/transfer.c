@@ -542,6 +542,7 @@ bool transfer_select_far(const struct decode *d, struct insn *insn)
 
 static void exec_iret(struct cpu *cpu, const struct insn *insn)
 {
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* it serializes (SDM vol. 3, 9.3) */
 	far_iret(cpu, insn->opsize);
 }
 

@@ -9,6 +9,7 @@
 
 #include "chip/lapic.h"
 #include "cpu/cpu.h"
+#include "cpu/group.h"
 #include "cpu/hv_ops.h"
 #include "cpu/system.h"
 #include "jit/jit.h"
@@ -43,7 +44,7 @@ struct engine {
 /* What a sleeping CPU has to look at. While it waits for a SIPI, interrupts stay pending and wake nobody. */
 static u32 attention(struct engine_vcpu *vcpu)
 {
-	u32 wakes = vcpu->cpu.activity == CPU_WAIT_SIPI ? ATTEND_STOP | ATTEND_INIT | ATTEND_SIPI : ~0u;
+	u32 wakes = vcpu->cpu.activity == CPU_WAIT_SIPI ? ATTEND_STOP | ATTEND_INIT | ATTEND_SIPI : ~ATTEND_QUIET;
 	return __atomic_load_n(&vcpu->cpu.attention, __ATOMIC_SEQ_CST) & wakes;
 }
 
@@ -209,9 +210,12 @@ static void smi(void *opaque)
 	attend(opaque, ATTEND_SMI);
 }
 
+/* A start-up IPI before the INIT came to nothing; one behind it counts. Both are told under the board lock. */
 static void init(void *opaque)
 {
-	attend(opaque, ATTEND_INIT);
+	struct engine_vcpu *vcpu = opaque;
+	cpu_attended(&vcpu->cpu, ATTEND_SIPI);
+	attend(vcpu, ATTEND_INIT);
 }
 
 static void sipi(void *opaque, u8 vector)
@@ -235,6 +239,14 @@ static const struct lapic_cpu lapic_cpu = {
 	.sipi = sipi,
 	.tsc = guest_tsc,
 };
+
+/* Whose registers an access to the APIC page means: those of the CPU that this thread runs. */
+static struct lapic *lapic_of_thread(void *opaque)
+{
+	struct engine *engine = opaque;
+	struct cpu *cpu = group_current();
+	return engine->board->lapics[cpu && cpu->config->cpu_index < engine->vcpu_count ? cpu->config->cpu_index : 0];
+}
 
 /* --- life cycle --- */
 
@@ -342,6 +354,9 @@ static int soft_create(const struct engine_board *board, struct engine **result)
 			return err;
 		}
 	}
+	struct apic_bus *bus = board->lapics[0]->bus;
+	bus->current = lapic_of_thread;
+	bus->current_opaque = engine;
 	*result = engine;
 	return 0;
 }

@@ -6,6 +6,7 @@
  * Memory is undone by a journal: before each instruction the bytes it could write are noted, those at its operand and
  * those it could push. Instructions on devices must not run twice, so they end the comparison.
  */
+#include "cpu/group.h"
 #include "jit/internal.h"
 
 #include "cpu/fpu.h"
@@ -402,12 +403,24 @@ static unsigned before_running(const struct cpu *cpu, const struct fragments *al
 	return 0;
 }
 
+static bool checks_are_left(const struct fragments *all)
+{
+	for (unsigned n = 0; n < all->count; n++)
+		if (all->fragment[n].checks < CHECKS)
+			return true;
+	return false;
+}
+
 void jit_check_run(struct cpu *cpu, struct block *block)
 {
 	struct fragments *all = fragments_of(jit_of(cpu), block);
 	const u64 start = cpu->counters.instructions;
 	unsigned at = 0, n = 0;
+	/* What is done twice must not be seen in between, nor memory change. Throws end this in the run loop. */
+	bool others_stop = !group_is_exclusive(cpu) && checks_are_left(all);
 
+	if (others_stop)
+		group_begin_exclusive(cpu);
 	while (at < all->steps && is_next(cpu, &all->step[at])) {
 		if (n == all->count || all->fragment[n].first != at) {
 			cpu->counters.instructions = start + all->step[at].before;
@@ -421,4 +434,6 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 		}
 	}
 	cpu->counters.instructions = start + at;
+	if (others_stop)
+		group_end_exclusive(cpu);
 }

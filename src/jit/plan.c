@@ -369,6 +369,8 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 	if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
 		decodes = false;
 	p->kind = decodes ? classify(jit, p) : PLAN_HANDLER;
+	if (p->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && cpu->config->cpu_count > 1)
+		p->kind = PLAN_HANDLER; /* it yields the host's processor */
 	p->native = p->kind != PLAN_HANDLER;
 	/* The checker wants calls of handlers too, and these have no side effects. */
 	u64 where = (p->block->ram_offset & PAGE_MASK) + p->offset;

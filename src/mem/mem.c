@@ -92,7 +92,9 @@ bool mem_write(struct mem *mem, gpa_t gpa, const void *buffer, u64 size)
 		return false;
 	about_to_write_range(mem, offset, size);
 	memcpy(mem->host + offset, buffer, size);
-	/* Once more: a CPU on another thread may have decoded the old bytes meanwhile. */
+	/* Once more: a CPU on another thread may have decoded the old bytes meanwhile. It flags the page, then reads.
+	 */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	about_to_write_range(mem, offset, size);
 	return true;
 }
@@ -115,7 +117,8 @@ void mem_write_u64(struct mem *mem, gpa_t gpa, u64 value)
 	if (offset == RAM_OFFSET_NONE)
 		return;
 	mem_about_to_write(mem, offset, 8);
-	__atomic_store_n((u64 *)(mem->host + offset), value, __ATOMIC_RELEASE);
+	__atomic_store_n((u64 *)(mem->host + offset), value, __ATOMIC_SEQ_CST);
+	mem_wrote(mem, offset, 8);
 }
 
 void mem_write_u32(struct mem *mem, gpa_t gpa, u32 value)
@@ -124,5 +127,6 @@ void mem_write_u32(struct mem *mem, gpa_t gpa, u32 value)
 	if (offset == RAM_OFFSET_NONE)
 		return;
 	mem_about_to_write(mem, offset, 4);
-	__atomic_store_n((u32 *)(mem->host + offset), value, __ATOMIC_RELEASE);
+	__atomic_store_n((u32 *)(mem->host + offset), value, __ATOMIC_SEQ_CST);
+	mem_wrote(mem, offset, 4);
 }

@@ -40,8 +40,8 @@ struct mem {
 	void *reservation; /* whole mapping with its guard pages */
 	u64 reservation_size;
 	/*
-	 * Called before bytes of a page with PAGE_HAS_CODE change, by whoever writes (CPU or device). NULL until a
-	 * soft engine registers.
+	 * Called before bytes of a page with PAGE_HAS_CODE change, and again behind that, by whoever writes (CPU or
+	 * device). NULL until a soft engine registers.
 	 */
 	void (*code_written)(void *opaque, u64 ram_offset, u64 size);
 	void *code_opaque;
@@ -69,7 +69,7 @@ static inline gpa_t mem_gpa(const struct mem *mem, u64 ram_offset)
 
 /*
  * Host address of [gpa, gpa+size), or NULL unless all of it is RAM and contiguous. For reading, or for writing by
- * callers that tell mem_wrote() themselves.
+ * callers that tell mem_about_to_write() and mem_wrote() themselves.
  */
 u8 *mem_host(const struct mem *mem, gpa_t gpa, u64 size);
 
@@ -83,12 +83,23 @@ u32 mem_read_u32(const struct mem *mem, gpa_t gpa);
 void mem_write_u64(struct mem *mem, gpa_t gpa, u64 value);
 void mem_write_u32(struct mem *mem, gpa_t gpa, u32 value);
 
-/* To be called before [ram_offset, +size) is written: tells code_written if pages there have code. */
-static inline void mem_about_to_write(struct mem *mem, u64 ram_offset, u64 size)
+/*
+ * To be called before [ram_offset, +size) is written, of two pages at most: tells code_written if one has code. true:
+ * mem_wrote() must be called when the bytes are there, for another CPU may have decoded the old ones meanwhile.
+ */
+static inline bool mem_about_to_write(struct mem *mem, u64 ram_offset, u64 size)
 {
-	u8 flags = mem->flags[ram_offset >> PAGE_SHIFT] | mem->flags[(ram_offset + size - 1) >> PAGE_SHIFT];
-	if (unlikely(flags & PAGE_HAS_CODE) && mem->code_written)
-		mem->code_written(mem->code_opaque, ram_offset, size);
+	u8 flags = __atomic_load_n(&mem->flags[ram_offset >> PAGE_SHIFT], __ATOMIC_RELAXED) |
+		   __atomic_load_n(&mem->flags[(ram_offset + size - 1) >> PAGE_SHIFT], __ATOMIC_RELAXED);
+	if (likely(!(flags & PAGE_HAS_CODE)) || !mem->code_written)
+		return false;
+	mem->code_written(mem->code_opaque, ram_offset, size);
+	return true;
+}
+
+static inline void mem_wrote(struct mem *mem, u64 ram_offset, u64 size)
+{
+	mem_about_to_write(mem, ram_offset, size);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum {
 	CONTEXTS = 16,
@@ -97,6 +98,8 @@ struct mmu_space {
 	} saved[SAVED_MAX];
 };
 
+#define TABLES_BYTES (sizeof(struct tlb_entry) * TLB_ENTRIES * (CONTEXTS * MMU_CLASSES + 1))
+
 static struct tlb_entry *class_table(const struct mmu_context *c, enum mmu_class cls)
 {
 	return c->tables + (size_t)cls * TLB_ENTRIES;
@@ -168,16 +171,17 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsigned phys_bits)
 {
 	*mmu = (struct mmu){ .mem = mem, .counters = counters, .phys_bits = phys_bits };
-	size_t table_bytes = sizeof(struct tlb_entry) * TLB_ENTRIES;
 	mmu->contexts = calloc(CONTEXTS, sizeof *mmu->contexts);
 	mmu->spaces = calloc(SPACES, sizeof *mmu->spaces);
 	mmu->formats = calloc(1, sizeof *mmu->formats);
-	mmu->tables = aligned_alloc(PAGE_SIZE, table_bytes * (CONTEXTS * MMU_CLASSES + 1));
+	/* Zeros that cost nothing until they are used: each CPU has this many tables, and few guests use all. */
+	mmu->tables = mmap(NULL, TABLES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mmu->tables == MAP_FAILED)
+		mmu->tables = NULL;
 	if (!mmu->contexts || !mmu->spaces || !mmu->formats || !mmu->tables) {
 		mmu_destroy(mmu);
 		return -ENOMEM;
 	}
-	memset(mmu->tables, 0, table_bytes * (CONTEXTS * MMU_CLASSES + 1));
 	for (unsigned i = 0; i < CONTEXTS; i++) {
 		struct mmu_context *c = &mmu->contexts[i];
 		c->tables = mmu->tables + (size_t)i * MMU_CLASSES * TLB_ENTRIES;
@@ -198,7 +202,8 @@ void mmu_destroy(struct mmu *mmu)
 	free(mmu->contexts);
 	free(mmu->spaces);
 	free(mmu->formats);
-	free(mmu->tables);
+	if (mmu->tables)
+		munmap(mmu->tables, TABLES_BYTES);
 	*mmu = (struct mmu){ 0 };
 }
 
@@ -400,7 +405,8 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 	unsigned index = tlb_index(va);
 	u64 page = t->result.ram_offset >> PAGE_SHIFT;
 	u64 tag = (va & PAGE_MASK) | c->revision;
-	bool write = t->write && t->dirty && !(mmu->mem->flags[page] & PAGE_HAS_CODE);
+	u8 flags = __atomic_load_n(&mmu->mem->flags[page], __ATOMIC_RELAXED);
+	bool write = t->write && t->dirty && !(flags & PAGE_HAS_CODE);
 	class_table(c, cls)[index] = (struct tlb_entry){
 		.read = t->read ? tag : 0,
 		.write = write ? tag : 0,

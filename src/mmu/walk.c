@@ -141,7 +141,8 @@ static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 		e->value = value;
 		return true;
 	}
-	mem_about_to_write(w->mmu->mem, (u64)(e->host - w->mmu->mem->host), w->format->entry_bytes);
+	u64 ram_offset = (u64)(e->host - w->mmu->mem->host);
+	bool code = mem_about_to_write(w->mmu->mem, ram_offset, w->format->entry_bytes);
 	bool done;
 	if (w->format->entry_bytes == 4) {
 		u32 seen = (u32)e->value;
@@ -152,6 +153,8 @@ static bool entry_set(struct walk *w, struct used_entry *e, u64 bits)
 		done = __atomic_compare_exchange_n((u64 *)e->host, &seen, value, false, __ATOMIC_SEQ_CST,
 						   __ATOMIC_RELAXED);
 	}
+	if (unlikely(code))
+		mem_wrote(w->mmu->mem, ram_offset, w->format->entry_bytes);
 	if (done)
 		e->value = value;
 	return done;

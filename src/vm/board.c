@@ -1,12 +1,11 @@
 #include "vm/board.h"
 
+#include "base/trace.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-
-/* Beyond every guest-physical address: where a switched-off local APIC's registers are. */
-#define LAPIC_PARKED 0x4000000000000000ULL
 
 /* --- interrupt lines --- */
 
@@ -89,13 +88,20 @@ static u64 wall_clock(void *opaque)
 	return (u64)now.tv_sec * NS_PER_SEC + (u64)now.tv_nsec;
 }
 
-/* The boot CPU's IA32_APIC_BASE decides where the bus has the register page. */
+/*
+ * The boot CPU's IA32_APIC_BASE decides where the bus has the register page. The page stays when that CPU switches its
+ * own off, or to x2APIC mode: others may still use theirs.
+ */
 static void on_lapic_page_moved(void *opaque, struct lapic *lapic, u64 old_base, u64 new_base)
 {
 	struct board *board = opaque;
-	u64 to = new_base ? new_base : LAPIC_PARKED;
-	if (lapic == &board->lapic[0] && !bus_move_mmio(&board->bus, &board->apic_bus, board->lapic_page, to))
-		board->lapic_page = to;
+	if (new_base == 0 || new_base == board->lapic_page)
+		return;
+	if (lapic != &board->lapic[0])
+		REPORT("CPU %u has its local APIC at %#llx, not where CPU 0 has it; it answers there only", lapic->id,
+		       (unsigned long long)new_base);
+	else if (!bus_move_mmio(&board->bus, &board->apic_bus, board->lapic_page, new_base))
+		board->lapic_page = new_base;
 }
 
 /* --- the chips and their interrupt lines --- */

@@ -36,7 +36,7 @@ enum { VM_MAX_MODULES = 16 };
 struct vm_config {
 	const struct engine_ops *engine; /* probed by the caller */
 	u64 memory;                      /* bytes of guest RAM; any value, checked by vm_create() */
-	unsigned cpus;                   /* 1 for now */
+	unsigned cpus;                   /* 1 to VM_MAX_CPUS */
 	enum nested_choice nested;
 	struct translation_config translation;
 	struct vm_file kernel, initrd;
@@ -50,7 +50,7 @@ struct vm_config {
 	bool test_devices;   /* the ports kvm-unit-tests expect (dev/testdev.h) */
 };
 
-enum { VM_CMDLINE_MAX = 2048, VM_MAX_CPUS = 1 };
+enum { VM_CMDLINE_MAX = 2048, VM_MAX_CPUS = 64 };
 #define VM_MIN_MEMORY (2ULL << 20)
 
 /* Exit statuses of the command line, as far as a VM gives them. */

@@ -160,8 +160,8 @@ def test_no_cpu_is_refused():
     refused("--kernel", KERNEL, "--cpus", "0", pattern="no number of CPUs")
 
 
-def test_more_than_one_cpu_is_not_supported_yet():
-    refused("--kernel", KERNEL, "--cpus", "2", pattern="not supported yet")
+def test_more_cpus_than_a_machine_has_are_refused():
+    refused("--kernel", KERNEL, "--cpus", "65", pattern="at most 64")
 
 
 def test_cpus_that_are_no_number_are_refused():

@@ -255,7 +255,7 @@ static void test_chunk(void)
 
 static struct {
 	unsigned calls;
-	u64 offset[4], size[4];
+	u64 offset[8], size[8];
 } told;
 
 static void on_code_written(void *opaque, u64 offset, u64 size)
@@ -274,12 +274,14 @@ static void test_code_pages(void)
 	told.calls = 0;
 	write_at(m, VA + 0x20, &value, 8);
 	write_at(m, VA + PAGE_SIZE - 4, &value, 8);
-	g_assert_cmpuint(told.calls, ==, 3);
-	g_assert_cmphex(told.offset[0], ==, 0x160020);
-	g_assert_cmpuint(told.size[0], ==, 8);
-	g_assert_cmphex(told.offset[1], ==, 0x160ffc);
-	g_assert_cmpuint(told.size[1], ==, 4);
-	g_assert_cmphex(told.offset[2], ==, 0x170000);
+	/* Each before it is written and after. */
+	g_assert_cmpuint(told.calls, ==, 6);
+	g_assert_cmphex(told.offset[1], ==, 0x160020);
+	g_assert_cmpuint(told.size[1], ==, 8);
+	g_assert_cmphex(told.offset[2], ==, 0x160ffc);
+	g_assert_cmpuint(told.size[2], ==, 4);
+	g_assert_cmphex(told.offset[3], ==, 0x160ffc);
+	g_assert_cmphex(told.offset[4], ==, 0x170000);
 	told.calls = 0;
 	read_at(m, VA + 0x20, &value, 8);
 	access_probe(&m->cpu, VA, 8, MMU_WRITE);
@@ -287,10 +289,16 @@ static void test_code_pages(void)
 	access_rmw_pointer(&m->cpu, VA + 0x40, 4);
 	g_assert_cmpuint(told.calls, ==, 1);
 	g_assert_cmpuint(told.size[0], ==, 4);
-	access_chunk(&m->cpu, VA + 0xf00, MMU_WRITE, &chunk);
+	access_done(&m->cpu);
+	access_done(&m->cpu);
 	g_assert_cmpuint(told.calls, ==, 2);
-	g_assert_cmphex(told.offset[1], ==, 0x160f00);
-	g_assert_cmpuint(told.size[1], ==, 0x20);
+	g_assert_cmphex(told.offset[1], ==, 0x160040);
+	access_chunk(&m->cpu, VA + 0xf00, MMU_WRITE, &chunk);
+	g_assert_cmpuint(told.calls, ==, 3);
+	access_done(&m->cpu);
+	g_assert_cmpuint(told.calls, ==, 4);
+	g_assert_cmphex(told.offset[3], ==, 0x160f00);
+	g_assert_cmpuint(told.size[3], ==, 0x20);
 	machine_free(m);
 }
 

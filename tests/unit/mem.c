@@ -105,18 +105,20 @@ static void test_code_written(void)
 	g_assert_cmpuint(told.calls, ==, 0);
 
 	mem_write_u32(&mem, 0x2ffc, 1);
-	g_assert_cmpuint(told.calls, ==, 1);
+	g_assert_cmpuint(told.calls, ==, 2); /* before and after */
 	g_assert_cmphex(told.offset, ==, 0x2ffc);
 	g_assert_cmpuint(told.size, ==, 4);
 
 	/* Of a long write just the page that holds code: before it, and after it for who decoded meanwhile. */
 	mem_write(&mem, 0x1800, page, 3 * PAGE_SIZE);
-	g_assert_cmpuint(told.calls, ==, 3);
+	g_assert_cmpuint(told.calls, ==, 4);
 	g_assert_cmphex(told.offset, ==, 0x2000);
 	g_assert_cmpuint(told.size, ==, PAGE_SIZE);
 
-	mem_about_to_write(&mem, 0x1fff, 2);
-	g_assert_cmpuint(told.calls, ==, 4);
+	g_assert_true(mem_about_to_write(&mem, 0x1fff, 2));
+	g_assert_cmpuint(told.calls, ==, 5);
+	g_assert_false(mem_about_to_write(&mem, 0x1ff0, 2));
+	g_assert_cmpuint(told.calls, ==, 5);
 	mem_destroy(&mem);
 }
 

@@ -143,9 +143,11 @@ void vmx_vmwrite(struct cpu *cpu, const struct insn *insn)
 		return;
 	if (target.ram_offset == RAM_OFFSET_NONE && !cpu->non_root)
 		vmx->checked &= ~vmx_checks_of_field(encoding);
-	if (target.vmcs && target.ram_offset != RAM_OFFSET_NONE)
-		mem_about_to_write(cpu->mem, target.ram_offset + field->offset, sizeof(u64));
+	bool in_memory = target.vmcs && target.ram_offset != RAM_OFFSET_NONE;
+	bool code = in_memory && mem_about_to_write(cpu->mem, target.ram_offset + field->offset, sizeof(u64));
 	if (likely(target.vmcs))
 		vmcs_field_write(target.vmcs, field, encoding, value);
+	if (unlikely(code))
+		mem_wrote(cpu->mem, target.ram_offset + field->offset, sizeof(u64));
 	vmx_succeed(cpu);
 }
