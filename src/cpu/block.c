@@ -3,6 +3,7 @@
  */
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
+#include "cpu/group.h"
 #include "cpu/jit_ops.h"
 
 #include <assert.h>
@@ -35,6 +36,7 @@ int block_cache_init(struct cpu *cpu)
 	cpu->blocks = cache;
 	cache->page_count = cpu->mem->size >> PAGE_SHIFT;
 	cache->arena_size = cpu->config->block_memory ? cpu->config->block_memory : DEFAULT_ARENA;
+	cache->arena_size = group_share(cpu, cache->arena_size);
 	if (cache->arena_size > BLOCK_MEMORY_MAX)
 		cache->arena_size = BLOCK_MEMORY_MAX;
 	cache->hash = map_zero(HASH_BUCKETS * sizeof(*cache->hash));

@@ -22,15 +22,16 @@
  *   owner may drop a block and decode the old bytes again in between. An owner that is not in cpu_run() has its blocks
  *   dropped by the writer. An owner whose queue is full empties its cache.
  *
- *   Looking. A CPU looks at ATTEND_CODE between blocks: in the run loop, and where a translated block is entered.
+ *   Looking. A CPU looks at ATTEND_CODE between blocks in the run loop; in translated code where a translation is
+ *   entered, and behind each handler.
  *
- * What this promises: the writing CPU itself executes the new bytes with the next instruction. Another CPU executes old
- * bytes at most to the end of the block in which it could first have seen the write, or any later write of that CPU:
- * its attention was set before. Instructions that serialize end their block. x86 promises less (SDM vol. 3, 9.1.3:
- * cross-modifying code needs a serializing instruction between seeing the signal and executing the new code), and
- * guests that rely on just that, as Linux does (INT3 first, an IPI to all, then the tail, an IPI, then the first byte),
- * or on the coherence of single stores, as JITs do, get it. One instruction is decoded from one copy of its bytes; that
- * a copy may be torn is as on any processor.
+ * What this promises: the writing CPU itself executes the new bytes with the next instruction. Another CPU that has
+ * seen the write, or any later write of that CPU, executes old bytes at most until it looks: its attention was set
+ * before. Instructions that serialize are handlers that end their block, so it looks behind each of them. x86 promises
+ * less (SDM vol. 3, 9.1.3: cross-modifying code needs a serializing instruction between seeing the signal and executing
+ * the new code), and guests that rely on just that, as Linux does (INT3 first, an IPI to all, then the tail, an IPI,
+ * then the first byte), or on the coherence of single stores, as JITs do, get it. One instruction is decoded from one
+ * copy of its bytes; that a copy may be torn is as on any processor.
  */
 #ifndef STRATA_CPU_BLOCK_H
 #define STRATA_CPU_BLOCK_H

@@ -123,6 +123,7 @@ static void tell_owners(struct cpu_group *group, u64 ram_offset, u64 size)
 			if (code_page_settled(group, owners))
 				code_page_release(cpu, page);
 		} else if (cpu == group_current() || !cpu->running) {
+			cpu->serialize |= cpu != group_current();
 			block_cache_written(cpu, page, start, start + size);
 		} else if (code->lines & lines_of(start, start + size)) {
 			queue_write(cpu, ram_offset, size);

@@ -210,11 +210,12 @@ struct cpu {
 	struct mem *mem;
 	struct bus *bus;
 	struct block_cache *blocks;
-	struct cpu_group *group;          /* group.h, as are the next six */
+	struct cpu_group *group;          /* group.h, as is what follows up to code_write */
 	u8 member;                        /* which of it */
 	bool running;                     /* in cpu_run(); atomic */
 	bool stopped;                     /* waits for the CPU that runs exclusively; stop_lock */
 	bool exclusive, exclusive_wanted; /* all other CPUs are stopped, or shall be */
+	bool serialize;                   /* other threads changed its translations while it did not run; code_lock */
 	u64 fresh_seen;                   /* group->fresh as of this CPU's last look; atomic */
 	struct code_write code_write;     /* by the running instruction, through a host address; size 0: none */
 	const struct jit_ops *jit;        /* jit_ops.h; NULL: no translation */

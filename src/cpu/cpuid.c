@@ -13,7 +13,7 @@
 
 /* Family 6; a model number that Intel gave to no processor, so that no guest looks for that one's errata. */
 enum { SIGNATURE = 0x000e06a0 };
-enum { MAX_BASIC = 0x16, MAX_HYPERVISOR = 0x40000010, MAX_EXTENDED = 0x80000008 };
+enum { MAX_BASIC = 0x1f, MAX_HYPERVISOR = 0x40000010, MAX_EXTENDED = 0x80000008 };
 /* The "crystal" of leaf 15h: guests take it for the APIC timer's rate, so it must be chip/lapic.h's. */
 enum { CRYSTAL_KHZ = 1000000 };
 enum { DEFAULT_PHYS_BITS = 40 };
@@ -272,6 +272,7 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 			cpuid_add_features(config, 7, 0, out);
 		break;
 	case 0xb:
+	case 0x1f: /* the same without modules, tiles and dies */
 		leaf_topology(config, subleaf, out);
 		break;
 	case 0xd:

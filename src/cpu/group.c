@@ -5,6 +5,7 @@
 #include "cpu/block_cache.h"
 #include "cpu/event.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -86,7 +87,14 @@ static void set_running(struct cpu *cpu, bool running)
 {
 	pthread_mutex_lock(&cpu->group->code_lock);
 	__atomic_store_n(&cpu->running, running, __ATOMIC_SEQ_CST);
+	bool serialize = running && cpu->serialize;
+	if (running)
+		cpu->serialize = false;
 	pthread_mutex_unlock(&cpu->group->code_lock);
+	if (unlikely(serialize)) {
+		unsigned a, b, c, d;
+		__cpuid(0, a, b, c, d);
+	}
 }
 
 void group_start(struct cpu *cpu)

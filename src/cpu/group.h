@@ -60,6 +60,16 @@ void group_stop(struct cpu *cpu);
 /* The CPU that this thread runs or ran last; NULL in other threads. */
 struct cpu *group_current(void);
 
+/*
+ * What each CPU gets of a buffer that one CPU alone would have `bytes` of: with more CPUs less, for they run much the
+ * same, but never so little that it is emptied all the time.
+ */
+static inline size_t group_share(const struct cpu *cpu, size_t bytes)
+{
+	unsigned cpus = cpu->config->cpu_count;
+	return cpus <= 1 ? bytes : cpus <= 4 ? bytes / 2 : cpus <= 16 ? bytes / 4 : bytes / 8;
+}
+
 static inline bool group_is_exclusive(const struct cpu *cpu)
 {
 	return cpu->group->count == 1 || cpu->exclusive;

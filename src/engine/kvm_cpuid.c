@@ -13,6 +13,7 @@
 #define LEAF1_ECX_X2APIC       (1u << 21)
 #define LEAF1_ECX_TSC_DEADLINE (1u << 24)
 #define LEAF1_ECX_HYPERVISOR   (1u << 31)
+#define LEAF1_EDX_HTT          (1u << 28)
 #define LEAF81_ECX_SVM         (1u << 2)
 
 #define MSR_IA32_FEATURE_CONTROL 0x3a
@@ -96,48 +97,60 @@ static void add_brand(struct kvm_cpuid2 *cpuid)
 	}
 }
 
+/* Topology: cores of one package, one thread each. */
+static void adapt_topology(struct engine_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
+{
+	u32 cpus = vcpu->engine->board->cpus, index = vcpu->index;
+	u32 core_bits = cpus > 1 ? 32 - (u32)__builtin_clz(cpus - 1) : 0;
+	bool shared = (e->eax >> 5 & 7) == 3; /* the cache of level 3 */
+	switch (e->function) {
+	case 1: /* APIC ID, logical processors; HTT: the latter is valid */
+		e->ebx = (e->ebx & 0xffff) | cpus << 16 | index << 24;
+		e->edx = cpus > 1 ? e->edx | LEAF1_EDX_HTT : e->edx & ~LEAF1_EDX_HTT;
+		break;
+	case 4:
+		e->eax = (e->eax & 0x3ff) | (e->eax & 31 ? (cpus - 1) << 26 | (shared ? cpus - 1 : 0) << 14 : 0);
+		break;
+	case 0x8000001d:
+		e->eax = (e->eax & 0x3ff) | (shared ? cpus - 1 : 0) << 14;
+		break;
+	case 0xb:
+	case 0x1f:
+		e->edx = index;
+		e->eax = e->index == 1 ? core_bits : 0;
+		e->ebx = e->index == 0 ? 1 : e->index == 1 ? cpus : 0;
+		e->ecx = e->index < 2 ? (e->index + 1) << 8 | e->index : e->index;
+		break;
+	case 0x80000008: /* cores, and how many bits of the APIC ID name them */
+		e->ecx = (e->ecx & ~0xffffu) | core_bits << 12 | (cpus - 1);
+		break;
+	case 0x8000001e:
+		e->eax = index;
+		e->ebx = index;
+		e->ecx = 0;
+		break;
+	}
+}
+
 static void adapt(struct engine_vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 {
 	const struct engine_board *board = vcpu->engine->board;
 	for (u32 i = 0; i < cpuid->nent; i++) {
 		struct kvm_cpuid_entry2 *e = &cpuid->entries[i];
+		adapt_topology(vcpu, e);
 		switch (e->function) {
 		case 1:
-			/* APIC id, and one logical processor per package in bits 23:16. */
-			e->ebx = (e->ebx & 0xffff) | 1u << 16 | vcpu->index << 24;
-			e->edx &= ~(1u << 28);
 			e->ecx |= LEAF1_ECX_X2APIC | LEAF1_ECX_TSC_DEADLINE | LEAF1_ECX_HYPERVISOR;
 			if (board->nested != NESTING_VTX)
 				e->ecx &= ~LEAF1_ECX_VMX;
-			break;
-		case 4: /* caches: shared with nobody, one core per package (AMD: 8000001Dh) */
-			e->eax &= 0x3ff;
-			break;
-		case 0x8000001d:
-			e->eax &= 0x3fff;
-			break;
-		case 0xb:
-		case 0x1f:
-			e->edx = vcpu->index;
-			e->eax = 0;
-			e->ebx = e->index < 2 ? 1 : 0;
-			e->ecx = e->index < 2 ? (e->index + 1) << 8 | e->index : e->index;
 			break;
 		case 0x80000001:
 			if (board->nested != NESTING_SVM)
 				e->ecx &= ~LEAF81_ECX_SVM;
 			break;
-		case 0x80000008:
-			e->ecx &= ~0xffffu; /* one core */
-			break;
 		case 0x8000000a:
 			if (board->nested != NESTING_SVM)
 				e->eax = e->ebx = e->ecx = e->edx = 0;
-			break;
-		case 0x8000001e:
-			e->eax = vcpu->index;
-			e->ebx = vcpu->index;
-			e->ecx = 0;
 			break;
 		}
 	}

@@ -1,6 +1,7 @@
 /*
  * The translator's life: the code area, and what the run loop calls.
  */
+#include "cpu/group.h"
 #include "jit/internal.h"
 
 #include <errno.h>
@@ -143,7 +144,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 		return -ENOMEM;
 	jit->options = *options;
 	jit->host = jit_host_features();
-	jit->size = options->memory ? options->memory & ~(size_t)(PAGE_SIZE - 1) : JIT_DEFAULT_SIZE;
+	jit->size = group_share(cpu, options->memory ? options->memory : JIT_DEFAULT_SIZE) & ~(size_t)(PAGE_SIZE - 1);
 	int error = map_area(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;

@@ -186,8 +186,9 @@ static void test_tsc_rate(void)
 static void test_beyond_last_leaf(void)
 {
 	struct machine *m = machine_new();
-	g_assert_cmpuint(query(m, 0, 0, EAX), ==, 0x16);
-	g_assert_cmpuint(query(m, 0x17, 0, EAX), ==, query(m, 0x16, 0, EAX));
+	g_assert_cmpuint(query(m, 0, 0, EAX), ==, 0x1f);
+	g_assert_cmpuint(query(m, 0x20, 1, ECX), ==, query(m, 0x1f, 1, ECX));
+	g_assert_cmpuint(query(m, 0x20, 1, ECX), !=, 0);
 	g_assert_cmpuint(query(m, 0x40000001, 0, EAX), ==, 0);
 	g_assert_cmpuint(query(m, 0xa, 0, EAX), ==, 0);
 	machine_free(m);
