@@ -4,6 +4,7 @@
  */
 #include "cpu/block.h"
 #include "cpu/conditions.h"
+#include "cpu/internal.h"
 #include "cpu/operand.h"
 #include "cpu/system.h"
 
@@ -17,7 +18,7 @@ static inline void check_target64(struct cpu *cpu, u64 target)
 static u64 legacy_target(struct cpu *cpu, const struct insn *insn, u64 target)
 {
 	target &= size_mask(insn->opsize);
-	if (unlikely(target > cpu->seg[SEG_CS].limit))
+	if (unlikely(target > cpu->seg[SEG_CS].limit && !(cpu->mode_key & MODE_CODE64)))
 		cpu_raise_gp(cpu);
 	return target;
 }
@@ -38,13 +39,18 @@ static void jump_relative(struct cpu *cpu, const struct insn *insn)
 	cpu->reg[REG_RIP] = legacy_target(cpu, insn, cpu->reg[REG_RIP] + insn->imm);
 }
 
-/* Branches in 64-bit mode have 64 bits, whatever the prefixes; elsewhere 16 or 32. */
+/*
+ * Branches in 64-bit mode have 64 bits, whatever the prefixes; elsewhere 16 or 32. But AMD's CPUs heed an operand-size
+ * prefix in 64-bit mode too: the target has 16 bits then, and depends on where the code runs.
+ */
 static bool select_branch(const struct decode *d, struct insn *insn, insn_fn wide, insn_fn legacy)
 {
+	bool code64 = d->mode_key & MODE_CODE64;
+
 	insn->flags |= INSN_ENDS;
-	insn->opsize = d->mode_key & MODE_CODE64 ? 8 : near_operand_size(d);
-	insn->exec = d->mode_key & MODE_CODE64 ? wide : legacy;
-	insn->direct = operand_is(d, 0, OPERAND_IMM);
+	insn->opsize = code64 && !cpu_is_amd(d->cpu) ? 8 : near_operand_size(d);
+	insn->exec = insn->opsize == 8 ? wide : legacy;
+	insn->direct = operand_is(d, 0, OPERAND_IMM) && (insn->opsize == 8 || !code64);
 	return true;
 }
 
@@ -71,7 +77,7 @@ CONDITIONS(JCC)
 
 static void branch_relative(struct cpu *cpu, const struct insn *insn)
 {
-	if (cpu->mode_key & MODE_CODE64)
+	if (insn->opsize == 8)
 		jump_relative64(cpu, insn);
 	else
 		jump_relative(cpu, insn);

@@ -278,6 +278,7 @@ int decoders_init(struct cpu *cpu, struct decoders *decoders)
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, cpu_is_amd(cpu));
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_LZCNT, has_feature(cpu, FEATURE_LZCNT));
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_TZCNT, has_feature(cpu, FEATURE_BMI1));
 	}

@@ -209,7 +209,7 @@ static bool is_jcc(const struct plan *p)
 /* JMP and CALL: near, to an immediate, a register, or a pointer in memory. */
 static bool plan_branch(struct plan *p)
 {
-	if (p->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+	if (p->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || p->insn->opsize != 8)
 		return false;
 	if (p->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
 		return true;
@@ -236,8 +236,9 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	ZydisMnemonic m = p->zi.mnemonic;
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
 		return plan_copy(jit, p) ? PLAN_COPY : PLAN_HANDLER;
+	/* AMD's near branches with an operand-size prefix are for the interpreter. */
 	if (is_jcc(p))
-		return PLAN_JCC;
+		return insn->opsize == 8 ? PLAN_JCC : PLAN_HANDLER;
 	if (jit_plan_reencode(jit, p))
 		return PLAN_REENCODE;
 	switch (m) {
@@ -265,7 +266,7 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	case ZYDIS_MNEMONIC_CALL:
 		return plan_branch(p) ? PLAN_CALL : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_RET:
-		return p->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR ? PLAN_RET : PLAN_HANDLER;
+		return p->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR && insn->opsize == 8 ? PLAN_RET : PLAN_HANDLER;
 	default:
 		return PLAN_HANDLER;
 	}

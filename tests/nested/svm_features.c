@@ -197,6 +197,38 @@ static void test_syscall(void)
 	CHECK_EQUAL("and-keeps-the-return-address", cstar_rcx, (u64)user_syscall32 + 7);
 }
 
+/* --- near branches --- */
+
+/* With an operand-size prefix the target has 16 bits, in 64-bit mode too. Each piece ends with a jump to RBX. */
+static u64 run_low(const u8 *code, unsigned n, u64 rdx)
+{
+	enum { LOW = 0x9000 };
+	static const u8 back[] = { 0xb9, 0x34, 0x12, 0, 0, 0xff, 0xe3 }; /* mov $0x1234, %ecx; jmp *%rbx */
+	u64 rcx = 0;
+	memcpy((void *)LOW, back, sizeof(back));
+	memcpy(code_page, code, n);
+	memcpy(code_page + n, back, sizeof(back));
+	code_page[n + 1] = 0x56;
+	asm volatile("lea 1f(%%rip), %%rbx; jmp *%2; 1:" : "+c"(rcx), "+d"(rdx) : "r"(code_page) : "rbx", "memory");
+	return rcx;
+}
+
+static void test_near_branches(void)
+{
+	static const u8 jump[] = { 0x66, 0xff, 0xe2 };               /* jmp *%dx */
+	static const u8 always[] = { 0x38, 0xc0, 0x66, 0x74, 0x00 }; /* cmp %al, %al; je to the next, in 16 bits */
+	static const u8 never[] = { 0x38, 0xc0, 0x66, 0x75, 0x00 };  /* cmp %al, %al; jne */
+	static const u8 relative[] = { 0x66, 0xe9, 0x00, 0x00 };     /* jmp to the next, in 16 bits */
+	CHECK_EQUAL("an-indirect-jump-has-16-bits", run_low(jump, sizeof(jump), 0x12349000), 0x1234);
+	CHECK_EQUAL("a-branch-not-taken-goes-on", run_low(never, sizeof(never), 0), 0x1256);
+	/* The low 16 bits of what follows the branch, with the same code there. */
+	u64 low = (u64)code_page & 0xffff;
+	memcpy((void *)(low + sizeof(always)), (const u8[]){ 0xb9, 0x78, 0x12, 0, 0, 0xff, 0xe3 }, 7);
+	CHECK_EQUAL("a-conditional-branch-has-16-bits", run_low(always, sizeof(always), 0), 0x1278);
+	memcpy((void *)(low + sizeof(relative)), (const u8[]){ 0xb9, 0x79, 0x12, 0, 0, 0xff, 0xe3 }, 7);
+	CHECK_EQUAL("a-relative-jump-has-16-bits", run_low(relative, sizeof(relative), 0), 0x1279);
+}
+
 /* --- clean bits --- */
 
 L2(l2_vmmcall, "vmmcall")
@@ -238,6 +270,7 @@ void guest_main(void)
 	test_pat();
 	test_gmet();
 	test_syscall();
+	test_near_branches();
 	test_clean_bits();
 	test_lock();
 	guest_exit();

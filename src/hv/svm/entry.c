@@ -210,6 +210,9 @@ static void inject(struct cpu *cpu, struct svm *svm)
 	set_return_address(cpu, svm, &e);
 	TRACE(exits, "VMRUN injects vector %u type %d", e.vector, e.type);
 	cpu_deliver(cpu, &e);
+	/* What blocks virtual NMIs is V_NMI_MASK. */
+	if (e.type == EVENT_NMI && svm_int_ctl(svm, V_NMI_ENABLE) && svm_has(svm, FEATURE_VNMI))
+		cpu->nmi_blocked = false;
 }
 
 /* --- the whole --- */
