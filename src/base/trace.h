@@ -16,7 +16,7 @@
 	X(io, "port and memory-mapped device accesses")                                                                \
 	X(cpu, "exceptions, mode changes, CPUID")                                                                      \
 	X(jit, "blocks translated")                                                                                    \
-	X(vmx, "VMX instructions, failed checks of VM entry and VMRUN")                                                          \
+	X(vmx, "VMX instructions, failed checks of VM entry and VMRUN")                                                \
 	X(boot, "what the boot loader put where")
 
 enum trace_channel {

@@ -17,8 +17,9 @@ void fpu_reset(struct cpu *cpu, bool init_signal)
 	if (init_signal) /* INIT leaves x87, SSE and AVX state alone (SDM vol. 3, table 10-1) */
 		return;
 	memset(&cpu->fpu, 0, sizeof(cpu->fpu));
-	fpu_set_fcw(cpu, 0x40);
-	fpu_set_ftw(cpu, 0xff);
+	/* Not 0040h and full, as RESET has them, but as FNINIT in the firmware leaves them: some kernels rely on it. */
+	fpu_set_fcw(cpu, 0x37f);
+	fpu_set_ftw(cpu, 0);
 	fpu_set_mxcsr(cpu, MXCSR_INIT);
 	u32 mask = MXCSR_VALID;
 	memcpy(cpu->fpu.legacy + FPU_MXCSR_MASK, &mask, 4);
