@@ -97,10 +97,15 @@ static struct place_in_memory emit_check(struct translation *t, const struct pla
 	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
 }
 
-static void emit_alignment(struct translation *t, const struct plan *p, u32 mask)
+static void emit_test_alignment(struct translation *t, u32 mask)
 {
 	emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
 	emit32(&t->e, mask);
+}
+
+static void emit_alignment(struct translation *t, const struct plan *p, u32 mask)
+{
+	emit_test_alignment(t, mask);
 	emit_handler_if(t, p, COND_NZ);
 }
 
@@ -130,12 +135,24 @@ static i32 slot_offset(const struct plan *p)
 static void emit_lead_check(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
+	if (p->alignment) {
+		emit_test_alignment(t, p->alignment);
+		struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+		c->kind = COLD_UNGROUP;
+		c->plan = p;
+	}
 	emit_compare(t, p->group_size, p->group_write);
 	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
 	c->kind = COLD_FILL;
 	c->plan = p;
 	c->back = e->at;
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+}
+
+void emit_cold_ungroup(struct translation *t, const struct cold *c)
+{
+	emit_site(t, c->plan, VECTORS_NONE);
+	emit_jmp(&t->e, t->jit->stub_ungroup);
 }
 
 /* The TLB has not got the group's range: fills it with the leader's page, and looks once more. */
@@ -149,8 +166,7 @@ void emit_cold_fill(struct translation *t, const struct cold *c)
 		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
 	emit_compare(t, p->group_size, p->group_write);
 	emit_jcc(e, COND_Z, c->back);
-	emit_site(t, p, VECTORS_NONE);
-	emit_jmp(e, t->jit->stub_ungroup);
+	emit_cold_ungroup(t, c);
 }
 
 /*

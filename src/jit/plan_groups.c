@@ -29,7 +29,7 @@ struct tracker {
 /* An operand's address: base + (index << scale) + segment base, by roots, and the constant rest. */
 struct access {
 	u32 base, index, era;
-	u8 scale, seg, size;
+	u8 scale, seg, size, alignment;
 	bool write;
 	i64 offset;
 };
@@ -64,7 +64,7 @@ static struct access on_stack(const struct tracker *k, unsigned gpr, i64 offset,
 static bool operand_access(const struct tracker *k, const struct plan *p, struct access *a)
 {
 	const struct insn *insn = p->insn;
-	if (!p->memory || p->alignment || insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG ||
+	if (!p->memory || insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG ||
 	    (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_JMP))
 		return false;
 	*a = (struct access){
@@ -74,6 +74,7 @@ static bool operand_access(const struct tracker *k, const struct plan *p, struct
 		.scale = insn->scale,
 		.seg = insn->seg == SEG_FS || insn->seg == SEG_GS ? insn->seg : SEG_FLAT,
 		.size = p->memory_size,
+		.alignment = p->alignment,
 		.write = p->memory_write,
 		.offset = insn->disp,
 	};
@@ -209,6 +210,12 @@ static bool is_alike(const struct access *a, const struct access *b)
 	       (a->index == ROOT_ZERO || a->scale == b->scale);
 }
 
+/* Is what follows from the leader's alignment enough for the other? */
+static bool is_aligned_with(const struct access *a, const struct access *leader)
+{
+	return !a->alignment || (a->alignment <= leader->alignment && !((a->offset - leader->offset) & a->alignment));
+}
+
 /* Makes a group of the first candidate and those behind it that fit; true if there are any. */
 static bool make_group(struct candidate *c, unsigned count, u8 slot)
 {
@@ -219,9 +226,10 @@ static bool make_group(struct candidate *c, unsigned count, u8 slot)
 
 	for (unsigned i = 1; i < count; i++) {
 		const struct access *a = &c[i].at;
-		if (!c[i].plan || !is_alike(a, &first))
+		if (!c[i].plan || !is_alike(a, &first) || !is_aligned_with(a, &first))
 			continue;
 		i64 l = a->offset < low ? a->offset : low;
+		l -= (l - first.offset) & first.alignment; /* the range begins where the leader's alignment shows */
 		i64 h = a->offset + a->size > high ? a->offset + a->size : high;
 		if (h - l > GROUP_RANGE)
 			continue;

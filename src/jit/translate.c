@@ -666,6 +666,9 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	case COLD_FILL:
 		emit_cold_fill(t, c);
 		break;
+	case COLD_UNGROUP:
+		emit_cold_ungroup(t, c);
+		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
 		emit_exit(t, c->plan, c->taken, c->offset);

@@ -14,6 +14,7 @@ struct cold {
 	enum {
 		COLD_HANDLER,
 		COLD_FILL,
+		COLD_UNGROUP,
 		COLD_TOO_DEEP,
 		COLD_ODD_RETURN,
 		COLD_EXIT,
@@ -91,6 +92,7 @@ struct place_in_memory emit_place(struct translation *t, const struct plan *p);
 void emit_operand(struct translation *t, const struct plan *p);
 /* The 8 bytes at [base + change]. */
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write);
+void emit_cold_ungroup(struct translation *t, const struct cold *c);
 void emit_cold_fill(struct translation *t, const struct cold *c);
 
 /* The instruction's immediates, as the guest has them. */

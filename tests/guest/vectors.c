@@ -302,6 +302,37 @@ static void test_upper_halves(void)
 	CHECK("vzeroupper-clears-upper-halves", cleared);
 }
 
+/* Neighbours in memory of which some must be aligned: which of them faults, if the base is off by 8? */
+static u64 neighbours(u8 *at, bool aligned_first)
+{
+	u64 done = 0;
+	if (aligned_first)
+		TRY("movaps (%1), %%xmm0; inc %0; movups 24(%1), %%xmm1; inc %0; addps 16(%1), %%xmm0; inc %0;"
+		    "movaps %%xmm0, 48(%1); inc %0",
+		    : "+r"(done)
+		    : "r"(at)
+		    : "memory", "cc");
+	else
+		TRY("movups (%1), %%xmm0; inc %0; movaps 32(%1), %%xmm1; inc %0; mov 40(%1), %%rax; inc %0;"
+		    "movaps %%xmm0, 48(%1); inc %0",
+		    : "+r"(done)
+		    : "r"(at)
+		    : "rax", "memory", "cc");
+	return done | (u64)fault.vector << 8;
+}
+
+static void test_aligned_neighbours(void)
+{
+	bool first = true, later = true;
+	for (unsigned i = 0; i < 2 * TIMES; i++) {
+		unsigned off = i % 5 == 4 ? 8 : 0;
+		first &= neighbours(page + 64 + off, true) == (off ? GP << 8 : 4 | NO_FAULT << 8);
+		later &= neighbours(page + 64 + off, false) == (off ? 1 | GP << 8 : 4 | NO_FAULT << 8);
+	}
+	CHECK("first-of-neighbours-must-be-aligned", first);
+	CHECK("another-of-neighbours-must-be-aligned", later);
+}
+
 void guest_main(void)
 {
 	u32 r[4];
@@ -317,6 +348,7 @@ void guest_main(void)
 	test_interrupts();
 	test_unavailable();
 	test_alignment();
+	test_aligned_neighbours();
 	test_exceptions();
 	test_mxcsr();
 	test_upper_halves();
