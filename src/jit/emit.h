@@ -22,7 +22,7 @@ enum {
 };
 
 /* Conditions as in Jcc's opcode. */
-enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_A = 7 };
+enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_BE = 6, COND_A = 7 };
 
 struct emit {
 	u8 *at, *end;

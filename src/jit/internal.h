@@ -28,6 +28,7 @@ enum plan_kind {
 	PLAN_HANDLER,  /* by a call of the interpreter's handler */
 	PLAN_COPY,     /* the same instruction, with other registers */
 	PLAN_REENCODE, /* likewise, with all its prefixes: reencode.c */
+	PLAN_DIVIDE,
 	PLAN_NOTHING,
 	PLAN_LEA,
 	PLAN_PUSH,

@@ -228,6 +228,17 @@ static bool plan_push_pop(struct plan *p)
 	return true;
 }
 
+/* DIV and IDIV by a register or memory, where the host's registers are the guest's. */
+static bool plan_divide(struct plan *p)
+{
+	if (p->insn->opsize < 4 || p->insn->flags & INSN_LOCK)
+		return false;
+	if (p->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
+		return is_gpr(&p->op[0]);
+	p->memory = plan_memory(p, &p->op[0]);
+	return p->memory;
+}
+
 static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
@@ -257,6 +268,9 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 		return plan_push_pop(p) ? PLAN_PUSH : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_POP:
 		return plan_push_pop(p) ? PLAN_POP : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV:
+		return plan_divide(p) ? PLAN_DIVIDE : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_LEAVE:
 		p->memory = insn->opsize == 8;
 		p->memory_size = 8;
@@ -308,7 +322,7 @@ static bool is_shift_by_maybe_zero(const struct plan *p)
 static void plan_flags(struct plan *p)
 {
 	const ZydisAccessedFlags *f = p->zi.cpu_flags;
-	if (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_JCC)
+	if (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_DIVIDE && p->kind != PLAN_JCC)
 		return;
 	if (!f)
 		return;

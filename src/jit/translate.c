@@ -753,6 +753,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_REENCODE:
 		translate_reencoded(t, p);
 		break;
+	case PLAN_DIVIDE:
+		translate_divide(t, p);
+		break;
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:

@@ -74,6 +74,8 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CWDE:
 	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV:
 	case ZYDIS_MNEMONIC_IMUL:
 	case ZYDIS_MNEMONIC_INC:
 	case ZYDIS_MNEMONIC_LAHF:
@@ -119,6 +121,14 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 		       zi->meta.category == ZYDIS_CATEGORY_CMOV ||
 		       (zi->meta.category == ZYDIS_CATEGORY_SETCC && zi->mnemonic != ZYDIS_MNEMONIC_SETSSBSY);
 	}
+}
+
+/* Divisions are by T1, which was looked at. */
+static bool is_wrong_division(const ZydisDecodedInstruction *zi)
+{
+	if (zi->mnemonic != ZYDIS_MNEMONIC_DIV && zi->mnemonic != ZYDIS_MNEMONIC_IDIV)
+		return false;
+	return zi->opcode != 0xf7 || zi->raw.modrm.mod != 3 || (zi->raw.modrm.rm | zi->raw.rex.B << 3) != HOST_T1;
 }
 
 /*
@@ -203,8 +213,8 @@ bool jit_verify(const struct jit *jit, const u8 *code, size_t size)
 		ZydisDecodedInstruction zi;
 		ZydisDecoderContext context;
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, code + at, size - at, &zi)) ||
-		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_bit_string(&zi) || !is_memory_right(&zi) ||
-		    !is_reencoded_right(jit, &zi, &context) ||
+		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_wrong_division(&zi) || is_bit_string(&zi) ||
+		    !is_memory_right(&zi) || !is_reencoded_right(jit, &zi, &context) ||
 		    !is_branch_right(jit, &zi, code + at + zi.length, code, size) ||
 		    (zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE)))
 			return false;

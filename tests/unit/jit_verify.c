@@ -52,6 +52,15 @@ static void system_instructions_are_refused(void)
 	g_assert_false(verify(BYTES(0x0f, 0x01, 0xd9)));             /* vmmcall */
 }
 
+static void divisions_are_by_what_was_checked(void)
+{
+	g_assert_true(verify(BYTES(0x49, 0xf7, 0xf2)));  /* div r10 */
+	g_assert_true(verify(BYTES(0x41, 0xf7, 0xfa)));  /* idiv r10d */
+	g_assert_false(verify(BYTES(0x48, 0xf7, 0xf1))); /* div rcx */
+	g_assert_false(verify(BYTES(0x49, 0xf7, 0x31))); /* div [r9] */
+	g_assert_false(verify(BYTES(0x41, 0xf6, 0xf2))); /* div r10b */
+}
+
 static void far_transfers_and_segments_are_refused(void)
 {
 	g_assert_false(verify(BYTES(0x41, 0xff, 0x29)));       /* jmp far [r9] */
@@ -148,6 +157,7 @@ int main(int argc, char **argv)
 	g_assert_true(ZYAN_SUCCESS(ZydisDecoderInit(&jit.verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
 	g_test_add_func("/jit-verify/plain-code-passes", plain_code_passes);
 	g_test_add_func("/jit-verify/system-instructions-are-refused", system_instructions_are_refused);
+	g_test_add_func("/jit-verify/divisions-are-by-what-was-checked", divisions_are_by_what_was_checked);
 	g_test_add_func("/jit-verify/far-transfers-and-segments-are-refused", far_transfers_and_segments_are_refused);
 	g_test_add_func("/jit-verify/unchecked-memory-is-refused", unchecked_memory_is_refused);
 	g_test_add_func("/jit-verify/vector-code-passes", vector_code_passes);
