@@ -175,13 +175,30 @@ static void note_write(struct cpu *cpu, struct check *c, u64 linear, unsigned si
 	}
 }
 
+/* How far from its operand a bit string's instruction writes, by the number in its register. */
+static u64 bit_string_offset(const struct cpu *cpu, const struct insn *insn)
+{
+	unsigned bits = insn->opsize * 8u;
+	i64 number = (i64)sign_extend(cpu->reg[insn->src], bits);
+	return (u64)(number >> __builtin_ctz(bits)) * insn->opsize;
+}
+
+static bool is_bit_string(const struct insn *insn)
+{
+	return insn->row && (insn->row->number == ZYDIS_MNEMONIC_BTS || insn->row->number == ZYDIS_MNEMONIC_BTR ||
+			     insn->row->number == ZYDIS_MNEMONIC_BTC);
+}
+
 static void note_instruction(struct cpu *cpu, struct check *c, const struct insn *insn)
 {
 	note_write(cpu, c, cpu->reg[RSP] - 8, 8);
 	if (!(insn->flags & INSN_MEM))
 		return;
 	cpu->reg[REG_RIP] += insn->length; /* operands relative to RIP count from behind */
-	note_write(cpu, c, insn_ea(cpu, insn) + cpu->seg_base[insn->seg], insn->opsize > 8 ? insn->opsize : 8);
+	note_write(cpu, c, insn_ea(cpu, insn) + cpu->seg_base[insn->seg], insn->opsize > 16 ? insn->opsize : 16);
+	/* Or, with an immediate for the number, some bytes more than need be. */
+	if (is_bit_string(insn))
+		note_write(cpu, c, insn_ea(cpu, insn) + cpu->seg_base[insn->seg] + bit_string_offset(cpu, insn), 8);
 	cpu->reg[REG_RIP] -= insn->length;
 }
 

@@ -25,16 +25,20 @@ enum { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_UPPER, VECTORS_LEVELS };
 
 /* How an instruction is translated. */
 enum plan_kind {
-	PLAN_HANDLER,  /* by a call of the interpreter's handler */
+	PLAN_HANDLER, /* by a call of the interpreter's handler */
+	/* These test and change arithmetic flags as the instruction does. */
 	PLAN_COPY,     /* the same instruction, with other registers */
 	PLAN_REENCODE, /* likewise, with all its prefixes: reencode.c */
 	PLAN_DIVIDE,
+	PLAN_BIT_STRING,
+	PLAN_JCC,
+	/* These do not. */
+	PLAN_DIRECTION,
 	PLAN_NOTHING,
 	PLAN_LEA,
 	PLAN_PUSH,
 	PLAN_POP,
 	PLAN_LEAVE,
-	PLAN_JCC,
 	PLAN_JMP,
 	PLAN_CALL,
 	PLAN_RET
@@ -105,7 +109,8 @@ enum {
 	HOST_BMI1 = BIT(2),
 	HOST_BMI2 = BIT(3),
 	HOST_ADX = BIT(4),
-	HOST_MOVBE = BIT(5)
+	HOST_MOVBE = BIT(5),
+	HOST_CX16 = BIT(6)
 };
 
 /* A translation, for those who look at it: instructions jit->plan[first, +count). */

@@ -71,6 +71,8 @@ static bool is_copied(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_CLC:
 	case ZYDIS_MNEMONIC_STC:
 	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_SAHF:
 		return true;
 	default:
 		return (m >= ZYDIS_MNEMONIC_CMOVB && m <= ZYDIS_MNEMONIC_CMOVZ) ||
@@ -188,9 +190,6 @@ static bool plan_copy(const struct jit *jit, struct plan *p)
 			return false;
 	if ((p->insn->flags & INSN_LOCK) && !p->memory)
 		return false;
-	/* With the bit's number in a register the operand is a string of bits of any length. */
-	if (is_bit_test(m) && p->memory && p->op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		return false;
 	return high_bytes_fit(p);
 }
 
@@ -239,12 +238,22 @@ static bool plan_divide(struct plan *p)
 	return p->memory;
 }
 
+/* BT and its kin on memory, with the bit's number in a register; not locked. */
+static bool plan_bit_string(struct plan *p)
+{
+	p->memory = p->insn->opsize >= 4 && !(p->insn->flags & INSN_LOCK) && plan_memory(p, &p->op[0]);
+	p->memory_write = p->zi.mnemonic != ZYDIS_MNEMONIC_BT;
+	return p->memory;
+}
+
 static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
+	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && is_gpr(&p->op[1]))
+		return plan_bit_string(p) ? PLAN_BIT_STRING : PLAN_HANDLER;
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
 		return plan_copy(jit, p) ? PLAN_COPY : PLAN_HANDLER;
 	/* AMD's near branches with an operand-size prefix are for the interpreter. */
@@ -271,6 +280,9 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	case ZYDIS_MNEMONIC_DIV:
 	case ZYDIS_MNEMONIC_IDIV:
 		return plan_divide(p) ? PLAN_DIVIDE : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+		return PLAN_DIRECTION;
 	case ZYDIS_MNEMONIC_LEAVE:
 		p->memory = insn->opsize == 8;
 		p->memory_size = 8;
@@ -322,9 +334,7 @@ static bool is_shift_by_maybe_zero(const struct plan *p)
 static void plan_flags(struct plan *p)
 {
 	const ZydisAccessedFlags *f = p->zi.cpu_flags;
-	if (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_DIVIDE && p->kind != PLAN_JCC)
-		return;
-	if (!f)
+	if (p->kind < PLAN_COPY || p->kind > PLAN_JCC || !f)
 		return;
 	u32 defined = (f->modified | f->set_0 | f->set_1) & ARITHMETIC;
 	u32 undefined = f->undefined & ARITHMETIC;

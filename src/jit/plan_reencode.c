@@ -19,6 +19,7 @@ u32 jit_host_features(void)
 	} rows[] = {
 		{ FEATURE_POPCNT, HOST_POPCNT }, { FEATURE_LZCNT, HOST_LZCNT }, { FEATURE_BMI1, HOST_BMI1 },
 		{ FEATURE_BMI2, HOST_BMI2 },     { FEATURE_ADX, HOST_ADX },     { FEATURE_MOVBE, HOST_MOVBE },
+		{ FEATURE_CX16, HOST_CX16 },
 	};
 	u32 features = 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
@@ -47,6 +48,8 @@ bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi)
 		return jit->host & HOST_ADX;
 	case ZYDIS_ISA_SET_MOVBE:
 		return jit->host & HOST_MOVBE;
+	case ZYDIS_ISA_SET_CMPXCHG16B:
+		return jit->host & HOST_CX16;
 	default:
 		return true;
 	}
@@ -77,6 +80,8 @@ static bool is_integer(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_BLSMSK:
 	case ZYDIS_MNEMONIC_BLSR:
 	case ZYDIS_MNEMONIC_BZHI:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+	case ZYDIS_MNEMONIC_CMPXCHG8B:
 	case ZYDIS_MNEMONIC_CRC32:
 	case ZYDIS_MNEMONIC_MOVBE:
 	case ZYDIS_MNEMONIC_MOVNTI:
@@ -150,12 +155,21 @@ static bool operands_fit(struct plan *p)
 	return true;
 }
 
+/* The only ones here that may be locked. */
+static bool is_exchange(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_CMPXCHG8B || m == ZYDIS_MNEMONIC_CMPXCHG16B;
+}
+
 bool jit_plan_reencode(const struct jit *jit, struct plan *p)
 {
 	bool vex = p->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX, vector = is_vector(p);
 	if (!(vector || is_integer(p->zi.mnemonic)) || !jit_host_executes(jit, &p->zi) ||
-	    (!vex && p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) || p->insn->flags & (INSN_LOCK | INSN_ENDS))
+	    (!vex && p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) || p->insn->flags & INSN_ENDS ||
+	    (p->insn->flags & INSN_LOCK && !is_exchange(p->zi.mnemonic)))
 		return false;
+	if (p->zi.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
+		p->alignment = 15;
 	if (vector) {
 		p->vectors = vex ? VECTORS_AVX : VECTORS_SSE;
 		p->alignment = p->insn->flags & INSN_MEM ? p->insn->cond : 0;

@@ -92,6 +92,8 @@ static void emit_legacy_head(struct translation *t, const struct plan *p, const 
 {
 	struct emit *e = &t->e;
 	const ZydisDecodedInstruction *zi = &p->zi;
+	if (p->insn->flags & INSN_LOCK)
+		emit8(e, 0xf0);
 	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
 		u8 v = zi->raw.prefixes[i].value;
 		if ((v == 0x66 || v == 0xf2 || v == 0xf3) && zi->raw.prefixes[i].type != ZYDIS_PREFIX_TYPE_IGNORED)

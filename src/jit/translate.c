@@ -756,6 +756,12 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_DIVIDE:
 		translate_divide(t, p);
 		break;
+	case PLAN_BIT_STRING:
+		translate_bit_string(t, p);
+		break;
+	case PLAN_DIRECTION:
+		translate_direction(t, p);
+		break;
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:

@@ -98,8 +98,10 @@ void emit_cold_fill(struct translation *t, const struct cold *c);
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
 
-/* divide.c */
+/* integer.c */
 void translate_divide(struct translation *t, const struct plan *p);
+void translate_bit_string(struct translation *t, const struct plan *p);
+void translate_direction(struct translation *t, const struct plan *p);
 
 /* reencode.c */
 void translate_reencoded(struct translation *t, const struct plan *p);

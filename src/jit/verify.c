@@ -70,6 +70,8 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_CMC:
 	case ZYDIS_MNEMONIC_CMP:
 	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+	case ZYDIS_MNEMONIC_CMPXCHG8B:
 	case ZYDIS_MNEMONIC_CQO:
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CWDE:

@@ -1,8 +1,14 @@
 /*
- * DIV and IDIV of 32 and 64 bits. A quotient that is not defined or does not fit would be a fault of the host: the
- * divisor is looked at first, and whatever may be #DE is the handler's.
+ * Integer instructions that are more than a copy: divisions, bit strings, the direction flag.
  */
 #include "jit/translation.h"
+
+/*
+ * --- DIV and IDIV of 32 and 64 bits ---
+ *
+ * A quotient that is not defined or does not fit would be a fault of the host: the divisor is looked at first, and
+ * whatever may be #DE is the handler's.
+ */
 
 /* AND so on, register and register, at the operand's width. */
 static void emit_width(struct translation *t, const struct plan *p, u8 opcode, unsigned reg, unsigned rm)
@@ -66,4 +72,49 @@ void translate_divide(struct translation *t, const struct plan *p)
 	emit_width(t, p, 0xf7, is_signed ? 7 : 6, HOST_T1);
 	if (p->live_after)
 		t->flags = IN_HOST;
+}
+
+/*
+ * --- BT and kin on memory, with the bit's number in a register ---
+ *
+ * The operand is a string of bits of any length. Numbers of its first 32 or 64 bits need no address but the operand's;
+ * all others are the handler's.
+ */
+
+static unsigned bit_number(struct translation *t, const struct plan *p)
+{
+	unsigned guest = jit_gpr_number(&p->op[1]);
+	if (host_register[guest] != HOST_NONE)
+		return host_register[guest];
+	emit_load(&t->e, HOST_T1, HOST_CPU, guest_offset(guest));
+	return HOST_T1;
+}
+
+void translate_bit_string(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	bool wide = p->insn->opsize == 8;
+	i32 mask = wide ? 63 : 31;
+	give_up_host_flags(t, p->live_before);
+	emit_rr(e, (struct opcode){ .byte = 0xf7, .wide = wide }, 0, bit_number(t, p));
+	emit32(e, (u32)~mask);
+	emit_handler_if(t, p, COND_NZ);
+	emit_operand(t, p);
+	need_host_flags(t);
+	/* On a register, the number is taken modulo its width. */
+	emit_rm(e, (struct opcode){ .byte = 0x8b, .wide = wide }, HOST_T2, HOST_T0, HOST_NONE, 0, 0);
+	emit_rr(e, (struct opcode){ .byte = p->zi.opcode, .map = 1, .wide = wide }, bit_number(t, p), HOST_T2);
+	if (p->memory_write)
+		emit_rm(e, (struct opcode){ .byte = 0x89, .wide = wide }, HOST_T2, HOST_T0, HOST_NONE, 0, 0);
+	t->flags = IN_HOST;
+}
+
+/* --- CLD and STD --- */
+
+void translate_direction(struct translation *t, const struct plan *p)
+{
+	bool set = p->zi.mnemonic == ZYDIS_MNEMONIC_STD;
+	give_up_host_flags(t, p->live_before);
+	emit_rm(&t->e, (struct opcode){ .byte = 0x80 }, set ? 1 : 4, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys) + 1);
+	emit8(&t->e, (u8)((set ? RFLAGS_DF : ~RFLAGS_DF) >> 8));
 }
