@@ -173,6 +173,8 @@ struct cpu {
 	u64 jit_stamp;                  /* translated code: what valid entries of the jump cache are stamped with */
 	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
 	u8 vectors_allowed; /* translated code: how much may be */
+	u8 x87;             /* translated code: are the x87 registers of `fpu` in the host's? Never where C code runs */
+	u8 x87_allowed;     /* translated code: may they be? */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */

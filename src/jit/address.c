@@ -151,7 +151,7 @@ static void emit_lead_check(struct translation *t, const struct plan *p)
 
 void emit_cold_ungroup(struct translation *t, const struct cold *c)
 {
-	emit_site(t, c->plan, VECTORS_NONE);
+	emit_site(t, c->plan, VECTORS_NONE, false);
 	emit_jmp(&t->e, t->jit->stub_ungroup);
 }
 
@@ -164,6 +164,8 @@ void emit_cold_fill(struct translation *t, const struct cold *c)
 	emit_call(e, t->jit->stub_fill);
 	if (p->vectors_before)
 		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
+	if (p->x87_before)
+		emit_call(e, t->jit->stub_load_x87);
 	emit_compare(t, p->group_size, p->group_write);
 	emit_jcc(e, COND_Z, c->back);
 	emit_cold_ungroup(t, c);

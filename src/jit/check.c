@@ -58,6 +58,7 @@ struct outcome {
 	struct event pending;
 	const struct insn *insn;
 	u32 mxcsr;
+	u8 x87[FPU_MXCSR], st[8][16];
 	u8 vector[2][16][16]; /* lower halves, upper halves */
 };
 
@@ -221,6 +222,8 @@ static void take_outcome(const struct cpu *cpu, struct outcome *o, bool thrown)
 	o->rip_start = cpu->rip_start;
 	o->insn = cpu->insn;
 	o->mxcsr = fpu_mxcsr(cpu);
+	memcpy(o->x87, cpu->fpu.legacy, sizeof(o->x87));
+	memcpy(o->st, cpu->fpu.legacy + FPU_ST, sizeof(o->st));
 	memcpy(o->vector[0], cpu->fpu.legacy + FPU_XMM, sizeof(o->vector[0]));
 	memcpy(o->vector[1], cpu->fpu.ymm_high, sizeof(o->vector[1]));
 	o->thrown = thrown;
@@ -236,6 +239,8 @@ static void put_outcome(struct cpu *cpu, const struct outcome *o)
 	cpu->rip_start = o->rip_start;
 	cpu->insn = o->insn;
 	fpu_set_mxcsr(cpu, o->mxcsr);
+	memcpy(cpu->fpu.legacy, o->x87, sizeof(o->x87));
+	memcpy(cpu->fpu.legacy + FPU_ST, o->st, sizeof(o->st));
 	memcpy(cpu->fpu.legacy + FPU_XMM, o->vector[0], sizeof(o->vector[0]));
 	memcpy(cpu->fpu.ymm_high, o->vector[1], sizeof(o->vector[1]));
 	cpu->pending.valid = false;
@@ -313,6 +318,11 @@ static void print_outcome(const char *title, const struct outcome *o)
 	for (unsigned i = 0; i < 16; i++)
 		fprintf(stderr, "%s v%u=%016llx%016llx:%016llx%016llx", i % 2 ? "" : "\n ", i, quad(o->vector[1][i], 1),
 			quad(o->vector[1][i], 0), quad(o->vector[0][i], 1), quad(o->vector[0][i], 0));
+	fprintf(stderr, "\n ");
+	for (unsigned i = 0; i < FPU_MXCSR / 8; i++)
+		fprintf(stderr, " x87=%016llx", quad(o->x87, i));
+	for (unsigned i = 0; i < 8; i++)
+		fprintf(stderr, "%sst%u=%04llx:%016llx", i % 4 ? " " : "\n  ", i, quad(o->st[i], 1), quad(o->st[i], 0));
 	fprintf(stderr, "\n  mxcsr=%x rip=%llx start=%llx arith=%04x sys=%llx", o->mxcsr,
 		(unsigned long long)o->reg[REG_RIP], (unsigned long long)o->rip_start, o->arith & ARITH_MASK,
 		(unsigned long long)o->rflags_sys);
@@ -361,8 +371,9 @@ static bool events_equal(const struct event *a, const struct event *b)
 static bool outcomes_equal(const struct outcome *a, const struct outcome *b, u16 undefined)
 {
 	return !memcmp(a->reg, b->reg, sizeof(a->reg)) && !((a->arith ^ b->arith) & ARITH_MASK & ~undefined) &&
-	       a->rflags_sys == b->rflags_sys && a->mxcsr == b->mxcsr &&
-	       !memcmp(a->vector, b->vector, sizeof(a->vector)) && a->thrown == b->thrown &&
+	       a->rflags_sys == b->rflags_sys && a->mxcsr == b->mxcsr && !memcmp(a->x87, b->x87, sizeof(a->x87)) &&
+	       !memcmp(a->st, b->st, sizeof(a->st)) && !memcmp(a->vector, b->vector, sizeof(a->vector)) &&
+	       a->thrown == b->thrown &&
 	       (!a->thrown ||
 		(events_equal(&a->pending, &b->pending) && a->insn == b->insn && a->rip_start == b->rip_start));
 }

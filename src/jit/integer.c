@@ -20,12 +20,12 @@ static void emit_width(struct translation *t, const struct plan *p, u8 opcode, u
 static void emit_divisor(struct translation *t, const struct plan *p)
 {
 	struct opcode load = { .byte = 0x8b, .wide = p->insn->opsize == 8 };
+	give_up_host_flags(t, p->live_before);
 	if (p->memory) {
 		emit_operand(t, p);
 		emit_rm(&t->e, load, HOST_T1, HOST_T0, HOST_NONE, 0, 0);
 		return;
 	}
-	give_up_host_flags(t, p->live_before);
 	unsigned guest = jit_gpr_number(&p->op[0]);
 	if (host_register[guest] == HOST_NONE)
 		emit_load(&t->e, HOST_T1, HOST_CPU, guest_offset(guest));

@@ -29,6 +29,7 @@ enum plan_kind {
 	/* These test and change arithmetic flags as the instruction does. */
 	PLAN_COPY,     /* the same instruction, with other registers */
 	PLAN_REENCODE, /* likewise, with all its prefixes: reencode.c */
+	PLAN_X87,
 	PLAN_DIVIDE,
 	PLAN_BIT_STRING,
 	PLAN_JCC,
@@ -84,6 +85,8 @@ struct plan {
 	bool group_write;
 	u16 group_size;
 	i32 group_low;
+	bool x87_pointers;          /* PLAN_X87: sets FIP, FOP and FDP */
+	bool x87_before, x87_after; /* do instructions from here to the next handler want x87 registers? */
 	u8 bytes[15];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -110,7 +113,8 @@ enum {
 	HOST_BMI2 = BIT(3),
 	HOST_ADX = BIT(4),
 	HOST_MOVBE = BIT(5),
-	HOST_CX16 = BIT(6)
+	HOST_CX16 = BIT(6),
+	HOST_XSAVE = BIT(7)
 };
 
 /* A translation, for those who look at it: instructions jit->plan[first, +count). */
@@ -147,6 +151,9 @@ struct jit {
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
+	const u8 *stub_store_x87;
+	const u8 *stub_load_x87;  /* call: they can be loaded */
+	const u8 *stub_enter_x87; /* call: T1 = site; loads them, or interprets and leaves */
 	/* Runs translated code; the link through which it left, or NULL. */
 	struct jit_link *(*enter)(struct cpu *cpu, const void *code);
 	struct plan plan[TRACE_MAX];
@@ -168,21 +175,23 @@ static inline const u8 *jit_executable(const struct jit *jit, const u8 *writable
  * What stubs must know of an instruction, in one register.
  *
  *	63..62   VECTORS_* that the code behind it wants loaded
- *	61..32   place of its block in the arena
+ *	61       does it want x87 registers?
+ *	60..32   place of its block in the arena, in units of 8 bytes
  *	31..20   its offset in its page
  *	19..13   how many instructions of the block are translated
  *	12..7    its index in the block
  *	6..0     instructions of the trace before the block
  */
-enum { SITE_VECTORS = 62, SITE_BLOCK = 32, SITE_OFFSET = 20, SITE_END = 13, SITE_INDEX = 7 };
+enum { SITE_VECTORS = 62, SITE_X87 = 61, SITE_BLOCK = 32, SITE_OFFSET = 20, SITE_END = 13, SITE_INDEX = 7 };
 
-static_assert(BLOCK_MAX <= 64 && TRACE_MAX < 128 && BLOCK_MEMORY_MAX <= 1 << 30, "sites have room for them");
+static_assert(BLOCK_MAX <= 64 && TRACE_MAX < 128 && BLOCK_MEMORY_MAX <= 1 << 30 && _Alignof(struct block) >= 8,
+	      "sites have room for them");
 
-static inline u64 jit_site(const struct cpu *cpu, const struct plan *p, unsigned end, u8 vectors)
+static inline u64 jit_site(const struct cpu *cpu, const struct plan *p, unsigned end, u8 vectors, bool x87)
 {
 	u64 block = (u64)((const u8 *)p->block - cpu->blocks->arena), index = (u64)(p->insn - p->block->insn);
-	return (u64)vectors << SITE_VECTORS | block << SITE_BLOCK | (u64)p->offset << SITE_OFFSET |
-	       (u64)end << SITE_END | index << SITE_INDEX | p->before;
+	return (u64)vectors << SITE_VECTORS | (u64)x87 << SITE_X87 | block / 8 << SITE_BLOCK |
+	       (u64)p->offset << SITE_OFFSET | (u64)end << SITE_END | index << SITE_INDEX | p->before;
 }
 
 /* Room for `n` bytes more of code and `links` links? If not, all is to be emptied. */
@@ -213,12 +222,20 @@ bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op);
 
 /* plan_reencode.c: can the instruction be re-encoded? Fills in its operand in memory and the vectors it needs. */
 bool jit_plan_reencode(const struct jit *jit, struct plan *p);
-/* Fills in vectors_before and vectors_after, once all else is planned. */
+/* Fills in vectors_before and vectors_after, and those of x87, once all else is planned. */
 void jit_plan_vectors(struct plan *plan, unsigned count);
 /* HOST_POPCNT and so on. */
 u32 jit_host_features(void);
 /* Does the host have this integer instruction? */
 bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi);
+
+bool jit_plan_x87(const struct jit *jit, struct plan *p);
+
+/* x87.c: what cpu->x87_allowed must be. */
+bool jit_x87_allowed(const struct cpu *cpu);
+void jit_make_x87_stubs(struct jit *jit, struct emit *e);
+void jit_make_x87_entry(struct jit *jit, struct emit *e);
+void emit_store_x87(struct emit *e, const struct jit *jit);
 
 /* vectors.c: what cpu->vectors_allowed must be. */
 u8 jit_vectors_allowed(const struct cpu *cpu);
@@ -227,6 +244,7 @@ u8 jit_vectors_allowed(const struct cpu *cpu);
 static inline struct jit_link *jit_enter(struct cpu *cpu, const void *code)
 {
 	cpu->vectors_allowed = jit_vectors_allowed(cpu);
+	cpu->x87_allowed = jit_x87_allowed(cpu);
 	return jit_of(cpu)->enter(cpu, code);
 }
 

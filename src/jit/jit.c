@@ -145,6 +145,9 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	jit->options = *options;
 	jit->host = jit_host_features();
 	jit->size = group_share(cpu, options->memory ? options->memory : JIT_DEFAULT_SIZE) & ~(size_t)(PAGE_SIZE - 1);
+	/* XSAVE faults on what is not aligned. */
+	if ((uintptr_t)&cpu->fpu % 64)
+		jit->host &= ~(u32)HOST_XSAVE;
 	int error = map_area(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;

@@ -261,6 +261,8 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 		return insn->opsize == 8 ? PLAN_JCC : PLAN_HANDLER;
 	if (jit_plan_reencode(jit, p))
 		return PLAN_REENCODE;
+	if (jit_plan_x87(jit, p))
+		return PLAN_X87;
 	switch (m) {
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_PAUSE:
@@ -342,6 +344,8 @@ static void plan_flags(struct plan *p)
 	p->writes_flags = (defined | undefined) != 0;
 	p->reads_flags =
 		(f->tested & ARITHMETIC) || (p->writes_flags && (written != ARITHMETIC || is_shift_by_maybe_zero(p)));
+	/* FCOMI leaves some alone, whatever the tables say. */
+	p->reads_flags |= p->kind == PLAN_X87 && p->writes_flags;
 }
 
 /* Can somebody look at the flags before the instruction has done anything? */

@@ -65,7 +65,7 @@ static bool operand_access(const struct tracker *k, const struct plan *p, struct
 {
 	const struct insn *insn = p->insn;
 	if (!p->memory || insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG ||
-	    (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_JMP))
+	    (p->kind != PLAN_COPY && p->kind != PLAN_REENCODE && p->kind != PLAN_X87 && p->kind != PLAN_JMP))
 		return false;
 	*a = (struct access){
 		.base = ROOT_ZERO,

@@ -8,6 +8,8 @@
 #include "cpu/native.h"
 #include "x86/host.h"
 
+#include <cpuid.h>
+
 /* --- the host --- */
 
 /* Integer instructions that guests have on every host, but only some hosts execute. */
@@ -24,6 +26,9 @@ u32 jit_host_features(void)
 	u32 features = 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
 		features |= host_has(rows[i].feature) ? rows[i].bit : 0;
+	u32 a, b, c, d;
+	if (host_has(FEATURE_XSAVE) && __get_cpuid(1, &a, &b, &c, &d) && c & bit_OSXSAVE)
+		features |= HOST_XSAVE;
 	return features;
 }
 
@@ -127,8 +132,11 @@ static bool register_fits(struct plan *p, const ZydisDecodedOperand *op)
 		/* Implicit ones stay where they are: their number must be the host's. */
 		return numbered || host_register[guest] == guest;
 	}
-	default: /* MXCSR is the guest's while its registers are loaded */
-		return op->reg.value == ZYDIS_REGISTER_MXCSR;
+	case ZYDIS_REGCLASS_X87:
+		return true;
+	default: /* these are the guest's while its registers are loaded */
+		return op->reg.value == ZYDIS_REGISTER_MXCSR || op->reg.value == ZYDIS_REGISTER_X87STATUS ||
+		       op->reg.value == ZYDIS_REGISTER_X87CONTROL || op->reg.value == ZYDIS_REGISTER_X87TAG;
 	}
 }
 
@@ -182,6 +190,33 @@ bool jit_plan_reencode(const struct jit *jit, struct plan *p)
 	return false;
 }
 
+static bool is_x87_control(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_FLDCW:
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FWAIT:
+		return true;
+	default:
+		return false;
+	}
+}
+
+bool jit_plan_x87(const struct jit *jit, struct plan *p)
+{
+	p->x87_pointers = p->insn->row->select == x87_select;
+	if (!(p->x87_pointers || is_x87_control(p->zi.mnemonic)) || !(jit->host & HOST_XSAVE) ||
+	    p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || p->insn->flags & (INSN_LOCK | INSN_ENDS))
+		return false;
+	if (operands_fit(p))
+		return true;
+	p->memory = false;
+	p->vectors = VECTORS_NONE;
+	return false;
+}
+
 /* --- where vector registers are wanted --- */
 
 void jit_plan_vectors(struct plan *plan, unsigned count)
@@ -195,5 +230,12 @@ void jit_plan_vectors(struct plan *plan, unsigned count)
 		else if (p->kind == PLAN_REENCODE && p->vectors > wanted)
 			wanted = p->vectors;
 		p->vectors_before = wanted;
+	}
+	bool x87 = false;
+	for (unsigned i = count; i-- > 0;) {
+		struct plan *p = &plan[i];
+		p->x87_after = x87;
+		x87 = p->kind == PLAN_X87 || (x87 && p->kind != PLAN_HANDLER);
+		p->x87_before = x87;
 	}
 }

@@ -30,6 +30,7 @@ static void emit_store_state(struct emit *e, const struct jit *jit)
 {
 	emit_store_guest(e);
 	emit_store_vectors(e, jit);
+	emit_store_x87(e, jit);
 }
 
 static void emit_load_guest(struct emit *e)
@@ -86,7 +87,7 @@ static void emit_call_c(struct emit *e, u64 function)
 
 static struct block *site_block(const struct cpu *cpu, u64 site)
 {
-	return (struct block *)(cpu->blocks->arena + (site >> SITE_BLOCK & 0x3fffffff));
+	return (struct block *)(cpu->blocks->arena + (site >> SITE_BLOCK & 0x1fffffff) * 8);
 }
 
 static unsigned site_offset(u64 site)
@@ -126,6 +127,14 @@ static void execute(struct cpu *cpu, u64 site)
 	insn->exec(cpu, insn);
 }
 
+/* A handler may have changed what can be loaded: can still be what the code behind wants? */
+static bool may_load(struct cpu *cpu, u64 site)
+{
+	cpu->vectors_allowed = jit_vectors_allowed(cpu);
+	cpu->x87_allowed = jit_x87_allowed(cpu);
+	return cpu->vectors_allowed >= site >> SITE_VECTORS && cpu->x87_allowed >= (site >> SITE_X87 & 1);
+}
+
 /*
  * Within a trace, which counts its instructions where it is left. Nonzero: translated code must be left, and RIP is
  * right. A translation was dropped meanwhile, perhaps this one; or something wants attention; or what the code behind
@@ -135,9 +144,8 @@ static u64 run_handler(struct cpu *cpu, u64 site)
 {
 	u64 dropped = cpu->counters.translations_dropped;
 	execute(cpu, site);
-	cpu->vectors_allowed = jit_vectors_allowed(cpu);
-	if (likely(cpu->counters.translations_dropped == dropped && !cpu->attention &&
-		   cpu->vectors_allowed >= site >> SITE_VECTORS)) {
+	bool loadable = may_load(cpu, site);
+	if (likely(cpu->counters.translations_dropped == dropped && !cpu->attention && loadable)) {
 		cpu->counters.instructions -= site_before(site);
 		return 0;
 	}
@@ -205,6 +213,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	struct emit e = { .at = jit->writable, .end = jit->writable + STUBS_MAX };
 
 	jit_make_vector_stubs(jit, &e);
+	jit_make_x87_stubs(jit, &e);
 	u8 *enter = e.at;
 	make_enter(&e);
 
@@ -251,6 +260,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_jmp(&e, leave_no_link);
 
 	jit_make_vector_entries(jit, &e);
+	jit_make_x87_entry(jit, &e);
 
 	jit->stub_untranslated = e.at;
 	emit_rm(&e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T1, HOST_NONE, 0,

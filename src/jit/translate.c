@@ -78,22 +78,24 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 	c->plan = p;
 }
 
-void emit_site(struct translation *t, const struct plan *p, u8 vectors)
+void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87)
 {
 	const struct plan *end = p;
 	while (end != t->plan + t->count && end->block == p->block)
 		end++;
 	unsigned index = (unsigned)(p->insn - p->block->insn);
-	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, p, index + (unsigned)(end - p), vectors));
+	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, p, index + (unsigned)(end - p), vectors, x87));
 }
 
-/* Runs the handler; `vectors` are loaded again afterwards. */
-static void emit_call_handler(struct translation *t, const struct plan *p, u8 vectors)
+/* Runs the handler; what the code behind wants is loaded again afterwards. */
+static void emit_call_handler(struct translation *t, const struct plan *p)
 {
-	emit_site(t, p, vectors);
+	emit_site(t, p, p->vectors_after, p->x87_after);
 	emit_call(&t->e, t->jit->stub_handler);
-	if (vectors)
-		emit_call(&t->e, t->jit->stub_load_vectors[vectors]);
+	if (p->vectors_after)
+		emit_call(&t->e, t->jit->stub_load_vectors[p->vectors_after]);
+	if (p->x87_after)
+		emit_call(&t->e, t->jit->stub_load_x87);
 }
 
 /* --- copied instructions --- */
@@ -645,11 +647,11 @@ static void emit_odd_return(struct translation *t, const struct plan *p)
 static void emit_cold_handler(struct translation *t, const struct cold *c)
 {
 	if (!c->resume) {
-		emit_site(t, c->plan, VECTORS_NONE);
+		emit_site(t, c->plan, VECTORS_NONE, false);
 		emit_jmp(&t->e, t->jit->stub_handler_end);
 		return;
 	}
-	emit_call_handler(t, c->plan, c->vectors);
+	emit_call_handler(t, c->plan);
 	if (c->load_flags)
 		emit_load_flags(t);
 	emit_jmp(&t->e, c->resume);
@@ -695,8 +697,13 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_leave(t, NULL);
 		break;
 	case COLD_VECTORS:
-		emit_site(t, c->plan, VECTORS_NONE);
+		emit_site(t, c->plan, VECTORS_NONE, false);
 		emit_call(e, t->jit->stub_enter_vectors[c->vectors]);
+		emit_jmp(e, c->resume);
+		break;
+	case COLD_X87:
+		emit_site(t, c->plan, VECTORS_NONE, false);
+		emit_call(e, t->jit->stub_enter_x87);
 		emit_jmp(e, c->resume);
 		break;
 	}
@@ -708,10 +715,10 @@ static void translate_handler(struct translation *t, const struct plan *p)
 {
 	give_up_host_flags(t, true);
 	if (p->insn->flags & INSN_ENDS) {
-		emit_site(t, p, VECTORS_NONE);
+		emit_site(t, p, VECTORS_NONE, false);
 		emit_jmp(&t->e, t->jit->stub_handler_end);
 	} else {
-		emit_call_handler(t, p, p->vectors_after);
+		emit_call_handler(t, p);
 	}
 }
 
@@ -756,6 +763,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_DIVIDE:
 		translate_divide(t, p);
 		break;
+	case PLAN_X87:
+		translate_x87(t, p);
+		break;
 	case PLAN_BIT_STRING:
 		translate_bit_string(t, p);
 		break;
@@ -792,21 +802,26 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	/* The handler did the whole instruction; go on behind it with the flags where they are now. */
 	for (; colds < t->colds; colds++) {
 		t->cold[colds].resume = t->e.at;
-		t->cold[colds].vectors = p->vectors_after;
 		t->cold[colds].load_flags = t->flags != IN_MEMORY && p->live_after;
 	}
 }
 
 /* What the first instructions want loaded. Where it cannot be, the interpreter runs the block. */
-static void emit_need_vectors(struct translation *t, const struct plan *p)
+static void emit_needs(struct translation *t, const struct plan *p)
 {
-	if (!p->vectors_before)
-		return;
-	struct cold *c = add_cold(t, emit_vectors_missing(t, p->vectors_before));
-	c->kind = COLD_VECTORS;
-	c->plan = p;
-	c->vectors = p->vectors_before;
-	c->resume = t->e.at;
+	if (p->vectors_before) {
+		struct cold *c = add_cold(t, emit_vectors_missing(t, p->vectors_before));
+		c->kind = COLD_VECTORS;
+		c->plan = p;
+		c->vectors = p->vectors_before;
+		c->resume = t->e.at;
+	}
+	if (p->x87_before) {
+		struct cold *c = add_cold(t, emit_x87_missing(t));
+		c->kind = COLD_X87;
+		c->plan = p;
+		c->resume = t->e.at;
+	}
 }
 
 static void emit_entry(struct translation *t)
@@ -817,7 +832,7 @@ static void emit_entry(struct translation *t)
 		emit8(e, 0);
 		add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_ATTENTION;
 	}
-	emit_need_vectors(t, t->plan);
+	emit_needs(t, t->plan);
 }
 
 static void translate_trace(struct translation *t)

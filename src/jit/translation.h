@@ -21,12 +21,13 @@ struct cold {
 		COLD_UNLINKED,
 		COLD_ATTENTION,
 		COLD_FAR_MISS,
-		COLD_VECTORS
+		COLD_VECTORS,
+		COLD_X87
 	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
 	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
-	u8 vectors;            /* COLD_HANDLER, COLD_VECTORS: VECTORS_* to load */
+	u8 vectors;            /* COLD_VECTORS: VECTORS_* to load */
 	const u8 *back;        /* COLD_FILL, COLD_TOO_DEEP: where to go on */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
@@ -68,8 +69,8 @@ void give_up_host_flags(struct translation *t, bool live);
 
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
 struct cold *add_cold(struct translation *t, u8 *from);
-/* T1 = what stubs must know of the instruction; `vectors` must be loaded behind it. */
-void emit_site(struct translation *t, const struct plan *p, u8 vectors);
+/* T1 = what stubs must know of the instruction; `vectors` and x87 registers must be loaded behind it. */
+void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
 /* --- address.c --- */
@@ -105,6 +106,11 @@ void translate_direction(struct translation *t, const struct plan *p);
 
 /* reencode.c */
 void translate_reencoded(struct translation *t, const struct plan *p);
+
+/* x87.c */
+void translate_x87(struct translation *t, const struct plan *p);
+/* A jump that is taken if x87 registers are not loaded; where to patch it. Uses the flags. */
+u8 *emit_x87_missing(struct translation *t);
 
 /* vectors.c: a jump that is taken if less than `level` is loaded; where to patch it. Uses the flags. */
 u8 *emit_vectors_missing(struct translation *t, u8 level);

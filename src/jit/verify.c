@@ -50,6 +50,26 @@ static bool is_reencoded(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* x87 instructions, but those that load or store the whole state: it is the host's, too. */
+static bool is_x87(const ZydisDecodedInstruction *zi)
+{
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT ||
+	    (zi->opcode & 0xf8) != 0xd8)
+		return false;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNINIT:
+		return false;
+	case ZYDIS_MNEMONIC_FLDCW: /* from struct cpu only, where all exceptions are masked */
+		return zi->raw.modrm.rm == (HOST_CPU & 7) && zi->raw.rex.B;
+	default:
+		return true;
+	}
+}
+
 static bool is_allowed(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
@@ -119,7 +139,7 @@ static bool is_allowed(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_RET:
 		return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
 	default:
-		return is_reencoded(zi) || zi->meta.category == ZYDIS_CATEGORY_COND_BR ||
+		return is_reencoded(zi) || is_x87(zi) || zi->meta.category == ZYDIS_CATEGORY_COND_BR ||
 		       zi->meta.category == ZYDIS_CATEGORY_CMOV ||
 		       (zi->meta.category == ZYDIS_CATEGORY_SETCC && zi->mnemonic != ZYDIS_MNEMONIC_SETSSBSY);
 	}

@@ -333,6 +333,89 @@ static void test_aligned_neighbours(void)
 	CHECK("another-of-neighbours-must-be-aligned", later);
 }
 
+/* --- x87 --- */
+
+static const u16 fcw_default = 0x37f, fcw_zero_divide = 0x37b, fcw_round_up = 0xb7f;
+
+static __attribute__((noinline)) word x87_add(void)
+{
+	return PRECISELY("fadd %%st(1), %%st", "m"(page));
+}
+
+static __attribute__((noinline)) word x87_divide(void)
+{
+	return TRY("fninit; fldcw %1; fld1; fldz; incl %0\n\tfdivrp\n\tincl %0\n\t" TRY_MARK "fwait\n\tincl %0",
+		   : "+m"(before)
+		   : "m"(fcw_zero_divide)
+		   : "memory");
+}
+
+/* 1 + 1/2 + ... + 1/n, and through memory, a device, an instruction that only a handler does. */
+static u64 harmonic(u16 control, unsigned n)
+{
+	static u8 spilled[10];
+	u64 result;
+	u32 i = 1;
+	asm volatile(
+		"fninit; fldcw %[control]; fldz; 1: fld1; fildl %[i]; fdivrp; faddp; fstpt %[spilled]; "
+		"fldt %[spilled]; xlat; incl %[i]; movl 0x30(%[lapic]), %%eax; cmp %[i], %[n]; jae 1b; fstpl %[result]"
+		: [result] "=m"(result), [i] "+m"(i), [spilled] "=m"(spilled)
+		: [control] "m"(control), [n] "r"(n), [lapic] "r"(lapic), "b"(page)
+		: "rax", "memory");
+	return result;
+}
+
+struct environment {
+	u32 fcw, fsw, ftw, fip, fcs_fop, fdp, fds;
+};
+
+static void test_x87(void)
+{
+	static struct environment env;
+	static const double three = 3;
+	static double stored;
+	static u16 status;
+	u64 down = harmonic(fcw_default, 40), up = harmonic(fcw_round_up, 40);
+	CHECK("x87-rounds-as-fcw-says", down == 0x40111d3a62eb0a6f && up == down + 1);
+	bool good = true;
+	for (unsigned i = 0; i < TIMES; i++) {
+		word at;
+		asm volatile("fninit; fldl %2; fld1; 97: faddl (%3); fnstcw (%4); fnstsw %%ax; fnstenv %0; lea "
+			     "97b(%%rip), %1"
+			     : "=m"(env), "=&r"(at)
+			     : "m"(three), "r"(&three), "r"(&status)
+			     : "rax", "memory");
+		good &= env.fip == (u32)at && env.fdp == (u32)(word)&three && (env.fcs_fop >> 16 & 0x7f8) == 0x400 &&
+			(env.fsw >> 11 & 7) == 6;
+	}
+	CHECK("x87-pointers-are-the-guests", good);
+	good = true;
+	for (unsigned i = 0; i < TIMES; i++) {
+		before = 0;
+		good &= x87_divide() == MF && is_fault(MF, 0) && before == 2;
+	}
+	CHECK("x87-error-is-mf-at-the-next-waiting-instruction", good);
+	asm volatile("fninit; fld1; fld1");
+	CHECK("x87-works", works(x87_add));
+	write_cr0(read_cr0() | CR0_TS);
+	CHECK("x87-with-ts-is-nm-at-the-instruction", faults(x87_add, NM));
+	asm volatile("clts");
+	CHECK("x87-works-after-clts", works(x87_add));
+	good = true;
+	for (unsigned i = 0; i < TIMES; i++) {
+		before = after = 0;
+		TRY("incl %[before]\n\tfldl %[three]\n\t" TRY_MARK "fstpl (%%rbx)\n\tincl %[after]",
+		    : [before] "+m"(before), [after] "+m"(after)
+		    : "b"(0x8000000000000000), [three] "m"(three)
+		    : "memory");
+		good &= is_fault(GP, 0) && before == 1 && after == 0;
+		asm volatile("fstpl %0" : "=m"(stored));
+		good &= *(u64 *)&stored == 0x4008000000000000;
+	}
+	CHECK("x87-store-that-faults-leaves-the-stack", good);
+	asm volatile("fninit");
+}
+
 void guest_main(void)
 {
 	u32 r[4];
@@ -352,5 +435,6 @@ void guest_main(void)
 	test_exceptions();
 	test_mxcsr();
 	test_upper_halves();
+	test_x87();
 	guest_exit();
 }

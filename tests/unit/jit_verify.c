@@ -130,9 +130,23 @@ static void other_vector_state_is_refused(void)
 	g_assert_false(verify(BYTES(0xf3, 0x0f, 0xd6, 0xc1)));             /* movq2dq xmm0, mm1 */
 	g_assert_false(verify(BYTES(0x0f, 0x2a, 0xc1)));                   /* cvtpi2ps xmm0, mm1 */
 	g_assert_false(verify(BYTES(0x0f, 0x77)));                         /* emms */
-	g_assert_false(verify(BYTES(0xd8, 0xc1)));                         /* fadd st0, st1 */
 	g_assert_false(verify(BYTES(0x41, 0x0f, 0xae, 0x09)));             /* fxrstor [r9] */
 	g_assert_false(verify(BYTES(0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1))); /* vaddps zmm0, zmm0, zmm1 */
+}
+
+static void x87_code_passes_but_for_whole_states(void)
+{
+	g_assert_true(verify(BYTES(0xd8, 0xc1)));                               /* fadd st0, st1 */
+	g_assert_true(verify(BYTES(0x41, 0xdb, 0x29)));                         /* fld tbyte [r9] */
+	g_assert_true(verify(BYTES(0xdf, 0xe0)));                               /* fnstsw ax */
+	g_assert_true(verify(BYTES(0x41, 0xd9, 0xaf, 0x00, 0x04, 0x00, 0x00))); /* fldcw [r15 + 400h] */
+	g_assert_false(verify(BYTES(0x41, 0xd9, 0x29)));                        /* fldcw [r9] */
+	g_assert_false(verify(BYTES(0xdb, 0x29)));                              /* fld tbyte [rcx] */
+	g_assert_false(verify(BYTES(0x41, 0xd9, 0x21)));                        /* fldenv [r9] */
+	g_assert_false(verify(BYTES(0x41, 0xd9, 0x31)));                        /* fnstenv [r9] */
+	g_assert_false(verify(BYTES(0x41, 0xdd, 0x21)));                        /* frstor [r9] */
+	g_assert_false(verify(BYTES(0x41, 0xdd, 0x31)));                        /* fnsave [r9] */
+	g_assert_false(verify(BYTES(0xdb, 0xe3)));                              /* fninit */
 }
 
 static void jumps_elsewhere_are_refused(void)
@@ -163,6 +177,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/jit-verify/vector-code-passes", vector_code_passes);
 	g_test_add_func("/jit-verify/unchecked-vector-memory-is-refused", unchecked_vector_memory_is_refused);
 	g_test_add_func("/jit-verify/other-vector-state-is-refused", other_vector_state_is_refused);
+	g_test_add_func("/jit-verify/x87-code-passes-but-for-whole-states", x87_code_passes_but_for_whole_states);
 	g_test_add_func("/jit-verify/jumps-elsewhere-are-refused", jumps_elsewhere_are_refused);
 	g_test_add_func("/jit-verify/bytes-cut-short-are-refused", bytes_cut_short_are_refused);
 	return g_test_run();
