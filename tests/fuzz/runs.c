@@ -1,5 +1,7 @@
 #include "runs.h"
 
+#include "cpu/block_cache.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,4 +86,13 @@ void fuzz_run_a_moment(struct machine *machine)
 	}
 	setitimer(ITIMER_REAL, &never, NULL);
 	cpu_attended(cpu, ATTEND_STOP);
+}
+
+void fuzz_choose_translation(struct machine *machine, const struct jit_ops *jit)
+{
+	bool translated = one_in(2);
+	/* What the translator made does not stay behind without it. */
+	if (!translated && machine->cpu.jit)
+		block_cache_flush_now(&machine->cpu);
+	machine->cpu.jit = translated ? jit : NULL;
 }

@@ -18,6 +18,9 @@ void fuzz_begin(int argc, char **argv);
 /* Calls try_once until the runs or the seconds (5 unless told) are over; returns how often. SIGALRM stops the CPU. */
 unsigned long fuzz_runs(struct machine *machine, void (*try_once)(void));
 
+/* Has half of the runs translated by `jit`, and half interpreted. */
+void fuzz_choose_translation(struct machine *machine, const struct jit_ops *jit);
+
 /* Runs an active CPU for 2 ms at most, and past its first idle stops. */
 void fuzz_run_a_moment(struct machine *machine);
 

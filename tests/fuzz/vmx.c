@@ -445,7 +445,7 @@ static void try_once(void)
 	s.cr4 |= CR4_VMXE;
 	cpu_set_state(&m->cpu, &s);
 	make_vmcs();
-	m->cpu.jit = one_in(2) ? translator : NULL;
+	fuzz_choose_translation(m, translator);
 	m->cpu.activity = CPU_ACTIVE;
 	if (one_in(2))
 		cpu_attend(&m->cpu, ATTEND_INTR | (one_in(4) ? ATTEND_NMI : 0));
