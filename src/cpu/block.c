@@ -172,11 +172,8 @@ static struct block *decode_block(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 
 	*block = (struct block){ .ram_offset = ram_offset, .mode_key = mode_key, .entry = cache->untranslated };
 	decode_insns(cpu, block);
-	if (!block->count) {
-		if (!cache->pages[ram_offset >> PAGE_SHIFT].blocks)
-			code_page_release(cpu, ram_offset >> PAGE_SHIFT);
-		return NULL;
-	}
+	if (!block->count)
+		block->bytes = (u16)(PAGE_SIZE - (ram_offset & (PAGE_SIZE - 1)));
 	cache->arena_used += sizeof(struct block) + block->count * sizeof(struct insn);
 	cpu->counters.blocks_decoded++;
 	if (cache->arena_used > cpu->counters.decoded_bytes)

@@ -27,7 +27,7 @@ struct block {
 	u64 ram_offset; /* of the first byte */
 	u32 mode_key;   /* MODE_DROPPED once dropped */
 	u16 bytes;      /* all in one page */
-	u16 count;      /* of insns, at least 1 */
+	u16 count;      /* of insns; 0: the first one crosses the page, and is run from scratch */
 	bool chains;    /* ends in a direct branch of 64-bit mode, or goes straight on */
 	struct block *hash_next;
 	struct block *page_next;
@@ -101,8 +101,8 @@ int decoders_init(struct cpu *cpu, struct decoders *decoders);
 void block_cache_flush_now(struct cpu *cpu);
 
 /*
- * The block at a RAM offset, decoded if need be; NULL if the first instruction crosses the page or the page changes too
- * often: then the caller runs one instruction from scratch.
+ * The block at a RAM offset, decoded if need be; NULL if the page changes too often, or there is no room: then the
+ * caller runs one instruction from scratch.
  */
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key);
 /* The same, but NULL if it is not there yet. */

@@ -223,7 +223,7 @@ static void reset_registers(struct cpu *cpu)
 	cpuid_query(cpu, 1, 0, leaf);
 	x86_state_reset(&state, leaf[0]);
 	cpu->non_root = false;
-	cpu->hv_step = false;
+	cpu->hv_step = cpu->if_free = false;
 	cpu->monitor_armed = false;
 	cpu->shadow = 0;
 	cpu->nmi_blocked = false;

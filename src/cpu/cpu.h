@@ -189,7 +189,9 @@ struct cpu {
 	u64 shadow_rip;   /* CS offset of the instruction under the STI or MOV SS shadow; valid with shadow != 0 */
 	u8 shadow;        /* SHADOW_*, see event.h */
 	bool shadow_seen; /* the boundary before the shadowed instruction has passed: the next one ends the shadow */
+	const struct insn *shadow_insn; /* the STI, if what it shadows follows in its block; see cpu_shadow() */
 	bool intr_held;   /* an interrupt waits for IF: whoever sets IF sets ATTEND_INTR (cpu_set_rflags does) */
+	bool if_free;     /* hv, in non-root operation, need not be told that IF becomes 1 */
 	u8 step_armed;    /* CPU_STEP_*, see event.h */
 	u64 step_rip;     /* where that instruction begins */
 	u64 rf_rip;       /* the instruction that RFLAGS.RF is for */

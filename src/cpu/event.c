@@ -200,19 +200,30 @@ void cpu_set_shadow(struct cpu *cpu, u8 kind)
 	cpu->shadow = kind;
 	cpu->shadow_seen = false;
 	cpu->shadow_rip = cpu->reg[REG_RIP];
+	cpu->shadow_insn = NULL;
 	cpu_attend(cpu, ATTEND_SHADOW);
+}
+
+u8 cpu_shadow(const struct cpu *cpu, u64 rip)
+{
+	/* Inside a block nobody ends a shadow in time; but only from the STI does the next instruction follow. */
+	bool over = cpu->shadow_insn && cpu->insn != cpu->shadow_insn + 1;
+	return cpu->shadow_rip == rip && !over ? cpu->shadow : 0;
 }
 
 /* Is this the boundary before an instruction in the shadow of STI or MOV SS? Its kind, or 0. */
 static u8 boundary_shadow(struct cpu *cpu)
 {
-	if (cpu->shadow && !cpu->shadow_seen && cpu->shadow_rip == cpu->reg[REG_RIP]) {
+	bool over = cpu->shadow_insn && cpu->insn != cpu->shadow_insn;
+	if (cpu->shadow && !over && !cpu->shadow_seen && cpu->shadow_rip == cpu->reg[REG_RIP]) {
 		cpu->shadow_seen = true;
+		cpu->shadow_insn = NULL;
 		cpu_attend(cpu, ATTEND_SHADOW);
 		return cpu->shadow;
 	}
 	cpu->shadow = 0;
-	cpu_attended(cpu, ATTEND_SHADOW);
+	if (cpu->attention & ATTEND_SHADOW)
+		cpu_attended(cpu, ATTEND_SHADOW);
 	return 0;
 }
 

@@ -57,8 +57,14 @@ int cpu_take_pending(struct cpu *cpu);
 /* Holds interrupts, NMI, SMI and INIT back, or lets those that came meanwhile through. */
 void cpu_hold_events(struct cpu *cpu, bool hold);
 
+/* Will the next instruction of the running one's block follow without a look at anything between them? */
+bool cpu_goes_on(const struct cpu *cpu);
+
 /* STI, MOV SS and POP SS: the next instruction runs without interrupts. Call as the handler's last act. */
 void cpu_set_shadow(struct cpu *cpu, u8 kind);
+
+/* The shadow (SHADOW_*) that the running instruction, at `rip`, is under; 0: none. */
+u8 cpu_shadow(const struct cpu *cpu, u64 rip);
 
 /*
  * Between blocks, with attention set: INIT, SMI, NMI, debug traps, hv, interrupts, in the order of SDM vol. 3 table

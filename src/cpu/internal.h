@@ -16,10 +16,16 @@
 void cpu_update_class(struct cpu *cpu);
 void cpu_update_step(struct cpu *cpu);
 
+/* Does anybody wait for IF to become 1? */
+static inline bool cpu_if_matters(const struct cpu *cpu)
+{
+	return cpu->intr_held || (cpu->non_root && !cpu->if_free);
+}
+
 /* IF was 0 and is 1 now: an interrupt that was held back may come, or hv's interrupt window opens. */
 static inline void cpu_if_set(struct cpu *cpu)
 {
-	if (unlikely(cpu->intr_held || cpu->non_root))
+	if (unlikely(cpu_if_matters(cpu)))
 		cpu_attend(cpu, ATTEND_INTR | (cpu->non_root ? ATTEND_HV : 0));
 }
 

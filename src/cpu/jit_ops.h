@@ -7,6 +7,18 @@
 
 #include "cpu/block.h"
 
+/*
+ * For translated code behind an instruction that a handler did: the translated block to go on with, jit_page and
+ * jit_stamp made right for it; or NULL: return, for the run loop is needed.
+ */
+struct block *cpu_next_translated(struct cpu *cpu);
+
+/*
+ * For the translation of a block of no instruction: runs the instruction at RIP from scratch, and may throw. false: did
+ * not, for something wants attention.
+ */
+bool cpu_run_crossing(struct cpu *cpu);
+
 struct jit_ops {
 	/* The block has run `hot` times: may set block->entry and block->lines. */
 	void (*translate)(struct cpu *cpu, struct block *block);

@@ -89,19 +89,6 @@ static const struct insn *scratch_keep(struct scratch_entry *e, u64 linear, u32 
 	return &e->insn;
 }
 
-static struct scratch_entry *scratch_entry(const struct cpu *cpu, u64 linear)
-{
-	return &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
-}
-
-/* Did the instruction here cross the page when it last ran? Then no block begins with it, and none need be tried. */
-static bool crossed_page(const struct cpu *cpu, u64 linear)
-{
-	const struct scratch_entry *e = scratch_entry(cpu, linear);
-	return e->linear == linear && e->mode_key == block_key(cpu->mode_key) &&
-	       e->length > PAGE_SIZE - (linear & (PAGE_SIZE - 1));
-}
-
 /*
  * The instruction at RIP, where blocks cannot be: across pages, in a page that changes all the time, or in no RAM. Its
  * second page is looked at only if it reaches there.
@@ -109,7 +96,7 @@ static bool crossed_page(const struct cpu *cpu, u64 linear)
 static const struct insn *scratch_get(struct cpu *cpu, u64 linear)
 {
 	u32 key = block_key(cpu->mode_key);
-	struct scratch_entry *e = scratch_entry(cpu, linear);
+	struct scratch_entry *e = &cpu->blocks->scratch[(linear ^ linear >> 12) & (SCRATCH_ENTRIES - 1)];
 	unsigned first = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
 	u8 bytes[sizeof(e->bytes)] = { 0 };
 
@@ -143,8 +130,6 @@ static u64 jump_stamp(const struct cpu *cpu)
 
 static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
 {
-	if (crossed_page(cpu, linear))
-		return NULL;
 	u64 ram_offset = code_ram_offset(cpu, linear);
 	if (ram_offset == RAM_OFFSET_NONE)
 		return NULL;
@@ -184,6 +169,8 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 	if (unlikely(!within_limit(cpu, 1)))
 		cpu_raise_gp(cpu);
 	struct block *block = find_block(cpu, linear);
+	if (block && !block->count)
+		block = NULL;
 	const struct insn *insn = block ? block->insn : scratch_get(cpu, linear);
 	begin_fetch(cpu);
 	if (unlikely(!within_limit(cpu, insn->length)))
@@ -194,7 +181,8 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 	cpu->reg[REG_RIP] += insn->length;
 	if (!(cpu->mode_key & MODE_CODE64))
 		cpu->reg[REG_RIP] = (u32)cpu->reg[REG_RIP];
-	cpu_attended(cpu, ATTEND_ALONE);
+	if (cpu->attention & ATTEND_ALONE)
+		cpu_attended(cpu, ATTEND_ALONE);
 	cpu->alone = true;
 	u64 from = cpu->rip_start, base = cpu->seg_base[SEG_CS];
 	insn->exec(cpu, insn);
@@ -278,23 +266,65 @@ static inline struct block *next_block(struct cpu *cpu, struct block **link, u64
 	return block;
 }
 
+static inline bool is_translated(struct cpu *cpu, struct block *block)
+{
+	if (!cpu->jit || !(block->mode_key & MODE_CODE64))
+		return false;
+	if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
+		cpu->jit->translate(cpu, block);
+	return block->entry != cpu->blocks->untranslated;
+}
+
 /* Runs the block, as host code if it has any, and returns the link to the next one. */
 static inline struct block **run_any(struct cpu *cpu, struct block *block, u64 start)
 {
-	if (cpu->jit && block->mode_key & MODE_CODE64) {
-		if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
-			cpu->jit->translate(cpu, block);
-		if (block->entry != cpu->blocks->untranslated) {
-			cpu->jit_page = start & PAGE_MASK;
-			cpu->jit_stamp = jump_stamp(cpu);
-			cpu->blocks->running = NULL;
-			cpu->jit->run(cpu, block);
-			cpu->blocks->running = NULL;
-			return NULL;
-		}
+	if (is_translated(cpu, block)) {
+		note_block(cpu, code_linear(cpu));
+		cpu->jit_page = start & PAGE_MASK;
+		cpu->jit_stamp = jump_stamp(cpu);
+		cpu->blocks->running = NULL;
+		cpu->jit->run(cpu, block);
+		cpu->blocks->running = NULL;
+		return NULL;
 	}
+	if (unlikely(!block->count)) {
+		run_one(cpu);
+		return NULL;
+	}
+	note_block(cpu, code_linear(cpu));
 	run_block(cpu, block);
 	return block->chains ? &block->next[cpu->reg[REG_RIP] != start + block->bytes] : NULL;
+}
+
+struct block *cpu_next_translated(struct cpu *cpu)
+{
+	u64 linear = cpu->reg[REG_RIP];
+	const struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+	u64 stamp = jump_stamp(cpu);
+
+	if (unlikely(cpu->attention) || (cpu->mode_key & (MODE_STEP | MODE_CODE64)) != MODE_CODE64)
+		return NULL;
+	if (e->linear != linear || e->stamp != stamp || e->block->entry == cpu->blocks->untranslated)
+		return NULL;
+	cpu->jit_page = linear & PAGE_MASK;
+	cpu->jit_stamp = stamp;
+	return e->block;
+}
+
+bool cpu_run_crossing(struct cpu *cpu)
+{
+	cpu->blocks->running = NULL;
+	if (unlikely(cpu->attention))
+		return false;
+	begin_fetch(cpu);
+	const struct insn *insn = scratch_get(cpu, cpu->reg[REG_RIP]);
+	begin_fetch(cpu);
+	cpu->insn = insn;
+	cpu->reg[REG_RIP] += insn->length;
+	insn->exec(cpu, insn);
+	cpu->counters.instructions++;
+	cpu->counters.instructions_interpreted++;
+	return true;
 }
 
 static int run_blocks(struct cpu *cpu)
@@ -318,7 +348,6 @@ static int run_blocks(struct cpu *cpu)
 			continue;
 		}
 		start = cpu->reg[REG_RIP];
-		note_block(cpu, code_linear(cpu));
 		link = run_any(cpu, block, start);
 	}
 }
@@ -334,11 +363,15 @@ static void account_thrown(struct cpu *cpu)
 	cpu->alone = cpu->retry = false;
 }
 
-void cpu_run_alone(struct cpu *cpu)
+bool cpu_goes_on(const struct cpu *cpu)
 {
 	const struct block *block = cpu->blocks->running;
-	if (cpu->alone || cpu->vectoring.valid || !block || cpu->insn < block->insn ||
-	    cpu->insn + 1 >= block->insn + block->count)
+	return !cpu->alone && block && cpu->insn >= block->insn && cpu->insn + 1 < block->insn + block->count;
+}
+
+void cpu_run_alone(struct cpu *cpu)
+{
+	if (cpu->vectoring.valid || !cpu_goes_on(cpu))
 		return;
 	cpu->retry = true;
 	cpu->reg[REG_RIP] = cpu->rip_start;

@@ -396,15 +396,30 @@ static void exec_sti(struct cpu *cpu, const struct insn *insn)
 		cpu->rflags_sys |= RFLAGS_VIF;
 		return;
 	}
-	if (cpu->rflags_sys & RFLAGS_IF)
+	if (cpu->rflags_sys & RFLAGS_IF) {
+		cpu->shadow = 0;
 		return;
+	}
+	/*
+	 * Where nothing waits the next instruction follows at once, unless something comes up just now: then the shadow
+	 * is found there. Else this boundary must be, for the next instructions may clear IF again.
+	 */
+	if (likely(cpu_goes_on(cpu) && !cpu->attention && !cpu_if_matters(cpu))) {
+		cpu->rflags_sys |= RFLAGS_IF;
+		cpu->shadow = SHADOW_STI;
+		cpu->shadow_rip = cpu->reg[REG_RIP];
+		cpu->shadow_insn = insn;
+		cpu->shadow_seen = false;
+		return;
+	}
+	cpu_run_alone(cpu);
 	cpu->rflags_sys |= RFLAGS_IF;
 	cpu_if_set(cpu);
 	cpu_set_shadow(cpu, SHADOW_STI);
 }
 
 SYSTEM_SELECT(cli)
-SYSTEM_SELECT_END(sti)
+SYSTEM_SELECT(sti)
 
 static void set_ac(struct cpu *cpu, bool ac)
 {

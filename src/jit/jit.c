@@ -39,11 +39,35 @@ static void count_translation(struct cpu *cpu, const struct jit *jit, const stru
 		cpu->counters.instructions_untranslated += jit->plan[i].kind == PLAN_HANDLER;
 }
 
+/* A block of no instruction: its entry names it to the stub. */
+static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *block)
+{
+	enum { SIZE = 16 };
+	u8 *start = jit->writable + jit->used;
+	struct emit e = { .at = start, .end = start + SIZE };
+
+	if (!jit_has_room(jit, SIZE, 0)) {
+		block_cache_flush(cpu);
+		return;
+	}
+	emit_mov_imm(&e, HOST_T1, (u64)block);
+	emit_jmp(&e, jit->stub_crossing);
+	if (e.overflow || !jit_verify(jit, start, (size_t)(e.at - start)))
+		return;
+	jit->used += SIZE;
+	block->entry = jit_executable(jit, start);
+	block->lines = block_lines(block);
+}
+
 static void translate(struct cpu *cpu, struct block *block)
 {
 	struct jit *jit = jit_of(cpu);
 	struct trace trace;
 
+	if (!block->count) {
+		translate_crossing(cpu, jit, block);
+		return;
+	}
 	if (!jit_select_trace(cpu, jit, block, &trace))
 		return;
 	const u8 *code = jit_translate(cpu, jit, &trace, 0, trace.count, true);

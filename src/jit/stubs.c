@@ -153,11 +153,27 @@ static u64 run_handler(struct cpu *cpu, u64 site)
 	return 1;
 }
 
+/* The translated block to go on with after a handler, if there is one. */
+static struct block *next_block(struct cpu *cpu)
+{
+	cpu->blocks->running = NULL;
+	cpu->vectors_allowed = jit_vectors_allowed(cpu);
+	return jit_of(cpu)->options.check ? NULL : cpu_next_translated(cpu);
+}
+
 /* The instruction ends the trace. */
-static void run_last(struct cpu *cpu, u64 site)
+static struct block *run_last(struct cpu *cpu, u64 site)
 {
 	execute(cpu, site);
 	cpu->counters.instructions += site_index(site) + 1;
+	return next_block(cpu);
+}
+
+/* Runs the instruction across pages that a block of no instruction stands for. */
+static struct block *run_crossing(struct cpu *cpu, const struct block *block)
+{
+	cpu->reg[REG_RIP] = cpu->jit_page + (block->ram_offset & (PAGE_SIZE - 1));
+	return cpu_run_crossing(cpu) ? next_block(cpu) : NULL;
 }
 
 /*
@@ -208,6 +224,17 @@ static void make_fill(struct emit *e, const struct jit *jit)
 	emit8(e, 0xc3);
 }
 
+/* Calls `function`, and enters the block that it returns, if any. */
+static void emit_call_and_go_on(struct emit *e, u64 function, const u8 *leave)
+{
+	emit_call_c(e, function);
+	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
+	emit_jcc(e, COND_Z, leave);
+	emit_mov(e, HOST_T1, HOST_RAX);
+	emit_load_guest(e);
+	emit_rm(e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
+}
+
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 {
 	struct emit e = { .at = jit->writable, .end = jit->writable + STUBS_MAX };
@@ -225,8 +252,13 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RDI, HOST_CPU);
 	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)run_last);
-	emit_jmp(&e, leave_no_link);
+	emit_call_and_go_on(&e, (u64)run_last, leave_no_link);
+
+	jit->stub_crossing = e.at;
+	emit_store_state(&e, jit);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_and_go_on(&e, (u64)run_crossing, leave_no_link);
 
 	jit->stub_handler = e.at;
 	emit_store_state(&e, jit);

@@ -25,7 +25,7 @@ static struct block *candidate(const struct cpu *cpu, const struct plan *last, e
 {
 	u64 ram_offset = successor(last, follow);
 	struct block *b = ram_offset == RAM_OFFSET_NONE ? NULL : block_find(cpu, ram_offset, last->block->mode_key);
-	return b && b->runs * SELDOM >= cpu->jit_hot ? b : NULL;
+	return b && b->count && b->runs * SELDOM >= cpu->jit_hot ? b : NULL;
 }
 
 /* The block that most often ran behind the trace's last one so far, and on which way. */
@@ -47,14 +47,15 @@ static bool contains(const struct trace *trace, const struct block *block)
 
 /*
  * A handler called from translated code costs more than one called by the run loop: registers and flags go to memory
- * and back. Where a third of a block would be such calls, the interpreter is faster.
+ * and back. Where there are several and they are a third of a block, the interpreter is faster; leaving translated code
+ * for less costs more.
  */
 static bool pays(const struct cpu *cpu, const struct plan *plan, unsigned count)
 {
 	unsigned handlers = 0;
 	for (unsigned i = 0; i < count; i++)
 		handlers += plan[i].kind == PLAN_HANDLER;
-	return handlers * 3 < count || cpu->jit_hot == 1;
+	return handlers <= 2 || handlers * 3 < count || cpu->jit_hot == 1;
 }
 
 static bool append(struct cpu *cpu, struct jit *jit, struct trace *trace, struct block *block)
@@ -73,6 +74,8 @@ static bool append(struct cpu *cpu, struct jit *jit, struct trace *trace, struct
 bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, struct trace *trace)
 {
 	*trace = (struct trace){ 0 };
+	if (!head->count)
+		return false;
 	if (!append(cpu, jit, trace, head)) {
 		jit_look_refused(cpu, jit, head);
 		return false;

@@ -472,6 +472,7 @@ static void test_pending_debug(void)
 
 L2(l2_mov_ss, "mov %ss, %eax; mov %eax, %ss; vmcall")
 L2(l2_sti, "sti; vmcall")
+L2(l2_sti_again, "mov $2, %ecx; 1: sti; dec %ecx; jz 2f; jmp 1b; 2: sti; vmcall")
 
 static void test_shadows(void)
 {
@@ -479,6 +480,8 @@ static void test_shadows(void)
 	CHECK_EQUAL("exit-in-mov-ss-shadow-saves-it", vmread(F(guest_interruptibility)), INTR_STATE_MOV_SS);
 	vmx_run_fresh(l2_sti);
 	CHECK_EQUAL("exit-in-sti-shadow-saves-it", vmread(F(guest_interruptibility)), INTR_STATE_STI);
+	vmx_run_fresh(l2_sti_again);
+	CHECK_EQUAL("sti-with-if-set-makes-none", vmread(F(guest_interruptibility)), 0);
 	vmcs_make(l2_mov_ss);
 	vmwrite(F(guest_rflags), 2 | FLAG_TF);
 	vmwrite(F(exception_bitmap), BIT(DB));

@@ -36,7 +36,7 @@ static void record(struct cpu *cpu, struct svm *svm, const struct svm_exit *x)
 	memset(c->insn_bytes, 0, sizeof(c->insn_bytes));
 	if (x->bytes && svm_has(svm, FEATURE_DECODE_ASSISTS))
 		record_bytes(cpu, c);
-	bool shadow = cpu->shadow && cpu->shadow_rip == x->rip && !cpu->vectoring.valid;
+	bool shadow = !cpu->vectoring.valid && cpu_shadow(cpu, x->rip);
 	c->int_state = (c->int_state & ~INT_STATE_SHADOW) | (shadow ? INT_STATE_SHADOW : 0);
 }
 

@@ -108,8 +108,9 @@ static void save_non_register(struct cpu *cpu, struct vmx *vmx, const struct vmx
 {
 	struct vmcs *v = &vmx->vmcs;
 	u32 blocking = 0;
-	if (unlikely(cpu->shadow) && cpu->shadow_rip == x->rip && !cpu->vectoring.valid)
-		blocking |= cpu->shadow == SHADOW_STI ? INTR_STATE_STI : INTR_STATE_MOV_SS;
+	u8 shadow = cpu->vectoring.valid ? 0 : cpu_shadow(cpu, x->rip);
+	if (unlikely(shadow))
+		blocking |= shadow == SHADOW_STI ? INTR_STATE_STI : INTR_STATE_MOV_SS;
 	if (vmx->virtual_nmi_blocked || cpu->nmi_blocked)
 		blocking |= INTR_STATE_NMI;
 	v->guest_interruptibility = blocking;

@@ -312,6 +312,7 @@ void vmx_events_arm(struct cpu *cpu)
 	bool timer = vmx_pin(vmx, PIN_PREEMPTION_TIMER);
 	if (timer)
 		vmx->timer_end = timer_now(cpu) + v->preemption_timer;
+	cpu->if_free = !vmx_cpu(vmx, CPU_INTERRUPT_WINDOW);
 	vmx_vapic_enter(cpu);
 	if (windows || timer || cpu->hv_step)
 		cpu_attend(cpu, ATTEND_HV);
@@ -323,7 +324,7 @@ void vmx_events_arm(struct cpu *cpu)
 
 void vmx_events_disarm(struct cpu *cpu)
 {
-	cpu->hv_step = false;
+	cpu->hv_step = cpu->if_free = false;
 	vmx_of(cpu)->apic_exit_due = vmx_of(cpu)->virtual_interrupt = false;
 	cpu_attended(cpu, ATTEND_HV);
 }

@@ -124,8 +124,10 @@ static void evaluate(struct cpu *cpu, struct vmx *vmx)
 {
 	u8 vppr = (u8)reg_read(vmx, REG_PPR);
 	vmx->virtual_interrupt = !vmx_cpu(vmx, CPU_INTERRUPT_WINDOW) && rvi(vmx) >> 4 > vppr >> 4;
-	if (vmx->virtual_interrupt)
+	if (vmx->virtual_interrupt) {
+		cpu->if_free = false;
 		cpu_attend(cpu, ATTEND_HV);
+	}
 }
 
 static void request(struct cpu *cpu, struct vmx *vmx, u8 vector)
