@@ -53,6 +53,10 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	case FEATURE_VMX:
 		return config->nested == NESTED_VTX;
 	case FEATURE_ARCH_CAPABILITIES:
+	case FEATURE_IBRS:
+	case FEATURE_STIBP:
+	case FEATURE_BHI_CTRL:
+	case FEATURE_MCDT_NO:
 	case FEATURE_NO_FCS_FDS:
 		return !amd;
 	case FEATURE_SVM:
@@ -269,7 +273,8 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 		break; /* the APIC timer never stops */
 	case 7:
 		if (subleaf == 0)
-			cpuid_add_features(config, 7, 0, out);
+			out[EAX] = has(config, FEATURE_BHI_CTRL) ? 2 : 0; /* the last subleaf */
+		cpuid_add_features(config, 7, subleaf, out);
 		break;
 	case 0xb:
 	case 0x1f: /* the same without modules, tiles and dies */

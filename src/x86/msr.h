@@ -82,8 +82,9 @@
 #define ARCH_CAP_ITS_NO       BIT(62)
 
 /* IA32_SPEC_CTRL, IA32_PRED_CMD */
-#define SPEC_CTRL_IBRS  BIT(0)
-#define SPEC_CTRL_STIBP BIT(1)
-#define PRED_CMD_IBPB   BIT(0)
+#define SPEC_CTRL_IBRS      BIT(0)
+#define SPEC_CTRL_STIBP     BIT(1)
+#define SPEC_CTRL_BHI_DIS_S BIT(10)
+#define PRED_CMD_IBPB       BIT(0)
 
 #endif

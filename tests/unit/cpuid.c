@@ -64,6 +64,9 @@ static void test_known_bits(void)
 	g_assert_true(query(m, 7, 0, EDX) & 1u << 29);          /* IA32_ARCH_CAPABILITIES */
 	g_assert_true(query(m, 7, 0, EDX) & 1u << 26);          /* IA32_SPEC_CTRL, IA32_PRED_CMD */
 	g_assert_false(query(m, 7, 0, EDX) & 1u << 31);         /* no SSBD */
+	g_assert_cmpuint(query(m, 7, 0, EAX), ==, 2);
+	g_assert_true(query(m, 7, 2, EDX) & 1u << 4); /* BHI_DIS_S */
+	g_assert_cmphex(query(m, 7, 3, EDX), ==, 0);
 	machine_free(m);
 }
 

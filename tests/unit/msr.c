@@ -217,7 +217,8 @@ static void test_speculation_control(void)
 	g_assert_true(get(m, MSR_ARCH_CAPABILITIES) & ARCH_CAP_IBRS_ALL);
 	g_assert_true(put(m, MSR_SPEC_CTRL, SPEC_CTRL_IBRS | SPEC_CTRL_STIBP));
 	g_assert_cmphex(get(m, MSR_SPEC_CTRL), ==, SPEC_CTRL_IBRS | SPEC_CTRL_STIBP);
-	g_assert_false(put(m, MSR_SPEC_CTRL, 1 << 2)); /* SSBD, which is not shown */
+	g_assert_true(put(m, MSR_SPEC_CTRL, SPEC_CTRL_IBRS | SPEC_CTRL_BHI_DIS_S)); /* BHI_NO alone satisfies nobody */
+	g_assert_false(put(m, MSR_SPEC_CTRL, 1 << 2));                              /* SSBD, which is not shown */
 	g_assert_true(put(m, MSR_PRED_CMD, PRED_CMD_IBPB));
 	g_assert_false(put(m, MSR_PRED_CMD, 2));
 	g_assert_false(msr_read(&m->cpu, MSR_PRED_CMD, &value));
