@@ -257,12 +257,31 @@ static void drop_block(struct cpu *cpu, struct block *block)
 			block->insn[i - block->insn].exec = exec_leave;
 }
 
+/*
+ * Pages that held code are given to other uses, and each write to one takes the slow path as long as old blocks are
+ * there. Has this page been written so often, beside its blocks, that they should go? Code that lives beside data comes
+ * back, and is spared for twice as long each time.
+ */
+static bool is_mostly_data(struct code_page *page)
+{
+	if (++page->misses < EVICT_MISSES << page->evictions)
+		return false;
+	page->misses = 0;
+	page->evictions += page->evictions < EVICTIONS_MAX;
+	return true;
+}
+
 void block_cache_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 {
 	struct code_page *page = &cpu->blocks->pages[number];
+	bool beside = !(page->lines & lines_of(start, end));
 
-	if (!(page->lines & lines_of(start, end)))
-		return;
+	if (beside) {
+		if (!is_mostly_data(page))
+			return;
+		start = 0;
+		end = PAGE_SIZE;
+	}
 	page_is_hot(cpu, page); /* a new window forgets old drops */
 	page->lines = 0;
 	for (struct block **at = &page->blocks; *at;) {
@@ -271,7 +290,7 @@ void block_cache_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 		if (first < end && start < first + block->bytes) {
 			*at = block->page_next;
 			drop_block(cpu, block);
-			page->drops++;
+			page->drops += !beside;
 		} else {
 			/* Its translation may go on into blocks that are dropped. */
 			if (block->lines & lines_of(start, end))

@@ -48,6 +48,8 @@ struct code_page {
 	u64 lines;       /* bit n: some block covers bytes of [64 n, 64 n + 64) */
 	u32 drops;       /* blocks dropped lately: see page_is_hot() */
 	u32 drops_since; /* counters.instructions >> HOT_WINDOW_SHIFT when drops was 0 */
+	u16 misses;      /* writes beside the blocks since the last eviction: see is_mostly_data() */
+	u16 evictions;
 };
 
 struct jump_entry {
@@ -69,6 +71,9 @@ enum {
 	JUMP_ENTRIES = 1 << 15,
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
+	EVICT_MISSES =
+		128, /* after so many news of writes beside a page's blocks they go; twice as many the next time */
+	EVICTIONS_MAX = 9,
 	BLOCK_MEMORY_MAX = 1 << 30,
 	WRITE_QUEUE = 128,
 	GROUP_FAILURES = 32, /* so many in one window, and the block becomes plain */

@@ -230,6 +230,7 @@ static void emit_call_and_go_on(struct emit *e, u64 function, const u8 *leave)
 	emit_call_c(e, function);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
 	emit_jcc(e, COND_Z, leave);
+	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack)); /* as on entry: no call is open */
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_load_guest(e);
 	emit_rm(e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));

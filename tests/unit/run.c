@@ -153,13 +153,13 @@ static void test_patch_often(void *fixture, const void *unused)
 
 /* Data on the page of the code, but on another line of 64 bytes. */
 GUEST(data_beside,
-      "mov $1000, %ecx\n1: incq 2f(%rip)\n dec %ecx\n jnz 1b\n mov 2f(%rip), %rax\n hlt\n .balign 128\n2: .quad 0");
+      "mov $50, %ecx\n1: incq 2f(%rip)\n dec %ecx\n jnz 1b\n mov 2f(%rip), %rax\n hlt\n .balign 128\n2: .quad 0");
 
 static void test_data_beside(void *fixture, const void *unused)
 {
 	machine_load(m, data_beside);
 	machine_run(m);
-	g_assert_cmpuint(m->cpu.reg[RAX], ==, 1000);
+	g_assert_cmpuint(m->cpu.reg[RAX], ==, 50);
 	g_assert_cmpuint(m->cpu.counters.blocks_dropped, ==, 0);
 }
 
@@ -255,6 +255,37 @@ static void test_aliases(void *fixture, const void *unused)
 	machine_run(m);
 	/* Three blocks of the caller, one routine. */
 	g_assert_cmpuint(m->cpu.counters.blocks_decoded, ==, 4);
+}
+
+/* --- code and data in one page --- */
+
+/* 180000h holds a routine, which runs, and then data behind it is written often; RDX: it runs once more. */
+GUEST(data_after_code, "mov $0x180000, %edi\n call *%rdi\n mov $1000, %ecx\n"
+		       "1: mov %ecx, 0x800(%rdi)\n dec %ecx\n jnz 1b\n"
+		       " test %edx, %edx\n jz 2f\n call *%rdi\n2: hlt");
+
+static void test_data_after_code(void *fixture, const void *unused)
+{
+	for (unsigned again = 0; again < 2; again++) {
+		machine_load(m, data_after_code);
+		machine_load_at(m, 0x180000, return_11, return_11_end);
+		m->cpu.reg[RDX] = again;
+		machine_run(m);
+		g_assert_cmpuint(m->cpu.reg[RAX], ==, 11);
+		g_assert_cmpuint(!!(m->mem.flags[0x180] & PAGE_HAS_CODE), ==, again);
+	}
+}
+
+/* A loop writes beside itself: its blocks go seldom. */
+GUEST(data_beside_code, "mov $50000, %ecx\n1: mov %ecx, 2f(%rip)\n add $1, %eax\n dec %ecx\n jnz 1b\n hlt\n"
+			" .balign 64\n2: .long 0");
+
+static void test_data_beside_code(void *fixture, const void *unused)
+{
+	machine_load(m, data_beside_code);
+	machine_run(m);
+	g_assert_cmpuint(m->cpu.reg[RAX], ==, 50000);
+	g_assert_cmpuint(m->cpu.counters.blocks_dropped, <, 50);
 }
 
 /* --- page borders --- */
@@ -474,6 +505,8 @@ int main(int argc, char **argv)
 		{ "/code/a-full-arena-is-emptied", test_arena_full },
 		{ "/code/remapping-a-page-is-seen", test_remap },
 		{ "/code/aliases-share-blocks", test_aliases },
+		{ "/code/a-page-that-became-data-is-none", test_data_after_code },
+		{ "/code/a-loop-beside-its-data-is-spared", test_data_beside_code },
 		{ "/page/instructions-may-cross", test_crossing },
 		{ "/page/a-crossing-instruction-faults-on-its-second-page", test_crossing_faults },
 		{ "/page/the-next-page-matters-only-if-reached", test_page_end },
