@@ -270,7 +270,8 @@ static void use_window(unsigned cpu)
 {
 	irq_enable();
 	while (!stop) {
-		WINDOW[cpu]++;
+		/* One instruction: between a load and a store the page could change. */
+		asm volatile("incq %0" : "+m"(WINDOW[cpu]) : : "cc");
 		writes[cpu]++;
 	}
 }

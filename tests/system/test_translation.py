@@ -1,4 +1,4 @@
-"""What can be seen of translated code, and how much memory it takes. Needs two guests: usage ... STRATA SMC FRESH."""
+"""What can be seen of translated code, and how much memory it takes. Needs guests: usage ... STRATA SMC FRESH TRACES."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 from strata_test import HALT, PROMPT, SPIN, absent, expect, expect_refusal, guest, main, say, scratch, start, strata
 
-SMC, FRESH = sys.argv[2:4]
+SMC, FRESH, TRACES = sys.argv[2:5]
 GUEST = ("run", "--engine", "soft", "--memory", "64M", "--test-devices", "--debug-exit", "0xf4", "--serial", "none",
          "--timeout", "50", "--kernel")
 MIB = 1 << 20
@@ -30,7 +30,7 @@ def test_trace_names_each_block_by_its_guest_address():
 
 
 def test_trace_names_what_keeps_a_block_interpreted():
-    result = strata(*GUEST, SMC, "--translate-after", "2", "--trace", "jit")
+    result = strata(*GUEST, TRACES, "--translate-after", "2", "--trace", "jit")
     expect(re.search(r"\d+ instructions stay interpreted, for these need handlers: \w+", result.err), result)
 
 
