@@ -44,7 +44,7 @@ struct engine {
 /* What a sleeping CPU has to look at. While it waits for a SIPI, interrupts stay pending and wake nobody. */
 static u32 attention(struct engine_vcpu *vcpu)
 {
-	u32 wakes = vcpu->cpu.activity == CPU_WAIT_SIPI ? ATTEND_STOP | ATTEND_INIT | ATTEND_SIPI : ~ATTEND_QUIET;
+	u32 wakes = vcpu->cpu.activity == CPU_WAIT_SIPI ? ATTEND_STOP | ATTEND_INIT | ATTEND_SIPI : (u32)~ATTEND_QUIET;
 	return __atomic_load_n(&vcpu->cpu.attention, __ATOMIC_SEQ_CST) & wakes;
 }
 

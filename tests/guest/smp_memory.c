@@ -253,7 +253,7 @@ static void count_in_entry(unsigned cpu)
 	}
 }
 
-static volatile unsigned acknowledged, lost_dirty;
+static volatile unsigned acknowledged;
 
 static void on_shootdown(struct frame *f)
 {
@@ -263,7 +263,7 @@ static void on_shootdown(struct frame *f)
 }
 
 static volatile bool stop;
-static volatile u64 stale[SMP_MAX], writes[SMP_MAX];
+static volatile u64 writes[SMP_MAX];
 
 /* Others write and read through the window, with interrupts on, until told to stop. */
 static void use_window(unsigned cpu)

@@ -105,7 +105,7 @@ static void test_pml_full(void)
 
 /* --- #VE --- */
 
-static u64 ve_count;
+volatile u64 ve_count; /* not static: the handler below counts it */
 void l2_ve_handler(void);
 /* Counts, and skips the access, which has 8 bytes. */
 asm(".text\nl2_ve_handler: incq ve_count\n addq $8, (%rsp)\n iretq");
