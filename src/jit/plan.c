@@ -91,18 +91,6 @@ static bool is_bit_test(ZydisMnemonic m)
 	return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC;
 }
 
-static unsigned guest_of(ZydisRegister reg)
-{
-	if (reg >= ZYDIS_REGISTER_RAX)
-		return reg - ZYDIS_REGISTER_RAX;
-	if (reg >= ZYDIS_REGISTER_EAX)
-		return reg - ZYDIS_REGISTER_EAX;
-	if (reg >= ZYDIS_REGISTER_AX)
-		return reg - ZYDIS_REGISTER_AX;
-	unsigned n = reg - ZYDIS_REGISTER_AL;
-	return n < 4 ? n : n - 4; /* AH to BH, then SPL and so on */
-}
-
 /* Does the operand in memory lie where insn says, and can its address be made of 32-bit displacements? */
 bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op)
 {
@@ -142,7 +130,7 @@ static bool high_bytes_fit(const struct plan *p)
 			high = true;
 			continue;
 		}
-		unsigned host = host_register[guest_of(p->op[i].reg.value)];
+		unsigned host = host_register[jit_gpr_number(&p->op[i])];
 		rex |= host >= 8 || (p->op[i].size == 8 && host >= 4); /* HOST_NONE: a temporary, R10 or R11 */
 	}
 	return !high || !rex;
@@ -170,7 +158,7 @@ static bool operand_fits(struct plan *p, const ZydisDecodedOperand *op)
 			return true;
 		/* Implicit ones stay where they are: their number must be the host's. */
 		return op->encoding == ZYDIS_OPERAND_ENCODING_NONE &&
-		       host_register[guest_of(op->reg.value)] == guest_of(op->reg.value);
+		       host_register[jit_gpr_number(op)] == jit_gpr_number(op);
 	default:
 		return false;
 	}

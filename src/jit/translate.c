@@ -107,19 +107,6 @@ struct operand {
 	bool high;
 };
 
-static unsigned register_guest(ZydisRegister reg, bool *high)
-{
-	*high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
-	if (reg >= ZYDIS_REGISTER_RAX)
-		return reg - ZYDIS_REGISTER_RAX;
-	if (reg >= ZYDIS_REGISTER_EAX)
-		return reg - ZYDIS_REGISTER_EAX;
-	if (reg >= ZYDIS_REGISTER_AX)
-		return reg - ZYDIS_REGISTER_AX;
-	unsigned n = reg - ZYDIS_REGISTER_AL;
-	return n < 4 ? n : n - 4;
-}
-
 /* Does the instruction need the register's old value? Writing 32 or 64 bits always leaves nothing of it. */
 static bool needs_old(const struct plan *p, const ZydisDecodedOperand *op)
 {
@@ -139,7 +126,8 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 			o->op = &p->op[i];
 	if (!o->op)
 		return;
-	o->guest = register_guest(o->op->reg.value, &o->high);
+	o->guest = jit_gpr_number(o->op);
+	o->high = o->op->reg.value >= ZYDIS_REGISTER_AH && o->op->reg.value <= ZYDIS_REGISTER_BH;
 	o->host = host_register[o->guest];
 	if (o->host == HOST_NONE)
 		o->host = temporary;
@@ -265,8 +253,7 @@ static void translate_copy(struct translation *t, const struct plan *p)
 
 static void translate_lea(struct translation *t, const struct plan *p)
 {
-	bool high;
-	unsigned guest = register_guest(p->op[0].reg.value, &high), host = host_register[guest];
+	unsigned guest = jit_gpr_number(&p->op[0]), host = host_register[guest];
 	unsigned to = host == HOST_NONE ? HOST_T0 : host;
 	emit_address(t, p, to, p->insn->opsize == 8);
 	if (host == HOST_NONE)
