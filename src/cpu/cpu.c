@@ -249,8 +249,8 @@ void cpu_reset(struct cpu *cpu)
 	cpu->xcr0 = XCR0_X87;
 	msr_reset(cpu);
 	fpu_reset(cpu, false);
-	cpu_attended(cpu,
-		     ATTEND_NMI | ATTEND_INIT | ATTEND_SIPI | ATTEND_SMI | ATTEND_HV | ATTEND_SHADOW | ATTEND_TRAP);
+	cpu_attended(cpu, ATTEND_NMI | ATTEND_NMI_2 | ATTEND_INIT | ATTEND_SIPI | ATTEND_SMI | ATTEND_HV |
+				  ATTEND_SHADOW | ATTEND_TRAP);
 	if (cpu->hv)
 		cpu->hv->reset(cpu, false);
 }

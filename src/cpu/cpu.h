@@ -62,6 +62,7 @@ enum { JIT_GROUPS = 12 };
 /* These two are cpu_run()'s own business too, and wake nobody. */
 #define ATTEND_CODE  BIT(10) /* another thread wrote to pages with code, or is about to decode from some */
 #define ATTEND_PAUSE BIT(11) /* a CPU wants all others to stop */
+#define ATTEND_NMI_2 BIT(12) /* a second NMI came before the CPU looked at the first; see cpu_attend_nmi() */
 #define ATTEND_QUIET (ATTEND_CODE | ATTEND_PAUSE)
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
@@ -271,6 +272,16 @@ static inline void cpu_attended(struct cpu *cpu, u32 reasons)
 {
 	__atomic_fetch_and(&cpu->attention, ~reasons, __ATOMIC_SEQ_CST);
 }
+
+/*
+ * An NMI has arrived. Any thread, as cpu_attend(). While NMIs are blocked one is kept, however many come (SDM vol. 3,
+ * 6.7.1). Where they are not, silicon would take the first before the next instruction and keep the second; this CPU
+ * looks between blocks, so that it has to keep both.
+ */
+void cpu_attend_nmi(struct cpu *cpu);
+
+/* One NMI that had arrived is taken. Its own thread. */
+void cpu_take_nmi(struct cpu *cpu);
 
 /* Whole state in and out, for boot, engines and dumps. Setting re-derives modes and flushes what it must. */
 void cpu_get_state(const struct cpu *cpu, struct x86_state *state);

@@ -181,7 +181,7 @@ int cpu_take_pending(struct cpu *cpu)
 
 /* --- between instructions --- */
 
-enum { HOLDABLE = ATTEND_INTR | ATTEND_NMI | ATTEND_SMI | ATTEND_INIT };
+enum { ATTEND_NMIS = ATTEND_NMI | ATTEND_NMI_2, HOLDABLE = ATTEND_INTR | ATTEND_NMIS | ATTEND_SMI | ATTEND_INIT };
 
 void cpu_hold_events(struct cpu *cpu, bool hold)
 {
@@ -261,17 +261,30 @@ static int attend_traps(struct cpu *cpu, u8 shadow)
 	return take_db(cpu, bits);
 }
 
+void cpu_attend_nmi(struct cpu *cpu)
+{
+	bool blocked = __atomic_load_n(&cpu->nmi_blocked, __ATOMIC_RELAXED) ||
+		       __atomic_load_n(&cpu->events_held, __ATOMIC_RELAXED);
+	u32 before = __atomic_fetch_or(&cpu->attention, ATTEND_NMI, __ATOMIC_SEQ_CST);
+	if ((before & ATTEND_NMI) && !blocked)
+		cpu_attend(cpu, ATTEND_NMI_2);
+}
+
+/* The first may have been taken meanwhile, so the second may stand alone. */
+void cpu_take_nmi(struct cpu *cpu)
+{
+	cpu_attended(cpu, cpu->attention & ATTEND_NMI_2 ? ATTEND_NMI_2 : ATTEND_NMI);
+}
+
 static int attend_nmi(struct cpu *cpu, u8 shadow)
 {
 	if (shadow)
 		return LOOK_DONE;
-	cpu_attended(cpu, ATTEND_NMI);
 	if (cpu->non_root)
 		cpu->hv->nmi(cpu);
-	if (cpu->nmi_blocked) {
-		cpu_attend(cpu, ATTEND_NMI);
+	if (cpu->nmi_blocked)
 		return LOOK_DONE;
-	}
+	cpu_take_nmi(cpu);
 	struct event e = { .valid = true, .vector = VEC_NMI, .type = EVENT_NMI };
 	cpu_deliver(cpu, &e);
 	return LOOK_AGAIN;
@@ -397,7 +410,7 @@ static int look_once(struct cpu *cpu)
 		return r;
 	if ((attention & ATTEND_HV) && cpu->non_root && !cpu->hv_step)
 		cpu->hv->attention(cpu);
-	if (unlikely(attention & ATTEND_NMI) && (r = attend_nmi(cpu, shadow)))
+	if (unlikely(attention & ATTEND_NMIS) && (r = attend_nmi(cpu, shadow)))
 		return r;
 	if ((attention & ATTEND_INTR) && (r = attend_interrupt(cpu, shadow)))
 		return r;

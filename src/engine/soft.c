@@ -202,7 +202,9 @@ static void intr_changed(void *opaque)
 
 static void nmi(void *opaque)
 {
-	attend(opaque, ATTEND_NMI);
+	struct engine_vcpu *vcpu = opaque;
+	cpu_attend_nmi(&vcpu->cpu);
+	attend(vcpu, 0);
 }
 
 static void smi(void *opaque)

@@ -437,6 +437,46 @@ static void test_nmi_blocks(void)
 	machine_free(m);
 }
 
+/* Counts in ECX. */
+GUEST(count_nmi, "inc %ecx\n iretq");
+GUEST(await_nmis, "nop\n jmp 1f\n1: nop\n hlt");
+/* Returns to the HLT, which ends the blocking of NMIs. */
+GUEST(end_blocking,
+      "mov %rsp, %rax\n push $0x10\n push %rax\n pushf\n push $8\n lea 1f(%rip), %rax\n push %rax\n iretq\n"
+      "1: nop\n hlt");
+
+/* How many of `count` NMIs does a CPU take that looks for them once they are all there? */
+static u64 taken_nmis(struct machine *m, unsigned count)
+{
+	machine_load_at(m, HANDLERS + 16 * VEC_NMI, count_nmi, count_nmi_end);
+	m->cpu.reg[RCX] = 0;
+	for (unsigned i = 0; i < count; i++)
+		cpu_attend_nmi(&m->cpu);
+	machine_run(m);
+	g_assert_cmphex(m->cpu.attention & (ATTEND_NMI | ATTEND_NMI_2), ==, 0);
+	return m->cpu.reg[RCX];
+}
+
+static void test_second_nmi_is_kept(void)
+{
+	for (unsigned count = 1; count <= 3; count++) {
+		struct machine *m = machine_new();
+		machine_load(m, await_nmis);
+		g_assert_cmpuint(taken_nmis(m, count), ==, count < 2 ? count : 2);
+		g_assert_false(m->cpu.nmi_blocked);
+		machine_free(m);
+	}
+}
+
+static void test_blocked_nmis_are_one(void)
+{
+	struct machine *m = machine_new();
+	machine_load(m, end_blocking);
+	m->cpu.nmi_blocked = true;
+	g_assert_cmpuint(taken_nmis(m, 3), ==, 1);
+	machine_free(m);
+}
+
 /* --- boundaries --- */
 
 struct interrupts {
@@ -604,6 +644,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/event/no-usable-gate-is-a-triple-fault", test_triple_fault);
 	g_test_add_func("/event/cr2-changes-on-real-page-faults-only", test_cr2);
 	g_test_add_func("/event/nmi-blocks-nmi", test_nmi_blocks);
+	g_test_add_func("/event/second-nmi-before-the-first-is-taken-is-kept", test_second_nmi_is_kept);
+	g_test_add_func("/event/nmis-that-come-while-blocked-are-one", test_blocked_nmis_are_one);
 	g_test_add_func("/event/sti-shadow-covers-one-instruction", test_sti_shadow);
 	g_test_add_func("/event/mov-ss-shadow-covers-one-instruction", test_mov_ss_shadow);
 	g_test_add_func("/event/masked-interrupt-waits-quietly", test_masked_interrupt_waits);

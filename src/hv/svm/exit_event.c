@@ -75,7 +75,6 @@ void svm_nmi(struct cpu *cpu)
 	const struct svm *svm = svm_of(cpu);
 	if (!svm_intercepts(svm, SVM_EXIT_NMI) || (cpu->nmi_blocked && !virtual_nmis(svm)))
 		return;
-	cpu_attend(cpu, ATTEND_NMI);
 	svm_exit_boundary(cpu, SVM_EXIT_NMI);
 }
 

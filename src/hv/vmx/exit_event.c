@@ -128,7 +128,7 @@ void vmx_nmi(struct cpu *cpu)
 	bool blocked = cpu->nmi_blocked && !vmx_pin(vmx, PIN_VIRTUAL_NMIS);
 	if (blocked || !vmx_pin(vmx, PIN_NMI))
 		return;
-	cpu_attended(cpu, ATTEND_NMI);
+	cpu_take_nmi(cpu);
 	vmx_exit(cpu, &(struct vmx_exit){
 			      .reason = EXIT_EXCEPTION_NMI,
 			      .rip = cpu->reg[REG_RIP],
