@@ -183,12 +183,17 @@ static bool is_hv_msr(u32 msr)
 	       (msr >= MSR_VM_CR && msr <= MSR_SVM_KEY);
 }
 
-/* Registers of one vendor alone: AMD's range, and what Intel has below it. */
+/*
+ * Registers of one vendor alone: AMD's range, and what Intel has below it. The two that restrict speculation are both
+ * vendors', but AMD announces them by bits of its own (80000008H, EBX), which are 0 here.
+ */
 static bool msr_fits_vendor(const struct cpu *cpu, u32 msr)
 {
 	switch (msr) {
 	case MSR_PLATFORM_ID:
 	case MSR_ARCH_CAPABILITIES:
+	case MSR_SPEC_CTRL:
+	case MSR_PRED_CMD:
 		return !cpu_is_amd(cpu);
 	case MSR_LAST_BRANCH_FROM:
 	case MSR_LAST_BRANCH_TO:

@@ -54,7 +54,7 @@ static void test_table(void)
 
 static void test_vendors_have_their_own(void)
 {
-	static const u32 intel[] = { MSR_PLATFORM_ID, MSR_ARCH_CAPABILITIES, MSR_FEATURE_CONTROL };
+	static const u32 intel[] = { MSR_PLATFORM_ID, MSR_ARCH_CAPABILITIES, MSR_FEATURE_CONTROL, MSR_SPEC_CTRL };
 	static const u32 amd[] = { MSR_HWCR,      MSR_SYSCFG, MSR_DE_CFG,      MSR_TOP_MEM,  MSR_PERF_CTL0,
 				   MSR_PERF_CTR3, MSR_VM_CR,  MSR_VM_HSAVE_PA, MSR_TSC_RATIO };
 	struct machine *i = machine_new_nested(NESTED_VTX, &vmx_ops), *a = machine_new_nested(NESTED_SVM, &svm_ops);
@@ -68,6 +68,8 @@ static void test_vendors_have_their_own(void)
 		g_assert_false(msr_write(&i->cpu, amd[n], 0));
 		g_assert_true(msr_read(&a->cpu, amd[n], &value));
 	}
+	g_assert_true(put(i, MSR_PRED_CMD, PRED_CMD_IBPB));
+	g_assert_false(put(a, MSR_PRED_CMD, PRED_CMD_IBPB));
 	machine_free(i);
 	machine_free(a);
 }
