@@ -28,6 +28,8 @@ static inline void counters_add(struct counters *sum, const struct counters *one
 #undef X
 	for (unsigned i = 0; i < COUNTERS_EXIT_REASONS; i++)
 		sum->exit_reason[i] += one->exit_reason[i];
+	for (unsigned i = 0; i < COUNTERS_HANDLERS; i++)
+		sum->handler[i] += one->handler[i];
 }
 
 #endif

@@ -136,6 +136,7 @@ struct jit {
 	/* Bytes: code grows from the start, links grow from the end. */
 	size_t size, used, stubs_end, links_start;
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
+	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
 	u32 host; /* HOST_POPCNT and so on */
 	/* Stubs, in the writable mapping. */
@@ -195,8 +196,20 @@ static inline u64 jit_site(const struct cpu *cpu, const struct plan *p, unsigned
 	       (u64)p->offset << SITE_OFFSET | (u64)end << SITE_END | index << SITE_INDEX | p->before;
 }
 
+/* --- area.c --- */
+
+/* Maps jit->size bytes. 0 or -errno. */
+int jit_area_create(struct jit *jit);
+void jit_area_destroy(struct jit *jit);
+/* Nothing but the stubs is left in it. */
+void jit_area_empty(struct jit *jit);
 /* Room for `n` bytes more of code and `links` links? If not, all is to be emptied. */
 bool jit_has_room(struct jit *jit, size_t n, unsigned links);
+/*
+ * The bytes from jit->used are translated code now. What is filled of the writable mapping is given back from time to
+ * time, or the code would count twice in the process's memory.
+ */
+void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 
 /* stubs.c: makes the stubs at the area's start. */
 void jit_make_stubs(struct cpu *cpu, struct jit *jit);
@@ -268,12 +281,6 @@ static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
  */
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain);
-
-/*
- * jit.c: the bytes from `start` are translated code now. What is filled of the writable mapping is given back from time
- * to time, or the code would count twice in the process's memory.
- */
-void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 
 /* verify.c: is [code, +size) nothing but instructions that translated code may contain? */
 bool jit_verify(const struct jit *jit, const u8 *code, size_t size);

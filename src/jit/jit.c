@@ -1,35 +1,11 @@
 /*
- * The translator's life: the code area, and what the run loop calls.
+ * The translator's life, and what the run loop calls.
  */
 #include "cpu/group.h"
 #include "jit/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-
-/* The writable mapping is given back whenever so many bytes more are filled. */
-enum { FORGET_BYTES = 256 << 10 };
-
-bool jit_has_room(struct jit *jit, size_t n, unsigned links)
-{
-	if (jit->used + n + links * sizeof(struct jit_link) > jit->links_start)
-		jit->full = true;
-	return !jit->full;
-}
-
-void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
-{
-	jit->used += (size + 15) & ~15UL;
-	if (jit->used > cpu->counters.translated_bytes)
-		cpu->counters.translated_bytes = jit->used;
-	size_t filled = jit->used & ~(size_t)(FORGET_BYTES - 1);
-	if (filled > jit->forgotten) {
-		/* From the start: binding jumps has written to old code meanwhile. */
-		madvise(jit->writable, filled, MADV_DONTNEED);
-		jit->forgotten = filled;
-	}
-}
 
 static void count_translation(struct cpu *cpu, const struct jit *jit, const struct trace *trace)
 {
@@ -119,10 +95,7 @@ static void flushed(struct cpu *cpu)
 {
 	struct jit *jit = jit_of(cpu);
 	jit_look_emptied(cpu, jit);
-	jit->used = jit->stubs_end;
-	jit->forgotten = 0;
-	jit->links_start = jit->size;
-	jit->full = false;
+	jit_area_empty(jit);
 	cpu->counters.translation_flushes++;
 }
 
@@ -139,28 +112,6 @@ static const struct jit_ops check_ops = {
 	.flushed = flushed,
 };
 
-/*
- * One memory object, twice: 0 or -errno. Shared anonymous memory, of which mremap() makes a second mapping when asked
- * to move none of it: `perf` takes it for generated code, as it would not a memfd.
- */
-static int map_area(struct jit *jit)
-{
-	void *w = mmap(NULL, jit->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (w == MAP_FAILED)
-		return -errno;
-	void *x = mremap(w, 0, jit->size, MREMAP_MAYMOVE);
-	if (x == MAP_FAILED || mprotect(x, jit->size, PROT_READ | PROT_EXEC)) {
-		int error = -errno;
-		if (x != MAP_FAILED)
-			munmap(x, jit->size);
-		munmap(w, jit->size);
-		return error;
-	}
-	jit->writable = w;
-	jit->executable = x;
-	return 0;
-}
-
 int jit_create(struct cpu *cpu, const struct jit_options *options)
 {
 	struct jit *jit = calloc(1, sizeof(*jit));
@@ -172,14 +123,13 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	/* XSAVE faults on what is not aligned. */
 	if ((uintptr_t)&cpu->fpu % 64)
 		jit->host &= ~(u32)HOST_XSAVE;
-	int error = map_area(jit);
+	int error = jit_area_create(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;
 	if (error) {
 		free(jit);
 		return error;
 	}
-	jit->links_start = jit->size;
 	cpu->jit_state = jit;
 	cpu->jit_hot = options->hot;
 	cpu->jit = options->check ? &check_ops : &ops;
@@ -196,7 +146,6 @@ void jit_destroy(struct cpu *cpu)
 	cpu->jit = NULL;
 	cpu->jit_state = NULL;
 	cpu->blocks->untranslated = NULL;
-	munmap(jit->writable, jit->size);
-	munmap((void *)jit->executable, jit->size);
+	jit_area_destroy(jit);
 	free(jit);
 }

@@ -34,6 +34,13 @@ def test_trace_names_what_keeps_a_block_interpreted():
     expect(re.search(r"\d+ instructions stay interpreted, for these need handlers: \w+", result.err), result)
 
 
+def test_statistics_name_the_handlers_that_translated_code_called():
+    result = strata(*GUEST, SMC, "--translate-after", "1", "--stats=json")
+    statistics = json.loads(result.err)
+    called = sum(statistics["handlers_called"].values())
+    expect(0 < called <= statistics["counters"]["instructions_by_handler"], statistics)
+
+
 def dumped(address):
     result = strata(*GUEST, SMC, "--translate-after", "1", "--dump-block", address)
     expect(result.status == 33, result)

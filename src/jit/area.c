@@ -1,0 +1,107 @@
+/*
+ * The code area: one memory object, mapped twice, so that nothing is writable and executable at one address. Code grows
+ * from its start, links grow from its end, and all of it is only ever emptied whole.
+ */
+#include "cpu/group.h"
+#include "jit/internal.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+enum {
+	/* The writable mapping is given back whenever so many bytes more are filled. */
+	FORGET_BYTES = 256 << 10,
+	HUGE_BYTES = 2 << 20,
+};
+
+/* Address space for `size` bytes that begins at a multiple of the huge-page size; NULL: there is none. */
+static void *reserve(size_t size)
+{
+	u8 *p = mmap(NULL, size + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	u8 *start = (u8 *)(((uintptr_t)p + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
+	size_t before = (size_t)(start - p);
+	if (before)
+		munmap(p, before);
+	munmap(start + size, HUGE_BYTES - before);
+	return start;
+}
+
+/*
+ * Shared anonymous memory, of which mremap() makes a second mapping when asked to move none of it: `perf` takes it for
+ * generated code, as it would not a memfd.
+ */
+int jit_area_create(struct jit *jit)
+{
+	void *w = reserve(jit->size), *x = reserve(jit->size);
+	bool mapped = w && x;
+	mapped = mapped &&
+		 mmap(w, jit->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == w &&
+		 mremap(w, 0, jit->size, MREMAP_MAYMOVE | MREMAP_FIXED, x) == x &&
+		 !mprotect(x, jit->size, PROT_READ | PROT_EXEC);
+	if (!mapped) {
+		int error = -errno;
+		if (w)
+			munmap(w, jit->size);
+		if (x)
+			munmap(x, jit->size);
+		return error;
+	}
+	jit->writable = w;
+	jit->executable = x;
+	jit->links_start = jit->size;
+	return 0;
+}
+
+void jit_area_destroy(struct jit *jit)
+{
+	munmap(jit->writable, jit->size);
+	munmap((void *)jit->executable, jit->size);
+}
+
+void jit_area_empty(struct jit *jit)
+{
+	jit->used = jit->stubs_end;
+	jit->forgotten = 0;
+	jit->links_start = jit->size;
+	jit->full = false;
+}
+
+bool jit_has_room(struct jit *jit, size_t n, unsigned links)
+{
+	if (jit->used + n + links * sizeof(struct jit_link) > jit->links_start)
+		jit->full = true;
+	return !jit->full;
+}
+
+/*
+ * Guest code of some MiB jumps about in several times as much: in pages of 4 KiB the host's processor would walk its
+ * tables for much of it. Shared memory has huge pages where the host was told so, or when asked for each; where it
+ * cannot, all works as well, and slower.
+ */
+static void make_huge(struct jit *jit)
+{
+	while (jit->used > jit->huge && jit->huge + HUGE_BYTES <= jit->size) {
+		(void)madvise(jit->writable + jit->huge, HUGE_BYTES, MADV_COLLAPSE);
+		jit->huge += HUGE_BYTES;
+	}
+}
+
+void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
+{
+	jit->used += (size + 15) & ~15UL;
+	if (jit->used > cpu->counters.translated_bytes)
+		cpu->counters.translated_bytes = jit->used;
+	make_huge(jit);
+	size_t filled = jit->used & ~(size_t)(FORGET_BYTES - 1);
+	if (filled > jit->forgotten) {
+		/* From the start: binding jumps has written to old code meanwhile. */
+		madvise(jit->writable, filled, MADV_DONTNEED);
+		jit->forgotten = filled;
+	}
+}
