@@ -315,7 +315,7 @@ static void describe_cpus(struct aml *aml, unsigned cpus)
 	}
 }
 
-static gpa_t place_dsdt(struct area *area, unsigned cpus)
+static gpa_t place_dsdt(struct area *area, unsigned cpus, bool hpet)
 {
 	u8 bytes[0x8000];
 	struct table_header *h = (struct table_header *)bytes;
@@ -331,7 +331,8 @@ static gpa_t place_dsdt(struct area *area, unsigned cpus)
 	aml_begin_scope(&aml, "\\_SB");
 	describe_cpus(&aml, cpus);
 	describe_pci(&aml);
-	describe_hpet(&aml);
+	if (hpet)
+		describe_hpet(&aml);
 	describe_fw_cfg(&aml);
 	describe_motherboard(&aml);
 	aml_end(&aml);
@@ -472,15 +473,16 @@ static void fill_rsdp(struct area *area, gpa_t xsdt)
 	memcpy(area->bytes, &t, sizeof t);
 }
 
-gpa_t acpi_write_tables(struct mem *mem, unsigned cpus)
+gpa_t acpi_write_tables(struct mem *mem, unsigned cpus, bool hpet)
 {
 	struct area area;
 	memset(&area, 0, sizeof area);
 	area.at = sizeof(struct rsdp);
-	gpa_t facs = place_facs(&area), dsdt = place_dsdt(&area, cpus);
-	gpa_t tables[] = { place_fadt(&area, facs, dsdt), place_madt(&area, cpus), place_hpet(&area),
-			   place_mcfg(&area) };
-	fill_rsdp(&area, place_xsdt(&area, tables, ARRAY_SIZE(tables)));
+	gpa_t facs = place_facs(&area), dsdt = place_dsdt(&area, cpus, hpet);
+	gpa_t tables[4] = { place_fadt(&area, facs, dsdt), place_madt(&area, cpus), place_mcfg(&area) };
+	if (hpet)
+		tables[3] = place_hpet(&area);
+	fill_rsdp(&area, place_xsdt(&area, tables, hpet ? 4 : 3));
 	mem_write(mem, ACPI_BASE, area.bytes, area.at);
 	return ACPI_BASE;
 }

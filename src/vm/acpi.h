@@ -24,7 +24,7 @@
  */
 #define ACPI_PCI_LAST_BUS 0
 
-/* Writes the tables for a machine with `cpus` processors; their root pointer's address. */
-gpa_t acpi_write_tables(struct mem *mem, unsigned cpus);
+/* Writes the tables for a machine with `cpus` processors, with or without an HPET; their root pointer's address. */
+gpa_t acpi_write_tables(struct mem *mem, unsigned cpus, bool hpet);
 
 #endif

@@ -3,7 +3,7 @@
  * it answers and how the interrupt lines run.
  *
  * If the engine has the interrupt chips in the kernel (engine_ops.has_irqchip), the board has no PIC, I/O APIC, local
- * APICs and PIT of its own, and lines go to engine_ops.irq.
+ * APICs, PIT and HPET of its own, and lines go to engine_ops.irq.
  *
  * Owner: the VM, by value; not to be moved after board_init(). Threads: see bus.h; the callbacks are called with the
  * board lock held, on the thread of whoever caused them, and must not block.

@@ -70,7 +70,8 @@ gpa_t firmware_leave_behind(struct board *board)
 {
 	leave_vectors(&board->mem);
 	leave_data_area(&board->mem);
-	if (!board->engine_ops->has_irqchip)
+	bool own_chips = !board->engine_ops->has_irqchip;
+	if (own_chips)
 		leave_interrupt_chips(&board->bus);
-	return acpi_write_tables(&board->mem, board->cpus);
+	return acpi_write_tables(&board->mem, board->cpus, own_chips);
 }

@@ -17,7 +17,13 @@ struct tables {
 static void set_up(struct tables *t, gconstpointer cpus)
 {
 	g_assert_cmpint(mem_init(&t->mem, 16 << 20), ==, 0);
-	t->rsdp = acpi_write_tables(&t->mem, GPOINTER_TO_UINT(cpus));
+	t->rsdp = acpi_write_tables(&t->mem, GPOINTER_TO_UINT(cpus), true);
+}
+
+static void set_up_without_hpet(struct tables *t, gconstpointer cpus)
+{
+	g_assert_cmpint(mem_init(&t->mem, 16 << 20), ==, 0);
+	t->rsdp = acpi_write_tables(&t->mem, GPOINTER_TO_UINT(cpus), false);
 }
 
 static void tear_down(struct tables *t, gconstpointer cpus)
@@ -57,7 +63,7 @@ static const u8 *table(struct tables *t, gpa_t gpa, u32 *length)
 	return p;
 }
 
-static const u8 *find(struct tables *t, const char *signature, u32 *length)
+static const u8 *find_or_null(struct tables *t, const char *signature, u32 *length)
 {
 	u32 xsdt_length;
 	const u8 *xsdt = table(t, number(at(t, t->rsdp, 36) + 24, 8), &xsdt_length);
@@ -66,7 +72,14 @@ static const u8 *find(struct tables *t, const char *signature, u32 *length)
 		if (!memcmp(p, signature, 4))
 			return p;
 	}
-	g_assert_not_reached();
+	return NULL;
+}
+
+static const u8 *find(struct tables *t, const char *signature, u32 *length)
+{
+	const u8 *p = find_or_null(t, signature, length);
+	g_assert_nonnull(p);
+	return p;
 }
 
 static const u8 *find_dsdt(struct tables *t, u32 *length)
@@ -160,6 +173,15 @@ static void dsdt_has_s5(struct tables *t, gconstpointer unused)
 	const u8 *p = find_dsdt(t, &length);
 	G_STATIC_ASSERT(PM_SLEEP_S5 == 0);
 	g_assert_nonnull(memmem(p, length, s5, sizeof s5));
+}
+
+static void no_table_names_an_hpet_that_is_not_there(struct tables *t, gconstpointer unused)
+{
+	u32 length;
+	g_assert_null(find_or_null(t, "HPET", &length));
+	g_assert_nonnull(find_or_null(t, "MCFG", &length));
+	const u8 *dsdt = find_dsdt(t, &length);
+	g_assert_null(memmem(dsdt, length, "HPET", 4));
 }
 
 /* Disassembled and compiled again: iasl reports what it does not like in either. */
@@ -271,6 +293,8 @@ int main(int argc, char **argv)
 	ADD("/acpi/hpet-and-mcfg-name-the-boards-addresses", 1, hpet_and_mcfg_name_the_boards_addresses);
 	ADD("/acpi/dsdt-has-s5", 1, dsdt_has_s5);
 	ADD("/acpi/iasl-accepts-every-table", 3, iasl_accepts_every_table);
+	g_test_add("/acpi/no-table-names-an-hpet-that-is-not-there", struct tables, GUINT_TO_POINTER(1),
+		   set_up_without_hpet, no_table_names_an_hpet_that_is_not_there, tear_down);
 	g_test_add_func("/aml/length-takes-as-many-bytes-as-it-needs", aml_length_takes_as_many_bytes_as_it_needs);
 	g_test_add_func("/aml/remembers-that-it-ran-out-of-room", aml_remembers_that_it_ran_out_of_room);
 	g_test_add_func("/aml/compresses-eisa-ids", aml_compresses_eisa_ids);

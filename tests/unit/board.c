@@ -138,7 +138,8 @@ static void an_engine_with_chips_gets_the_lines(void)
 	g_assert_cmphex(in(0x40, 1), ==, 0xff);
 	g_assert_cmphex(bus_read_mmio(&board->bus, LAPIC_DEFAULT_BASE + 0x30, 4), ==, 0xffffffff);
 	g_assert_cmphex(bus_read_mmio(&board->bus, IOAPIC_DEFAULT_BASE, 4), ==, 0xffffffff);
-	g_assert_cmphex(bus_read_mmio(&board->bus, HPET_DEFAULT_BASE, 4), ==, HPET_ID);
+	/* Nobody has an HPET. */
+	g_assert_cmphex(bus_read_mmio(&board->bus, HPET_DEFAULT_BASE, 4), ==, 0xffffffff);
 	tear_down();
 }
 
