@@ -1,6 +1,7 @@
 /*
  * Preloaded into strata, this stands for a /dev/kvm that misbehaves, in the way that FAKE_KVM names:
  *   hang         KVM_RUN never returns
+ *   slow         the guest passes every stage (kvm_probe.h), each after a while
  *   die          KVM_RUN takes the process down
  *   fail-entry   the processor refuses the guest
  *   emulation    KVM cannot run an instruction
@@ -62,11 +63,30 @@ static int fail(int error)
 	return -1;
 }
 
+/* What the guest's next port write says: stages in order, the last three times for its loop; then it halts. */
+static int slow_run(void)
+{
+	static const char stages[] = { 1, 2, 3, 4, 5, 6, 7, 8, 8, 8 };
+	static unsigned next;
+	usleep(next < 7 ? 250000 : 500000);
+	if (next == sizeof stages) {
+		run->exit_reason = KVM_EXIT_HLT;
+		return 0;
+	}
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.data_offset = 4096;
+	run->io.port = 0xf4;
+	*((char *)run + 4096) = stages[next++];
+	return 0;
+}
+
 static int fake_run(void)
 {
 	if (is_mode("hang"))
 		for (;;)
 			pause();
+	if (is_mode("slow"))
+		return slow_run();
 	if (is_mode("die"))
 		abort();
 	if (is_mode("interrupted"))

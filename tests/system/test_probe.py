@@ -29,8 +29,13 @@ def expect_verdict(mode, pattern, limit=2.0):
 
 
 def test_kvm_that_hangs_is_given_up_after_two_seconds():
-    took = expect_verdict("hang", "test guest did not finish within 2 s", limit=4)
+    took = expect_verdict("hang", "test guest took more than 2 s to run real mode", limit=4)
     expect(took >= 1.9, took)
+
+
+def test_slow_kvm_has_the_time_it_needs_and_is_told_from_its_speed():
+    took = expect_verdict("slow", r"emulates guests in software \(0\.\d million instructions/s\)", limit=20)
+    expect(took >= 3, took)
 
 
 def test_kvm_that_kills_its_user_kills_only_the_probe():
@@ -92,7 +97,7 @@ def test_auto_takes_soft_and_says_why():
 def test_host_says_no_and_why():
     result = strata("host", env=with_kvm("hang"))
     expect(result.status == 0, result)
-    expect(b"engine kvm    no: /dev/kvm opens, but its test guest did not finish within 2 s" in result.out, result)
+    expect(b"engine kvm    no: /dev/kvm opens, but its test guest took more than 2 s to run real mode" in result.out, result)
     expect(b"--engine auto uses soft" in result.out, result)
 
 
