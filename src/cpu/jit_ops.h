@@ -13,6 +13,9 @@
  */
 struct block *cpu_next_translated(struct cpu *cpu);
 
+/* The block at a linear address, if there is one already, or NULL. Throws nothing; may set accessed flags. */
+struct block *cpu_block_at(struct cpu *cpu, u64 linear);
+
 /*
  * For the translation of a block of no instruction: runs the instruction at RIP from scratch, and may throw. false: did
  * not, for something wants attention.

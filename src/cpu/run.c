@@ -128,27 +128,55 @@ static u64 jump_stamp(const struct cpu *cpu)
 	return cpu->mmu.generation << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 | block_key(cpu->mode_key);
 }
 
+static struct jump_entry *jump_entry_of(struct cpu *cpu, u64 linear)
+{
+	return &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+}
+
+/* The block is at this address, whose page was just translated. */
+static void note_jump(struct cpu *cpu, u64 linear, struct block *block)
+{
+	mmu_note_code(&cpu->mmu, linear);
+	*jump_entry_of(cpu, linear) = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block };
+}
+
 static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
 {
 	u64 ram_offset = code_ram_offset(cpu, linear);
 	if (ram_offset == RAM_OFFSET_NONE)
 		return NULL;
 	struct block *block = block_get(cpu, ram_offset, block_key(cpu->mode_key));
-	if (block) {
-		struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
-		mmu_note_code(&cpu->mmu, linear);
-		*e = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block };
-	}
+	if (block)
+		note_jump(cpu, linear, block);
 	return block;
 }
 
 /* NULL: run one instruction from scratch. Throws if the code cannot be fetched. */
 static inline struct block *find_block(struct cpu *cpu, u64 linear)
 {
-	const struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
+	const struct jump_entry *e = jump_entry_of(cpu, linear);
 	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu) && e->block->mode_key != MODE_DROPPED))
 		return e->block;
 	return find_block_slow(cpu, linear);
+}
+
+struct block *cpu_block_at(struct cpu *cpu, u64 linear)
+{
+	const struct jump_entry *j = jump_entry_of(cpu, linear);
+	if (j->linear == linear && j->stamp == jump_stamp(cpu) && j->block->mode_key != MODE_DROPPED)
+		return j->block;
+	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
+	u64 ram_offset = (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
+	if (e->exec != ((linear & PAGE_MASK) | cpu->mmu.revision)) {
+		struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
+		if (r.kind != MMU_OK || r.ram_offset == RAM_OFFSET_NONE)
+			return NULL;
+		ram_offset = r.ram_offset;
+	}
+	struct block *block = block_find(cpu, ram_offset, block_key(cpu->mode_key));
+	if (block)
+		note_jump(cpu, linear, block);
+	return block;
 }
 
 /* --- running --- */
@@ -299,16 +327,15 @@ static inline struct block **run_any(struct cpu *cpu, struct block *block, u64 s
 struct block *cpu_next_translated(struct cpu *cpu)
 {
 	u64 linear = cpu->reg[REG_RIP];
-	const struct jump_entry *e = &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
-	u64 stamp = jump_stamp(cpu);
 
 	if (unlikely(cpu->attention) || (cpu->mode_key & (MODE_STEP | MODE_CODE64)) != MODE_CODE64)
 		return NULL;
-	if (e->linear != linear || e->stamp != stamp || e->block->entry == cpu->blocks->untranslated)
+	struct block *block = cpu_block_at(cpu, linear);
+	if (!block || block->entry == cpu->blocks->untranslated)
 		return NULL;
 	cpu->jit_page = linear & PAGE_MASK;
-	cpu->jit_stamp = stamp;
-	return e->block;
+	cpu->jit_stamp = jump_stamp(cpu);
+	return block;
 }
 
 bool cpu_run_crossing(struct cpu *cpu)

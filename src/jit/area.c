@@ -74,7 +74,7 @@ void jit_area_empty(struct jit *jit)
 
 bool jit_has_room(struct jit *jit, size_t n, unsigned links)
 {
-	if (jit->used + n + links * sizeof(struct jit_link) > jit->links_start)
+	if (jit->used + n + links * sizeof(struct jit_far) > jit->links_start)
 		jit->full = true;
 	return !jit->full;
 }

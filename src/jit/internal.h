@@ -103,6 +103,15 @@ struct jit_link {
 	u32 mode_key;          /* likewise */
 	bool bound;            /* in the target's list */
 	struct jit_link *next; /* in that list: block->incoming */
+	struct jit_far *far;   /* NULL: the target is in the same page */
+};
+
+/* A direct jump to another page (far.c). It is right where these are the CPU's. */
+struct jit_far {
+	u64 page;   /* jit_page */
+	u64 stamp;  /* jit_stamp; 0: not bound, and the jump is never taken */
+	i64 offset; /* of the target from the jump's own page */
+	struct jit_link link;
 };
 
 /* Integer instructions that not every host executes. */
@@ -150,6 +159,7 @@ struct jit {
 	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
+	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
@@ -210,6 +220,12 @@ bool jit_has_room(struct jit *jit, size_t n, unsigned links);
  * time, or the code would count twice in the process's memory.
  */
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
+
+/* jit.c: a jump leads to the block's translation from now on. */
+void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);
+
+/* far.c: binds the jump for where the CPU is now. 0: its target has no translation. */
+u64 jit_bind_far(struct cpu *cpu, struct jit_far *far);
 
 /* stubs.c: makes the stubs at the area's start. */
 void jit_make_stubs(struct cpu *cpu, struct jit *jit);

@@ -63,16 +63,20 @@ static void set_jump(u8 *site, const u8 *to)
 	emit_patch(&e, site, to);
 }
 
-/* Translated code was left through the link: next time it goes on directly, if its target has a translation. */
-static void bind(struct cpu *cpu, struct jit *jit, struct jit_link *link)
+void jit_bind(struct jit *jit, struct jit_link *link, struct block *block)
 {
-	struct block *block = block_find(cpu, link->ram_offset, link->mode_key);
-	if (link->bound || !block || block->entry == cpu->blocks->untranslated)
-		return;
 	set_jump(link->site, jit->writable + ((const u8 *)block->entry - jit->executable));
 	link->bound = true;
 	link->next = block->incoming;
 	block->incoming = link;
+}
+
+/* Translated code was left through the link: next time it goes on directly, if its target has a translation. */
+static void bind(struct cpu *cpu, struct jit *jit, struct jit_link *link)
+{
+	struct block *block = block_find(cpu, link->ram_offset, link->mode_key);
+	if (!link->bound && block && block->entry != cpu->blocks->untranslated)
+		jit_bind(jit, link, block);
 }
 
 static void run(struct cpu *cpu, struct block *block)
@@ -87,6 +91,8 @@ static void untranslate(struct cpu *cpu, struct block *block)
 	for (struct jit_link *link = block->incoming; link; link = link->next) {
 		set_jump(link->site, link->unlinked);
 		link->bound = false;
+		if (link->far)
+			link->far->stamp = 0;
 	}
 	block->incoming = NULL;
 }

@@ -224,6 +224,19 @@ static void make_fill(struct emit *e, const struct jit *jit)
 	emit8(e, 0xc3);
 }
 
+static void make_far(struct emit *e, const struct jit *jit)
+{
+	emit_store_state(e, jit);
+	emit_alu_imm(e, 5, true, HOST_RSP, 8);
+	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_mov(e, HOST_RSI, HOST_T1);
+	emit_call_c(e, (u64)jit_bind_far);
+	emit_mov(e, HOST_T2, HOST_RAX);
+	emit_load_guest(e);
+	emit_alu_imm(e, 0, true, HOST_RSP, 8);
+	emit8(e, 0xc3);
+}
+
 /* Calls `function`, and enters the block that it returns, if any. */
 static void emit_call_and_go_on(struct emit *e, u64 function, const u8 *leave)
 {
@@ -277,6 +290,9 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 
 	jit->stub_fill = e.at;
 	make_fill(&e, jit);
+
+	jit->stub_far = e.at;
+	make_far(&e, jit);
 
 	jit->stub_ungroup = e.at;
 	emit_store_state(&e, jit);

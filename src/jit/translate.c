@@ -321,7 +321,7 @@ static void emit_enter_block(struct translation *t)
 	emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
 }
 
-static void emit_leave(struct translation *t, const struct jit_link *link)
+void emit_leave(struct translation *t, const struct jit_link *link)
 {
 	emit_mov_imm(&t->e, HOST_T2, (u64)link);
 	emit_jmp(&t->e, t->jit->stub_leave);
@@ -422,6 +422,26 @@ static void emit_go_far(struct translation *t, const struct plan *p)
 	emit_enter_far(t);
 }
 
+static bool is_near(i64 offset)
+{
+	return offset >= 0 && offset < (i64)PAGE_SIZE;
+}
+
+static void emit_exit_far(struct translation *t, const struct plan *p, bool taken, i64 offset)
+{
+	if (t->chain) {
+		struct jit_far *far = emit_far_check(t, taken ? p : NULL, executed(t, p), offset);
+		emit_count(t, executed(t, p));
+		emit_far_branch(t, far, false);
+		return;
+	}
+	emit_page_address(t, HOST_T0, offset);
+	if (taken)
+		emit_canonical(t, p);
+	emit_count(t, executed(t, p));
+	emit_leave(t, NULL);
+}
+
 /*
  * Leaves the trace behind instruction `p` for an offset counted from this page's start. A branch (`taken`) must find
  * its target canonical.
@@ -429,10 +449,8 @@ static void emit_go_far(struct translation *t, const struct plan *p)
 static void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offset)
 {
 	give_up_host_flags(t, true);
-	if (offset < 0 || offset >= (i64)PAGE_SIZE) {
-		emit_page_address(t, HOST_T0, offset);
-		emit_lookup(t, taken ? p : NULL, executed(t, p));
-		emit_go_far(t, p);
+	if (!is_near(offset)) {
+		emit_exit_far(t, p, taken, offset);
 		return;
 	}
 	emit_count(t, executed(t, p));
@@ -559,10 +577,14 @@ static void emit_landing(struct translation *t, const struct plan *p)
 static void translate_call(struct translation *t, const struct plan *p)
 {
 	i64 target = target_offset(p);
-	bool near = p->insn->direct && target >= 0 && target < (i64)PAGE_SIZE;
+	bool near = p->insn->direct && is_near(target);
+	struct jit_far *far = NULL;
 
 	give_up_host_flags(t, true);
-	if (!near) {
+	if (p->insn->direct && !near && t->chain) {
+		far = emit_far_check(t, p, 0, target);
+		t->held = 0;
+	} else if (!near) {
 		if (p->insn->direct)
 			emit_page_address(t, HOST_T0, target);
 		else
@@ -587,6 +609,10 @@ static void translate_call(struct translation *t, const struct plan *p)
 		emit_count(t, executed(t, p));
 		emit_open_call(t);
 		emit_link(t, target, true);
+	} else if (far) {
+		emit_count(t, executed(t, p));
+		emit_open_call(t);
+		emit_far_branch(t, far, true);
 	} else {
 		emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 		emit_lookup(t, NULL, executed(t, p));
@@ -677,6 +703,20 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	case COLD_ATTENTION:
 		emit_page_address(t, HOST_T0, t->plan->offset);
 		emit_leave(t, NULL);
+		break;
+	case COLD_FAR:
+		emit_cold_far(t, c);
+		if (c->plan) {
+			emit_site(t, c->plan, VECTORS_NONE, false);
+			emit_jmp(e, t->jit->stub_handler_end);
+			break;
+		}
+		emit_count(t, c->executed);
+		emit_page_address(t, HOST_T0, c->far->offset);
+		emit_leave(t, NULL);
+		break;
+	case COLD_FAR_UNBOUND:
+		emit_cold_far_unbound(t, c);
 		break;
 	case COLD_FAR_MISS:
 		if (c->executed)

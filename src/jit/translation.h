@@ -20,6 +20,8 @@ struct cold {
 		COLD_EXIT,
 		COLD_UNLINKED,
 		COLD_ATTENTION,
+		COLD_FAR,
+		COLD_FAR_UNBOUND,
 		COLD_FAR_MISS,
 		COLD_VECTORS,
 		COLD_X87
@@ -28,13 +30,14 @@ struct cold {
 	const struct plan *plan;
 	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
 	u8 vectors;            /* COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;        /* COLD_FILL, COLD_TOO_DEEP: where to go on */
+	const u8 *back;        /* COLD_FILL, COLD_TOO_DEEP, COLD_FAR: where to go on */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	bool taken;            /* COLD_EXIT: by a branch */
 	i64 offset;            /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
-	unsigned executed;     /* COLD_EXIT, COLD_FAR_MISS: instructions of the trace */
+	unsigned executed;     /* COLD_EXIT, COLD_FAR_MISS, COLD_FAR: instructions of the trace */
 	struct jit_link *link; /* COLD_UNLINKED */
+	struct jit_far *far;   /* COLD_FAR, COLD_FAR_UNBOUND */
 };
 
 enum { COLD_MAX = 4 * TRACE_MAX };
@@ -71,6 +74,8 @@ void give_up_host_flags(struct translation *t, bool live);
 struct cold *add_cold(struct translation *t, u8 *from);
 /* T1 = what stubs must know of the instruction; `vectors` and x87 registers must be loaded behind it. */
 void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87);
+/* Leaves for RIP = T0, through `link`, which may be NULL. */
+void emit_leave(struct translation *t, const struct jit_link *link);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
 /* --- address.c --- */
@@ -98,6 +103,20 @@ void emit_cold_fill(struct translation *t, const struct cold *c);
 
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
+
+/* --- far.c --- */
+
+/*
+ * Is a direct branch to `offset`, in another page, bound for where the CPU is now? If it cannot be, instruction `p` is
+ * done by its handler; or, if that is NULL, the trace is left for there with `executed` instructions to count. Uses T0
+ * to T2, and the flags.
+ */
+struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset);
+/* Then: the jump, or call. */
+void emit_far_branch(struct translation *t, struct jit_far *far, bool call);
+/* Tries to bind it, and goes back to the check if that is done. */
+void emit_cold_far(struct translation *t, const struct cold *c);
+void emit_cold_far_unbound(struct translation *t, const struct cold *c);
 
 /* integer.c */
 void translate_divide(struct translation *t, const struct plan *p);

@@ -1,0 +1,98 @@
+/*
+ * Direct branches to other pages. What lies there depends on where the branch's own page is mapped and on what else is,
+ * so such a jump is direct only while the page and the stamp of its jit_far are the ones the CPU runs with: the jump
+ * cache would then find the same block. Otherwise C code looks where it leads now.
+ */
+#include "jit/translation.h"
+
+static void take_out(struct jit_link **list, const struct jit_link *link)
+{
+	while (*list != link)
+		list = &(*list)->next;
+	*list = link->next;
+}
+
+/* A far jump has one target at a time; another one is rare. */
+static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, struct block *block)
+{
+	if (link->bound) {
+		if (link->ram_offset == block->ram_offset && link->mode_key == block->mode_key)
+			return;
+		struct block *old = block_find(cpu, link->ram_offset, link->mode_key);
+		struct jit_link *incoming = old->incoming;
+		take_out(&incoming, link);
+		old->incoming = incoming;
+	}
+	link->ram_offset = block->ram_offset;
+	link->mode_key = block->mode_key;
+	jit_bind(jit, link, block);
+}
+
+u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
+{
+	struct block *block = cpu_block_at(cpu, cpu->jit_page + (u64)far->offset);
+	if (!block || block->entry == cpu->blocks->untranslated)
+		return 0;
+	lead_to(cpu, jit_of(cpu), &far->link, block);
+	far->page = cpu->jit_page;
+	far->stamp = cpu->jit_stamp;
+	return 1;
+}
+
+static i32 far_field(size_t offset)
+{
+	return (i32)offset;
+}
+
+struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset)
+{
+	struct jit *jit = t->jit;
+	struct emit *e = &t->e;
+
+	jit->links_start -= sizeof(struct jit_far);
+	struct jit_far *far = (struct jit_far *)(jit->writable + jit->links_start);
+	*far = (struct jit_far){ .offset = offset, .link.far = far };
+	const u8 *start = e->at;
+	emit_mov_imm(e, HOST_T1, (u64)far);
+	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	emit_rm(e, OPCODE_WIDE(0x33), HOST_T0, HOST_T1, HOST_NONE, 0, far_field(offsetof(struct jit_far, page)));
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
+	emit_rm(e, OPCODE_WIDE(0x33), HOST_T2, HOST_T1, HOST_NONE, 0, far_field(offsetof(struct jit_far, stamp)));
+	emit_rr(e, OPCODE_WIDE(0x09), HOST_T2, HOST_T0);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+	c->kind = COLD_FAR;
+	c->plan = p;
+	c->executed = executed;
+	c->back = start;
+	c->far = far;
+	return far;
+}
+
+void emit_far_branch(struct translation *t, struct jit_far *far, bool call)
+{
+	struct emit *e = &t->e;
+	emit_page_address(t, HOST_T0, far->offset & ~(i64)(PAGE_SIZE - 1));
+	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	struct cold *c = add_cold(t, call ? emit_call(e, NULL) : emit_jmp(e, NULL));
+	c->kind = COLD_FAR_UNBOUND;
+	c->far = far;
+	far->link.site = c->from;
+}
+
+/* The target was untranslated behind the check. T0 is its page. */
+void emit_cold_far_unbound(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	c->far->link.unlinked = e->at;
+	emit_lea(e, HOST_T0, HOST_T0, (i32)(c->far->offset & (i64)(PAGE_SIZE - 1)));
+	emit_leave(t, NULL);
+}
+
+void emit_cold_far(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	emit_mov_imm(e, HOST_T1, (u64)c->far);
+	emit_call(e, t->jit->stub_far);
+	emit_rr(e, OPCODE_WIDE(0x85), HOST_T2, HOST_T2);
+	emit_jcc(e, COND_NZ, c->back);
+}
