@@ -240,6 +240,12 @@ void block_group_failed(struct cpu *cpu, struct block *block)
 			untranslate(cpu, b);
 }
 
+void block_stop_hoisting(struct cpu *cpu, struct block *block)
+{
+	block->unhoisted = true;
+	untranslate(cpu, block);
+}
+
 static void drop_block(struct cpu *cpu, struct block *block)
 {
 	struct block_cache *cache = cpu->blocks;

@@ -38,6 +38,8 @@ struct block {
 	u16 group_failures;    /* see block_group_failed() */
 	u32 failing_since;     /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
 	bool plain;            /* its operands are each checked by themselves */
+	bool unhoisted;        /* a loop from here back to here checks its operands each round */
+	i64 stretch_credit;    /* the translator's: how well it pays not to */
 	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
@@ -118,6 +120,9 @@ struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key);
  * too often, each is to be checked by itself.
  */
 void block_group_failed(struct cpu *cpu, struct block *block);
+
+/* Checking a loop's operands before its rounds did not pay: its translation is to do without. */
+void block_stop_hoisting(struct cpu *cpu, struct block *block);
 
 /* Bits of the 64-byte lines of its page that the block's bytes lie in. */
 u64 block_lines(const struct block *block);

@@ -168,10 +168,11 @@ struct cpu {
 	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
 	struct mmu mmu;
-	u64 jit_page;                   /* translated code: linear address of the page it runs in */
-	u64 jit_addend[JIT_GROUPS];     /* translated code: host less guest address of pages that it has checked */
-	u64 jit_stack, jit_stack_limit; /* translated code: the host's stack pointer when no call is open; the least */
-	u64 jit_stamp;                  /* translated code: what valid entries of the jump cache are stamped with */
+	u64 jit_page;                    /* translated code: linear address of the page it runs in */
+	u64 jit_addend[JIT_GROUPS];      /* translated code: host less guest address of pages that it has checked */
+	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
+	u64 jit_stack, jit_stack_limit;  /* translated code: the host's stack pointer when no call is open; the least */
+	u64 jit_stamp;                   /* translated code: what valid entries of the jump cache are stamped with */
 	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
 	u8 vectors_allowed; /* translated code: how much may be */
 	u8 x87;             /* translated code: are the x87 registers of `fpu` in the host's? Never where C code runs */

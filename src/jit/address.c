@@ -20,8 +20,8 @@ static bool has_segment(const struct plan *p)
 
 unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
 {
-	if (host_register[guest] != HOST_NONE)
-		return host_register[guest];
+	if (t->host[guest] != HOST_NONE)
+		return t->host[guest];
 	emit_load(&t->e, temporary, HOST_CPU, guest_offset(guest));
 	return temporary;
 }
@@ -67,11 +67,9 @@ void emit_address(struct translation *t, const struct plan *p, unsigned to, bool
 	emit_address_plus(t, p, to, wide, 0);
 }
 
-/*
- * ZF = the TLB has T0, a linear address, and the `size` bytes there. T1 = its entry. This is access_hit(); that the tag
- * of the last byte's page must be that of the first one's entry excludes ranges across pages. Uses T2.
- */
-static void emit_compare(struct translation *t, unsigned size, bool write)
+/* This is access_hit(); that the tag of the last byte's page must be that of the first one's entry excludes ranges
+ * across pages. */
+void emit_compare(struct translation *t, unsigned size, bool write)
 {
 	struct emit *e = &t->e;
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
@@ -88,6 +86,14 @@ static void emit_compare(struct translation *t, unsigned size, bool write)
 
 /* --- operands by themselves --- */
 
+/* Of a plain copy, this is where a stretch goes on that could not check the operand. */
+static void give_up_for_check(struct translation *t, const struct plan *p)
+{
+	give_up_host_flags(t, p->live_before);
+	if (!t->loop)
+		t->plain_at[p - t->plan] = t->e.at;
+}
+
 /* T0 = host address of `size` bytes at linear address T0, or the handler does it all. */
 static struct place_in_memory emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
 {
@@ -97,7 +103,7 @@ static struct place_in_memory emit_check(struct translation *t, const struct pla
 	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
 }
 
-static void emit_test_alignment(struct translation *t, u32 mask)
+void emit_test_alignment(struct translation *t, u32 mask)
 {
 	emit_rr(&t->e, (struct opcode){ .byte = 0xf7 }, 0, HOST_T0);
 	emit32(&t->e, mask);
@@ -112,7 +118,7 @@ static void emit_alignment(struct translation *t, const struct plan *p, u32 mask
 static struct place_in_memory emit_single(struct translation *t, const struct plan *p)
 {
 	const struct insn *insn = p->insn;
-	give_up_host_flags(t, p->live_before);
+	give_up_for_check(t, p);
 	emit_address(t, p, HOST_T0, true);
 	if (has_segment(p))
 		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
@@ -131,21 +137,34 @@ static i32 slot_offset(const struct plan *p)
 	return (i32)(offsetof(struct cpu, jit_addend) + 8 * (p->group - 1u));
 }
 
+static void emit_ungroup_if(struct translation *t, const struct plan *p, unsigned condition)
+{
+	if (t->loop) {
+		emit_go_on_plain_if(t, p, condition);
+		return;
+	}
+	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	c->kind = COLD_UNGROUP;
+	c->plan = p;
+}
+
 /* T0 = where the group's range begins: checks it. T1 = the page's addend. */
 static void emit_lead_check(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	if (p->alignment) {
 		emit_test_alignment(t, p->alignment);
-		struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
-		c->kind = COLD_UNGROUP;
-		c->plan = p;
+		emit_ungroup_if(t, p, COND_NZ);
 	}
 	emit_compare(t, p->group_size, p->group_write);
-	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
-	c->kind = COLD_FILL;
-	c->plan = p;
-	c->back = e->at;
+	if (t->loop) {
+		emit_go_on_plain_if(t, p, COND_NZ);
+	} else {
+		struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+		c->kind = COLD_FILL;
+		c->plan = p;
+		c->back = e->at;
+	}
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
 }
 
@@ -195,7 +214,7 @@ static struct place_in_memory emit_grouped(struct translation *t, const struct p
 {
 	const struct insn *insn = p->insn;
 	if (p->leads) {
-		give_up_host_flags(t, p->live_before);
+		give_up_for_check(t, p);
 		emit_address_plus(t, p, HOST_T0, true, p->group_low);
 		if (has_segment(p))
 			emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
@@ -209,34 +228,39 @@ static struct place_in_memory emit_grouped(struct translation *t, const struct p
 	}
 	emit_addend(t, p);
 	if (insn->base == REG_RIP)
-		return (struct place_in_memory){ HOST_T1, HOST_NONE, (i32)page_offset(p) };
+		return (struct place_in_memory){ HOST_T1, HOST_NONE, 0, (i32)page_offset(p) };
 	if (insn->base == REG_ZERO)
-		return (struct place_in_memory){ HOST_T1, HOST_NONE, insn->disp };
-	return (struct place_in_memory){ emit_use(t, insn->base, HOST_T0), HOST_T1, insn->disp };
+		return (struct place_in_memory){ HOST_T1, HOST_NONE, 0, insn->disp };
+	return (struct place_in_memory){ (u8)emit_use(t, insn->base, HOST_T0), HOST_T1, 0, insn->disp };
 }
 
 /* --- what others call --- */
 
 struct place_in_memory emit_place(struct translation *t, const struct plan *p)
 {
-	return p->group ? emit_grouped(t, p) : emit_single(t, p);
+	return p->hoisted ? emit_hoisted(t, p) : p->group ? emit_grouped(t, p) : emit_single(t, p);
 }
 
 void emit_operand(struct translation *t, const struct plan *p)
 {
-	struct place_in_memory m = emit_place(t, p);
+	emit_one_register(t, emit_place(t, p));
+}
+
+struct place_in_memory emit_one_register(struct translation *t, struct place_in_memory m)
+{
 	if (m.base != HOST_T0 || m.index != HOST_NONE || m.disp)
-		emit_rm(&t->e, OPCODE_WIDE(0x8d), HOST_T0, m.base, m.index, 0, m.disp);
+		emit_rm(&t->e, OPCODE_WIDE(0x8d), HOST_T0, m.base, m.index, m.scale, m.disp);
+	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
 }
 
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
 {
 	if (!p->group || p->leads) {
-		give_up_host_flags(t, p->live_before);
+		give_up_for_check(t, p);
 		emit_lea(&t->e, HOST_T0, base, change + (p->group ? p->group_low : 0));
 	}
 	if (!p->group)
 		return emit_check(t, p, 8, write);
 	emit_addend(t, p);
-	return (struct place_in_memory){ base, HOST_T1, change };
+	return (struct place_in_memory){ (u8)base, HOST_T1, 0, change };
 }

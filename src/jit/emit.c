@@ -55,12 +55,10 @@ static void emit_displacement(struct emit *e, unsigned mod, i32 disp)
 		emit32(e, (u32)disp);
 }
 
-void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
+void emit_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
 {
 	bool has_base = base != HOST_NONE, has_index = index != HOST_NONE;
-	unsigned rex = (reg >> 3 & 1) << 2 | (has_index ? (index >> 3 & 1) << 1 : 0) | (has_base ? base >> 3 & 1 : 0);
 
-	emit_head(e, op, rex, 0);
 	reg = (reg & 7) << 3;
 	if (!has_base) {
 		/* SIB without base: always 32 bits of displacement. */
@@ -78,6 +76,14 @@ void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsi
 		emit8(e, (u8)(mod << 6 | reg | (base & 7)));
 	}
 	emit_displacement(e, mod, disp);
+}
+
+void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
+{
+	unsigned b = base == HOST_NONE ? 0 : base >> 3 & 1, x = index == HOST_NONE ? 0 : index >> 3 & 1;
+
+	emit_head(e, op, (reg >> 3 & 1) << 2 | x << 1 | b, 0);
+	emit_modrm(e, reg, base, index, scale, disp);
 }
 
 void emit_o(struct emit *e, struct opcode op, unsigned reg)

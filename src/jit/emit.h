@@ -12,7 +12,7 @@
 /* Host registers by number. */
 enum { HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI, HOST_R8 };
 
-/* What the translator uses them for; the rest hold guest registers (host_register[]). */
+/* What the translator uses them for; the rest hold guest registers (host_register[], and loop.h). */
 enum {
 	HOST_T0 = 9,   /* addresses */
 	HOST_T1 = 10,  /* TLB entry, operand; the block when one is entered */
@@ -22,7 +22,7 @@ enum {
 };
 
 /* Conditions as in Jcc's opcode. */
-enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_BE = 6, COND_A = 7 };
+enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_BE = 6, COND_A = 7, COND_S = 8 };
 
 struct emit {
 	u8 *at, *end;
@@ -46,6 +46,8 @@ void emit64(struct emit *e, u64 v);
 void emit_rr(struct emit *e, struct opcode op, unsigned reg, unsigned rm);
 /* Register and [base + index << scale + disp]; base and index may be HOST_NONE, index not RSP. */
 void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp);
+/* ModRM, SIB and displacement of that operand in memory alone: for heads that are made elsewhere. */
+void emit_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp);
 /* A register in the opcode's low bits; HOST_NONE: no register at all. */
 void emit_o(struct emit *e, struct opcode op, unsigned reg);
 /* 64-bit MOV of registers, of an immediate, from and to [base + disp]. */

@@ -27,10 +27,10 @@ static void emit_divisor(struct translation *t, const struct plan *p)
 		return;
 	}
 	unsigned guest = jit_gpr_number(&p->op[0]);
-	if (host_register[guest] == HOST_NONE)
+	if (t->host[guest] == HOST_NONE)
 		emit_load(&t->e, HOST_T1, HOST_CPU, guest_offset(guest));
 	else
-		emit_rr(&t->e, load, HOST_T1, host_register[guest]);
+		emit_rr(&t->e, load, HOST_T1, t->host[guest]);
 }
 
 /* The quotient fits if the dividend's upper half is below the divisor; so that is not 0 either. */
@@ -84,8 +84,8 @@ void translate_divide(struct translation *t, const struct plan *p)
 static unsigned bit_number(struct translation *t, const struct plan *p)
 {
 	unsigned guest = jit_gpr_number(&p->op[1]);
-	if (host_register[guest] != HOST_NONE)
-		return host_register[guest];
+	if (t->host[guest] != HOST_NONE)
+		return t->host[guest];
 	emit_load(&t->e, HOST_T1, HOST_CPU, guest_offset(guest));
 	return HOST_T1;
 }

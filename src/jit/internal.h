@@ -85,6 +85,9 @@ struct plan {
 	bool group_write;
 	u16 group_size;
 	i32 group_low;
+	/* Operands of a stretch that were checked before it (loop.h). */
+	u8 hoisted; /* 1 + number of the check; 0: none */
+	i32 hoisted_disp;
 	bool x87_pointers;          /* PLAN_X87: sets FIP, FOP and FDP */
 	bool x87_before, x87_after; /* do instructions from here to the next handler want x87 registers? */
 	u8 bytes[15];
@@ -138,6 +141,8 @@ struct jit_made {
 
 enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
 
+struct loop;
+
 struct jit {
 	struct jit_options options;
 	u8 *writable;
@@ -168,7 +173,9 @@ struct jit {
 	const u8 *stub_enter_x87; /* call: T1 = site; loads them, or interprets and leaves */
 	/* Runs translated code; the link through which it left, or NULL. */
 	struct jit_link *(*enter)(struct cpu *cpu, const void *code);
+	const u8 *stub_no_credit; /* jump: T1 = site: a loop's stretches do not pay; as stub_interpret */
 	struct plan plan[TRACE_MAX];
+	struct loop *loop;    /* of the trace that is translated now, if it has stretches */
 	struct jit_made made; /* the latest translation */
 	ZydisDecoder verifier;
 };
@@ -236,11 +243,15 @@ u64 jit_trace_lines(const struct trace *trace);
 
 /* plan.c: fills plan[] for the block's instructions. */
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
-/* Decides where flags are live, and vectors wanted, in jit->plan[first, +count). */
-void jit_plan_state(struct jit *jit, unsigned first, unsigned count);
+/*
+ * Decides which operands share checks, with slots from `slot` on, where flags are live, and vectors wanted. `loop`: the
+ * last instruction leads to the first.
+ */
+void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop);
 
-/* plan_groups.c: which operands of the instructions share a check. */
-void jit_plan_groups(struct plan *plan, unsigned count);
+/* plan_groups.c: which operands of the instructions share a check, but for hoisted ones. */
+enum { NO_GROUPS = JIT_GROUPS + 1 /* as `slot` */ };
+void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot);
 
 /* Does the instruction write to its operand in memory, or on the stack? */
 static inline bool jit_writes(const struct plan *p)
@@ -298,8 +309,9 @@ static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain);
 
-/* verify.c: is [code, +size) nothing but instructions that translated code may contain? */
-bool jit_verify(const struct jit *jit, const u8 *code, size_t size);
+/* verify.c: is [code, +size) nothing but instructions that translated code may contain? `loop`: has a stretch; or NULL.
+ */
+bool jit_verify(const struct jit *jit, const u8 *code, size_t size, const struct loop *loop);
 
 /* look.c: what a person may see: of a new translation (jit->made), of a block that stays interpreted, of the code area.
  */

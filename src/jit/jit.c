@@ -2,7 +2,7 @@
  * The translator's life, and what the run loop calls.
  */
 #include "cpu/group.h"
-#include "jit/internal.h"
+#include "jit/loop.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *b
 	}
 	emit_mov_imm(&e, HOST_T1, (u64)block);
 	emit_jmp(&e, jit->stub_crossing);
-	if (e.overflow || !jit_verify(jit, start, (size_t)(e.at - start)))
+	if (e.overflow || !jit_verify(jit, start, (size_t)(e.at - start), NULL))
 		return;
 	jit->used += SIZE;
 	block->entry = jit_executable(jit, start);
@@ -121,8 +121,13 @@ static const struct jit_ops check_ops = {
 int jit_create(struct cpu *cpu, const struct jit_options *options)
 {
 	struct jit *jit = calloc(1, sizeof(*jit));
-	if (!jit)
+	struct loop *loop = calloc(1, sizeof(*loop));
+	if (!jit || !loop) {
+		free(jit);
+		free(loop);
 		return -ENOMEM;
+	}
+	jit->loop = loop;
 	jit->options = *options;
 	jit->host = jit_host_features();
 	jit->size = group_share(cpu, options->memory ? options->memory : JIT_DEFAULT_SIZE) & ~(size_t)(PAGE_SIZE - 1);
@@ -133,6 +138,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;
 	if (error) {
+		free(loop);
 		free(jit);
 		return error;
 	}
@@ -153,5 +159,6 @@ void jit_destroy(struct cpu *cpu)
 	cpu->jit_state = NULL;
 	cpu->blocks->untranslated = NULL;
 	jit_area_destroy(jit);
+	free(jit->loop);
 	free(jit);
 }

@@ -349,14 +349,13 @@ static bool shows_flags(const struct plan *p)
 	default:
 		/* A fault shows them, and a write may change the instructions to come; but not behind a shared check.
 		 */
-		return p->memory && (!p->group || p->leads);
+		return p->memory && !p->hoisted && (!p->group || p->leads);
 	}
 }
 
-/* Backwards from the end, where all flags may be looked at, as they may wherever a trace is left. */
-static void plan_liveness(struct plan *plan, unsigned count)
+/* Backwards from the end, where somebody may look at the flags or not. */
+static void plan_liveness(struct plan *plan, unsigned count, bool live)
 {
-	bool live = true;
 	for (unsigned i = count; i-- > 0;) {
 		struct plan *p = &plan[i];
 		p->live_after = live;
@@ -368,11 +367,14 @@ static void plan_liveness(struct plan *plan, unsigned count)
 	}
 }
 
-void jit_plan_state(struct jit *jit, unsigned first, unsigned count)
+void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop)
 {
-	jit_plan_groups(&jit->plan[first], count);
-	plan_liveness(&jit->plan[first], count);
-	jit_plan_vectors(&jit->plan[first], count);
+	jit_plan_groups(plan, count, slot);
+	/* Wherever a trace is left all flags may be looked at; but a loop's end is its beginning. */
+	plan_liveness(plan, count, true);
+	if (loop && !plan->live_before)
+		plan_liveness(plan, count, false);
+	jit_plan_vectors(plan, count);
 }
 
 static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struct plan *p, size_t n)

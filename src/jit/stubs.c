@@ -211,6 +211,13 @@ static void ungroup(struct cpu *cpu, u64 site)
 	interpret(cpu, site);
 }
 
+/* Setting stretches up costs this loop more than it saves. */
+static void stop_hoisting(struct cpu *cpu, u64 site)
+{
+	block_stop_hoisting(cpu, site_block(cpu, site));
+	interpret(cpu, site);
+}
+
 static void make_fill(struct emit *e, const struct jit *jit)
 {
 	emit_store_state(e, jit);
@@ -299,6 +306,13 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_mov(&e, HOST_RDI, HOST_CPU);
 	emit_mov(&e, HOST_RSI, HOST_T1);
 	emit_call_c(&e, (u64)ungroup);
+	emit_jmp(&e, leave_no_link);
+
+	jit->stub_no_credit = e.at;
+	emit_store_state(&e, jit);
+	emit_mov(&e, HOST_RDI, HOST_CPU);
+	emit_mov(&e, HOST_RSI, HOST_T1);
+	emit_call_c(&e, (u64)stop_hoisting);
 	emit_jmp(&e, leave_no_link);
 
 	jit->stub_interpret = e.at;

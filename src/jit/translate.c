@@ -73,9 +73,26 @@ static unsigned executed(const struct translation *t, const struct plan *p)
 
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
 {
+	if (t->loop) {
+		emit_go_on_plain_if(t, p, condition);
+		return;
+	}
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
 	c->kind = COLD_HANDLER;
 	c->plan = p;
+}
+
+/* The same instruction in jit->plan, for one of a stretch. */
+static const struct plan *plain_plan(const struct translation *t, const struct plan *p)
+{
+	return t->loop ? t->jit->plan + (p - t->plan) : p;
+}
+
+void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned condition)
+{
+	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	c->kind = COLD_GO_ON_PLAIN;
+	c->plan = plain_plan(t, p);
 }
 
 void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87)
@@ -128,17 +145,17 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 		return;
 	o->guest = jit_gpr_number(o->op);
 	o->high = o->op->reg.value >= ZYDIS_REGISTER_AH && o->op->reg.value <= ZYDIS_REGISTER_BH;
-	o->host = host_register[o->guest];
+	o->host = t->host[o->guest];
 	if (o->host == HOST_NONE)
 		o->host = temporary;
 }
 
 /* Does a general register of the guest that it names live in a temporary meanwhile? */
-static bool uses_temporary(const struct plan *p)
+static bool uses_temporary(const struct translation *t, const struct plan *p)
 {
 	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
 		const ZydisDecodedOperand *op = &p->op[i];
-		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && host_register[jit_gpr_number(op)] == HOST_NONE)
+		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && t->host[jit_gpr_number(op)] == HOST_NONE)
 			return true;
 	}
 	return false;
@@ -146,13 +163,13 @@ static bool uses_temporary(const struct plan *p)
 
 static void load_operand(struct translation *t, const struct plan *p, const struct operand *o)
 {
-	if (o->op && host_register[o->guest] == HOST_NONE && needs_old(p, o->op))
+	if (o->op && t->host[o->guest] == HOST_NONE && needs_old(p, o->op))
 		emit_load(&t->e, o->host, HOST_CPU, guest_offset(o->guest));
 }
 
 static void store_operand(struct translation *t, const struct operand *o)
 {
-	if (o->op && host_register[o->guest] == HOST_NONE && (o->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+	if (o->op && t->host[o->guest] == HOST_NONE && (o->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 		emit_store(&t->e, o->host, HOST_CPU, guest_offset(o->guest));
 }
 
@@ -189,10 +206,10 @@ void emit_immediates(struct translation *t, const struct plan *p)
  * May the instruction use a guest register where it lives in memory, instead of ModRM.rm's register? Not where that
  * would leave bits 63..32 alone, or where memory means more than a register does.
  */
-static bool fits_in_memory(const struct plan *p, const struct operand *rm)
+static bool fits_in_memory(const struct translation *t, const struct plan *p, const struct operand *rm)
 {
 	bool written = rm->op && rm->op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	if (p->memory || !rm->op || host_register[rm->guest] != HOST_NONE || (written && rm->op->size == 32))
+	if (p->memory || !rm->op || t->host[rm->guest] != HOST_NONE || (written && rm->op->size == 32))
 		return false;
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_XCHG: /* a lock */
@@ -219,7 +236,7 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->memory ? HOST_T2 : HOST_T1, &reg);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T2, &rm);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_OPCODE, HOST_T1, &low);
-	bool in_memory = fits_in_memory(p, &rm);
+	bool in_memory = fits_in_memory(t, p, &rm);
 	/* One register twice is one temporary. */
 	if (reg.op && rm.op && reg.guest == rm.guest)
 		rm.host = reg.host;
@@ -232,7 +249,7 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
 		if (p->memory)
-			emit_rm(&t->e, op, r, m.base, m.index, 0, m.disp);
+			emit_rm(&t->e, op, r, m.base, m.index, m.scale, m.disp);
 		else if (in_memory)
 			emit_rm(&t->e, op, r, HOST_CPU, HOST_NONE, 0, guest_offset(rm.guest));
 		else
@@ -253,7 +270,7 @@ static void translate_copy(struct translation *t, const struct plan *p)
 
 static void translate_lea(struct translation *t, const struct plan *p)
 {
-	unsigned guest = jit_gpr_number(&p->op[0]), host = host_register[guest];
+	unsigned guest = jit_gpr_number(&p->op[0]), host = t->host[guest];
 	unsigned to = host == HOST_NONE ? HOST_T0 : host;
 	emit_address(t, p, to, p->insn->opsize == 8);
 	if (host == HOST_NONE)
@@ -264,24 +281,24 @@ static void translate_lea(struct translation *t, const struct plan *p)
 
 static void emit_adjust_rsp(struct translation *t, i32 change)
 {
-	emit_lea(&t->e, host_register[RSP], host_register[RSP], change);
+	emit_lea(&t->e, t->host[RSP], t->host[RSP], change);
 }
 
 static void emit_load_place(struct translation *t, unsigned to, struct place_in_memory m)
 {
-	emit_rm(&t->e, OPCODE_WIDE(0x8b), to, m.base, m.index, 0, m.disp);
+	emit_rm(&t->e, OPCODE_WIDE(0x8b), to, m.base, m.index, m.scale, m.disp);
 }
 
 static void emit_store_place(struct translation *t, unsigned from, struct place_in_memory m)
 {
-	emit_rm(&t->e, OPCODE_WIDE(0x89), from, m.base, m.index, 0, m.disp);
+	emit_rm(&t->e, OPCODE_WIDE(0x89), from, m.base, m.index, m.scale, m.disp);
 }
 
 static void translate_push(struct translation *t, const struct plan *p)
 {
-	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	if (p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, m.base, m.index, 0, m.disp);
+		emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, m.base, m.index, m.scale, m.disp);
 		emit32(&t->e, (u32)p->insn->imm);
 	} else {
 		emit_store_place(t, emit_use(t, p->insn->dst, HOST_T2), m);
@@ -291,8 +308,8 @@ static void translate_push(struct translation *t, const struct plan *p)
 
 static void translate_pop(struct translation *t, const struct plan *p)
 {
-	unsigned guest = p->insn->dst, host = host_register[guest];
-	struct place_in_memory m = emit_stack(t, p, host_register[RSP], 0, false);
+	unsigned guest = p->insn->dst, host = t->host[guest];
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], 0, false);
 	emit_load_place(t, host == HOST_NONE ? HOST_T0 : host, m);
 	if (guest != RSP)
 		emit_adjust_rsp(t, 8);
@@ -302,9 +319,9 @@ static void translate_pop(struct translation *t, const struct plan *p)
 
 static void translate_leave(struct translation *t, const struct plan *p)
 {
-	struct place_in_memory m = emit_stack(t, p, host_register[RBP], 0, false);
-	emit_lea(&t->e, host_register[RSP], host_register[RBP], 8);
-	emit_load_place(t, host_register[RBP], m);
+	struct place_in_memory m = emit_stack(t, p, t->host[RBP], 0, false);
+	emit_lea(&t->e, t->host[RSP], t->host[RBP], 8);
+	emit_load_place(t, t->host[RBP], m);
 }
 
 /* --- leaving the trace --- */
@@ -476,6 +493,10 @@ static i64 target_offset(const struct plan *p)
 static void emit_loop(struct translation *t, const struct plan *p)
 {
 	give_up_host_flags(t, t->plan->live_before);
+	if (t->loop) {
+		emit_jmp(&t->e, t->loop->start);
+		return;
+	}
 	emit_count(t, executed(t, p));
 	emit_jmp(&t->e, t->start);
 }
@@ -491,11 +512,13 @@ static enum follow following(const struct translation *t, const struct plan *p)
 	return is_last(t, p) && !(t->chain && t->trace->loop) ? FOLLOW_NONE : p->follow;
 }
 
-static void emit_exit_if(struct translation *t, const struct plan *p, unsigned condition, bool taken, i64 offset)
+/* By the jump whose displacement is at `from`. */
+static void add_exit(struct translation *t, const struct plan *p, u8 *from, bool taken, i64 offset)
 {
-	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	struct cold *c = add_cold(t, from);
 	c->kind = COLD_EXIT;
-	c->plan = p;
+	c->plan = plain_plan(t, p);
+	c->stretch = t->loop;
 	c->taken = taken;
 	c->offset = offset;
 	c->save_flags = t->flags == IN_HOST;
@@ -504,13 +527,18 @@ static void emit_exit_if(struct translation *t, const struct plan *p, unsigned c
 static void translate_jcc(struct translation *t, const struct plan *p)
 {
 	enum follow follow = following(t, p);
-	unsigned condition = p->zi.opcode & 15;
+	bool taken = follow != FOLLOW_TARGET; /* is the exit? */
+	unsigned leaves = (p->zi.opcode & 15) ^ !taken;
+	i64 offset = taken ? target_offset(p) : next_offset(p);
 
 	need_host_flags(t);
-	if (follow == FOLLOW_TARGET)
-		emit_exit_if(t, p, condition ^ 1, false, next_offset(p));
-	else
-		emit_exit_if(t, p, condition, true, target_offset(p));
+	if (t->loop && is_last(t, p) && !t->plan->live_before) {
+		/* Nothing is to be done between two rounds. */
+		emit_jcc(&t->e, leaves ^ 1, t->loop->start);
+		add_exit(t, p, emit_jmp(&t->e, NULL), taken, offset);
+		return;
+	}
+	add_exit(t, p, emit_jcc(&t->e, leaves, NULL), taken, offset);
 	if (!is_last(t, p))
 		return;
 	if (follow == FOLLOW_NONE)
@@ -593,7 +621,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 		t->held = 0; /* all this used T1 */
 	}
-	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	emit_page_address(t, HOST_T2, next_offset(p));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
@@ -630,7 +658,7 @@ static void translate_ret(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	give_up_host_flags(t, true);
-	emit_load_place(t, HOST_T0, emit_stack(t, p, host_register[RSP], 0, false));
+	emit_load_place(t, HOST_T0, emit_stack(t, p, t->host[RSP], 0, false));
 	if (!t->chain) {
 		emit_canonical(t, p);
 		emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
@@ -686,6 +714,11 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
+		if (c->stretch) {
+			emit_leave_stretch(t);
+			give_up_host_flags(t, true);
+			emit_rounds_done(t, c->plan);
+		}
 		emit_exit(t, c->plan, c->taken, c->offset);
 		break;
 	case COLD_UNLINKED:
@@ -728,6 +761,18 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_call(e, t->jit->stub_enter_vectors[c->vectors]);
 		emit_jmp(e, c->resume);
 		break;
+	case COLD_NO_STRETCH:
+		emit_patch(e, c->from, t->plain);
+		break;
+	case COLD_NO_CREDIT:
+		emit_site(t, t->plan, VECTORS_NONE, false);
+		emit_jmp(e, t->jit->stub_no_credit);
+		break;
+	case COLD_GO_ON_PLAIN:
+		emit_leave_stretch(t);
+		emit_rounds_done(t, c->plan);
+		emit_jmp(e, t->plain_at[c->plan - t->plan]);
+		break;
 	case COLD_X87:
 		emit_site(t, c->plan, VECTORS_NONE, false);
 		emit_call(e, t->jit->stub_enter_x87);
@@ -761,8 +806,8 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 	case PLAN_COPY:
 		/* With an index the address takes T1 first, without memory a register may. */
 		if (p->memory)
-			return p->insn->index == REG_ZERO ? p->group : 0;
-		return uses_temporary(p) ? 0 : t->held;
+			return p->insn->index == REG_ZERO && !p->hoisted ? p->group : 0;
+		return uses_temporary(t, p) ? 0 : t->held;
 	case PLAN_LEA:
 		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? t->held : 0;
 	case PLAN_NOTHING:
@@ -777,6 +822,7 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 static void translate_instruction(struct translation *t, const struct plan *p)
 {
 	unsigned colds = t->colds;
+	t->plain_at[p - t->plan] = t->e.at; /* a stretch is emitted before its plain copy */
 	switch (p->kind) {
 	case PLAN_HANDLER:
 		translate_handler(t, p);
@@ -862,12 +908,15 @@ static void emit_entry(struct translation *t)
 	emit_needs(t, t->plan);
 }
 
-static void translate_trace(struct translation *t)
+/* All instructions, with what leads on behind the last one; `at`, NULL or [count + 1], becomes where they are. */
+static void translate_instructions(struct translation *t, const u8 **at)
 {
 	const struct plan *last = &t->plan[t->count - 1];
-	emit_entry(t);
 	for (unsigned i = 0; i < t->count; i++) {
-		t->jit->made.at[i] = t->e.at;
+		if (at)
+			at[i] = t->e.at;
+		if (t->loop && i == t->loop->round_at)
+			emit_round(t, &t->plan[i]);
 		translate_instruction(t, &t->plan[i]);
 		t->held = held_behind(t, &t->plan[i]);
 	}
@@ -877,7 +926,21 @@ static void translate_trace(struct translation *t)
 		else
 			emit_loop(t, last);
 	}
-	t->jit->made.at[t->count] = t->e.at;
+	if (at)
+		at[t->count] = t->e.at;
+}
+
+/* `loop`: the trace has stretches; or NULL. */
+static void translate_trace(struct translation *t, struct loop *loop)
+{
+	emit_entry(t);
+	if (loop) {
+		emit_begin_stretch(t, loop);
+		translate_instructions(t, t->jit->made.at);
+		emit_end_stretch(t);
+	}
+	t->plain = t->e.at;
+	translate_instructions(t, loop ? NULL : t->jit->made.at);
 	/* Cold code may need more of it. */
 	for (unsigned i = 0; i < t->colds; i++)
 		emit_cold(t, &t->cold[i]);
@@ -894,6 +957,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		.trace = trace,
 		.plan = &jit->plan[first],
 		.count = count,
+		.host = host_register,
 		.chain = chain,
 		.start = start,
 		.e = { .at = start, .end = start + JIT_TRACE_MAX },
@@ -901,10 +965,12 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))
 		return NULL;
-	jit_plan_state(jit, first, count);
-	translate_trace(&t);
+	struct loop *loop = chain && jit_plan_loop(jit, trace) ? jit->loop : NULL;
+	if (!loop)
+		jit_plan_state(&jit->plan[first], count, 1, chain && trace->loop);
+	translate_trace(&t, loop);
 	size_t size = (size_t)(t.e.at - start);
-	bool verified = !t.e.overflow && !t.refused && jit_verify(jit, start, size);
+	bool verified = !t.e.overflow && !t.refused && jit_verify(jit, start, size, loop);
 	if (!verified) {
 		jit->links_start = links;
 		if (!t.e.overflow && !t.refused)
@@ -914,6 +980,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		return NULL;
 	}
 	jit_keep(cpu, jit, size);
+	cpu->counters.loops_hoisted += loop != NULL;
 	struct jit_made *made = &jit->made;
 	made->trace = trace;
 	made->page = cpu->reg[REG_RIP] & PAGE_MASK;

@@ -5,6 +5,7 @@
 #define STRATA_JIT_TRANSLATION_H
 
 #include "jit/internal.h"
+#include "jit/loop.h"
 
 /* Where the guest's arithmetic flags are. */
 enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
@@ -24,7 +25,10 @@ struct cold {
 		COLD_FAR_UNBOUND,
 		COLD_FAR_MISS,
 		COLD_VECTORS,
-		COLD_X87
+		COLD_X87,
+		COLD_NO_STRETCH,
+		COLD_NO_CREDIT,
+		COLD_GO_ON_PLAIN
 	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
@@ -34,6 +38,7 @@ struct cold {
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	bool taken;            /* COLD_EXIT: by a branch */
+	bool stretch;          /* COLD_EXIT: out of a stretch */
 	i64 offset;            /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
 	unsigned executed;     /* COLD_EXIT, COLD_FAR_MISS, COLD_FAR: instructions of the trace */
 	struct jit_link *link; /* COLD_UNLINKED */
@@ -48,6 +53,12 @@ struct translation {
 	const struct trace *trace;
 	const struct plan *plan; /* the first of `count` instructions */
 	unsigned count;
+	const u8 *host;          /* host register of each guest GPR: host_register[], but in a stretch */
+	const struct loop *loop; /* a stretch of it is emitted now (loop.h); or NULL */
+	/* Where each instruction's code begins in the plain copy of a loop; behind its flags' saving, if it has memory.
+	 */
+	const u8 *plain_at[TRACE_MAX];
+	const u8 *plain; /* where the plain copy begins */
 	bool chain;
 	const u8 *start; /* of the code, where a loop goes back to */
 	struct emit e;
@@ -82,7 +93,8 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 
 /* Where an operand lies, in the host's addresses. */
 struct place_in_memory {
-	u8 base, index; /* host registers; index is T1 or HOST_NONE */
+	u8 base, index; /* host registers; HOST_NONE: no index */
+	u8 scale;
 	i32 disp;
 };
 
@@ -94,10 +106,15 @@ void emit_page_address(struct translation *t, unsigned to, i64 offset);
 void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide);
 /* The instruction's operand; does not return to here if the handler must do it all. Uses T0 to T2, and the flags. */
 struct place_in_memory emit_place(struct translation *t, const struct plan *p);
-/* The same, in T0. */
+/* The same, in T0 alone. */
 void emit_operand(struct translation *t, const struct plan *p);
+struct place_in_memory emit_one_register(struct translation *t, struct place_in_memory m);
 /* The 8 bytes at [base + change]. */
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write);
+/* ZF = the TLB has the `size` bytes at T0, a linear address, in one page. T1 = its entry. Uses T2. */
+void emit_compare(struct translation *t, unsigned size, bool write);
+/* ZF = T0 & mask is 0. */
+void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
 void emit_cold_fill(struct translation *t, const struct cold *c);
 
@@ -117,6 +134,21 @@ void emit_far_branch(struct translation *t, struct jit_far *far, bool call);
 /* Tries to bind it, and goes back to the check if that is done. */
 void emit_cold_far(struct translation *t, const struct cold *c);
 void emit_cold_far_unbound(struct translation *t, const struct cold *c);
+
+/* --- loop.c --- */
+
+/* The checks of a stretch, behind which its instructions come, and what comes behind those. */
+void emit_begin_stretch(struct translation *t, struct loop *loop);
+void emit_end_stretch(struct translation *t);
+/* Counts a round; before instruction `p`. Uses the flags. */
+void emit_round(struct translation *t, const struct plan *p);
+struct place_in_memory emit_hoisted(struct translation *t, const struct plan *p);
+/* Guest registers where they are outside of stretches; changes no flag. */
+void emit_leave_stretch(struct translation *t);
+/* Counts the instructions of all rounds that are done; `p` (of jit->plan) is the last, or next, of this one. */
+void emit_rounds_done(struct translation *t, const struct plan *p);
+/* Out of the stretch if `condition`: instruction `p` and those behind are done by the plain copy. */
+void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned condition);
 
 /* integer.c */
 void translate_divide(struct translation *t, const struct plan *p);

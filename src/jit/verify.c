@@ -3,7 +3,7 @@
  * translator knows. System calls, far transfers, segment loads, privileged and state-revealing instructions (SYSCALL,
  * INT, CPUID, RDTSC, XRSTOR and the like) are not among them.
  */
-#include "jit/internal.h"
+#include "jit/loop.h"
 
 /*
  * Vector instructions and their like, by set; without those that reach memory which no operand shows,
@@ -190,9 +190,10 @@ static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction
 
 /*
  * Memory operands go through a checked address in T0, a TLB entry or block in T1, a link in T2, or to struct cpu: any
- * other base is wrong, but for those beside a group's addend in T1. LEA computes only.
+ * other base is wrong, but for those beside a group's addend in T1. In stretches, `bases` have addends, or checked
+ * addresses, too. LEA computes only.
  */
-static bool is_memory_right(const ZydisDecodedInstruction *zi)
+static bool is_memory_right(const ZydisDecodedInstruction *zi, u32 bases)
 {
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) || zi->raw.modrm.mod == 3 || zi->mnemonic == ZYDIS_MNEMONIC_LEA)
 		return true;
@@ -202,6 +203,11 @@ static bool is_memory_right(const ZydisDecodedInstruction *zi)
 	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | b << 3;
 	unsigned index = sib ? zi->raw.sib.index | x << 3 : HOST_RSP;
 	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
+	if (bases & BIT(base) && !no_base && (index == HOST_RSP || index != HOST_CPU))
+		return true;
+	if (index != HOST_RSP && bases & BIT(index) && zi->raw.sib.scale == 0 && !no_base && base != HOST_RSP &&
+	    base != HOST_CPU)
+		return true;
 	if (base == HOST_RSP) /* an open call's return address */
 		return index == HOST_RSP && zi->mnemonic == ZYDIS_MNEMONIC_CMP && zi->raw.disp.value == 8;
 	if (index != HOST_RSP) /* a guest's register and its page's addend */
@@ -229,14 +235,15 @@ static bool is_reencoded_right(const struct jit *jit, const ZydisDecodedInstruct
 	return true;
 }
 
-bool jit_verify(const struct jit *jit, const u8 *code, size_t size)
+bool jit_verify(const struct jit *jit, const u8 *code, size_t size, const struct loop *loop)
 {
 	for (size_t at = 0; at < size;) {
 		ZydisDecodedInstruction zi;
 		ZydisDecoderContext context;
+		u32 bases = loop && code + at >= loop->start && code + at < loop->end ? loop_bases(loop) : 0;
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, code + at, size - at, &zi)) ||
 		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_wrong_division(&zi) || is_bit_string(&zi) ||
-		    !is_memory_right(&zi) || !is_reencoded_right(jit, &zi, &context) ||
+		    !is_memory_right(&zi, bases) || !is_reencoded_right(jit, &zi, &context) ||
 		    !is_branch_right(jit, &zi, code + at + zi.length, code, size) ||
 		    (zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE)))
 			return false;

@@ -218,6 +218,116 @@ static void test_handlers_in_a_row(void)
 	CHECK_EQUAL("handlers-in-a-row", value, 5 * ROUNDS % 4);
 }
 
+/* --- loops whose memory is checked before the rounds --- */
+
+/* Adds `n` words, from `at` on backwards, and increments each. */
+static u64 walk_back(u8 *at, u64 n)
+{
+	u64 sum = 0;
+	asm volatile("1: add (%1), %0; incq (%1); add $-8, %1; dec %2; jnz 1b"
+		     : "+r"(sum), "+r"(at), "+r"(n)
+		     :
+		     : "memory", "cc");
+	return sum;
+}
+
+/* The same with a constant step, so that it can be known beforehand, and with registers that live in memory elsewhere.
+ */
+static u64 walk_up(u8 *at, u64 n)
+{
+	u64 sum;
+	asm volatile("mov %1, %%r9; mov %2, %%r10; xor %%r11d, %%r11d\n"
+		     "1: add (%%r9), %%r11; incq (%%r9); add $8, %%r9; sub $1, %%r10; jnz 1b\n"
+		     "mov %%r11, %0"
+		     : "=r"(sum)
+		     : "r"(at), "r"(n)
+		     : "memory", "cc", "r9", "r10", "r11");
+	return sum;
+}
+
+/* By an index of 32 bits that counts down. */
+static u64 walk_down(u8 *at, u32 n)
+{
+	u64 sum;
+	asm volatile("xor %%eax, %%eax\n"
+		     "1: add -8(%1,%q2,8), %%rax; incq -8(%1,%q2,8); sub $1, %2; jnz 1b"
+		     : "=&a"(sum), "+r"(at), "+r"(n)
+		     :
+		     : "memory", "cc");
+	return sum;
+}
+
+static void test_loops_over_pages(void)
+{
+	enum { WORDS = 1024 };
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	/* The second page lies somewhere else than behind the first. */
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < 20; i++) {
+		right &= walk_up(WINDOW, WORDS) == 3ULL * i * WORDS;
+		right &= walk_down(WINDOW, WORDS) == (3ULL * i + 1) * WORDS;
+		right &= walk_back(WINDOW + 8 * (WORDS - 1), WORDS) == (3ULL * i + 2) * WORDS;
+	}
+	CHECK("loops-over-pages", right);
+	u64 elsewhere = 0;
+	for (unsigned i = 0; i < 512; i++)
+		elsewhere += ((u64 *)pages[1])[i];
+	CHECK_EQUAL("no-loop-in-the-wrong-page", elsewhere, 0);
+	/* Words across the border: no round may take both from one page. */
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < 20; i++)
+		right &= walk_up(WINDOW + 3, WORDS - 1) == i * (WORDS - 1ULL);
+	CHECK("loops-over-words-across-a-border", right);
+}
+
+/* The fault of a round in the middle: all rounds before it are done, and the registers are its own. */
+static void test_fault_in_a_loop(void)
+{
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 *at = (u64 *)(WINDOW + 4096 - 8 * 100), n = 200;
+		map(1, i % 3 == 0 ? PRESENT | WRITE : i % 3 == 1 ? PRESENT : 0);
+		memset(pages, 0, sizeof pages);
+		TRY("1: addq $-1, (%0); lea 8(%0), %0; stc; dec %1; jnz 1b", : "+r"(at), "+r"(n) : : "memory", "cc");
+		bool whole = i % 3 == 0;
+		right &= fault.vector == (whole ? NO_FAULT : PF);
+		right &= n == (whole ? 0 : 100) && at == (u64 *)(WINDOW + 4096) + (whole ? 100 : 0);
+		right &= at[-1] == ~0ULL && *(u64 *)(pages[0] + 4088) == ~0ULL;
+		right &= *(u64 *)pages[1] == (whole ? ~0ULL : 0);
+		/* DEC left CF as STC set it. */
+		right &= whole || (fault.address == (word)at && (fault.flags & 1) && !(fault.flags & 0x40));
+	}
+	CHECK("fault-in-a-loop-is-precise", right);
+	map(1, PRESENT | WRITE);
+}
+
+/* A loop that writes over code which lies in its way, and then runs it. */
+static void test_loop_over_code(void)
+{
+	/* mov $imm, %eax; ret, at the beginning of the second page. */
+	static const u8 code[8] = { 0xb8, 0, 0, 0, 0, 0xc3, 0x90, 0x90 };
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	map(1, PRESENT | WRITE);
+	for (u32 i = 1; i < ROUNDS; i++) {
+		u64 word_of_code, *at = (u64 *)(WINDOW + 4096 - 8 * 50), n = 60;
+		u32 value;
+		memcpy(&word_of_code, code, 8);
+		word_of_code |= (u64)i << 8;
+		asm volatile("1: mov %2, (%0); add $8, %0; sub $1, %1; jnz 1b"
+			     : "+r"(at), "+r"(n)
+			     : "r"(word_of_code)
+			     : "memory", "cc");
+		asm volatile("call *%1" : "=a"(value) : "r"(WINDOW + 4096) : "memory", "cc");
+		right &= value == i;
+	}
+	CHECK("loop-over-code-changes-it", right);
+}
+
 void guest_main(void)
 {
 	boot_pml4[1] = (u64)window_pdpt | PRESENT | WRITE;
@@ -232,4 +342,7 @@ void guest_main(void)
 	test_calls();
 	test_changed_successor();
 	test_handlers_in_a_row();
+	test_loops_over_pages();
+	test_fault_in_a_loop();
+	test_loop_over_code();
 }

@@ -16,7 +16,7 @@ static struct jit jit;
 
 static bool verify(const u8 *code, size_t size)
 {
-	return jit_verify(&jit, code, size);
+	return jit_verify(&jit, code, size, NULL);
 }
 
 static void plain_code_passes(void)

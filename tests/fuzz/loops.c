@@ -1,0 +1,452 @@
+/*
+ * Random loops, interpreted and translated from the same state: they end in the same one. Most of what they access
+ * moves by constants, so that the translator checks it before the rounds; pages lie in disorder, some are absent, and
+ * some may not be written.
+ *
+ *	fuzz-loops [-runs=N] [-seconds=N] [-seed=N]
+ */
+#include "runs.h"
+
+#include "cpu/fpu.h"
+#include "cpu/native.h"
+#include "jit/jit.h"
+#include "x86/state.h"
+
+#include <Zydis/Zydis.h>
+#include <stdio.h>
+
+enum {
+	WINDOW = 0x180000, /* what the loop accesses, linear */
+	WINDOW_PAGES = 24,
+	CODE_PAGES = 100,     /* a page whose code changes all the time is not translated */
+	RAM_PAGES = 0x200000, /* where these pages lie, in disorder */
+	ROUNDS_MAX = 700,
+	VISITS = 6 /* of the loop in one run: the first ones make it hot */
+};
+
+/* RCX counts the loop's rounds, RBX its visits, RSP points to the stack. */
+static const ZydisRegister general[] = {
+	ZYDIS_REGISTER_RAX, ZYDIS_REGISTER_RDX, ZYDIS_REGISTER_RBP, ZYDIS_REGISTER_RSI, ZYDIS_REGISTER_RDI,
+	ZYDIS_REGISTER_R8,  ZYDIS_REGISTER_R9,  ZYDIS_REGISTER_R10, ZYDIS_REGISTER_R11, ZYDIS_REGISTER_R12,
+	ZYDIS_REGISTER_R13, ZYDIS_REGISTER_R14, ZYDIS_REGISTER_R15,
+};
+enum { BASES = 2, INDICES = 1 };
+
+static struct machine *m;
+static const struct jit_ops *translator;
+static ZydisRegister base[BASES], idx[INDICES];
+static u64 code_start, code_at;
+
+/* --- code --- */
+
+static void put(const ZydisEncoderRequest *request)
+{
+	u8 *to = m->mem.host + code_at;
+	ZyanUSize length = ZYDIS_MAX_INSTRUCTION_LENGTH;
+	/* What cannot be encoded, as AH beside R8, is left out. */
+	if (ZYAN_SUCCESS(ZydisEncoderEncodeInstruction(request, to, &length)))
+		code_at += length;
+}
+
+static ZydisRegister sized(ZydisRegister reg, unsigned size)
+{
+	ZydisRegisterClass class = size == 8   ? ZYDIS_REGCLASS_GPR64
+				   : size == 4 ? ZYDIS_REGCLASS_GPR32
+				   : size == 2 ? ZYDIS_REGCLASS_GPR16
+					       : ZYDIS_REGCLASS_GPR8;
+	unsigned id = (unsigned)ZydisRegisterGetId(reg);
+	return ZydisRegisterEncode(class, (ZyanU8)(size == 1 && id >= 4 ? id + 4 : id)); /* not AH to BH */
+}
+
+static ZydisEncoderOperand of_register(ZydisRegister reg)
+{
+	return (ZydisEncoderOperand){ .type = ZYDIS_OPERAND_TYPE_REGISTER, .reg.value = reg };
+}
+
+static ZydisEncoderOperand of_immediate(i64 value)
+{
+	return (ZydisEncoderOperand){ .type = ZYDIS_OPERAND_TYPE_IMMEDIATE, .imm.s = value };
+}
+
+static ZydisRegister some_register(void)
+{
+	return general[next_random() % G_N_ELEMENTS(general)];
+}
+
+static ZydisRegister some_vector(unsigned size)
+{
+	return (size == 32 ? ZYDIS_REGISTER_YMM0 : ZYDIS_REGISTER_XMM0) + next_random() % 16;
+}
+
+static ZydisEncoderOperand of_memory(unsigned size)
+{
+	ZydisEncoderOperand op = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
+	op.mem.size = (ZyanU16)size;
+	op.mem.base = one_in(12) ? some_register() : base[next_random() % BASES];
+	op.mem.displacement = (i64)(next_random() % 64) * (one_in(3) ? 1 : 8) - (one_in(4) ? 64 : 0);
+	if (one_in(2)) {
+		op.mem.index = one_in(12) ? some_register() : idx[next_random() % INDICES];
+		op.mem.scale = (ZyanU8)(1u << next_random() % 4);
+	}
+	if (one_in(10)) { /* [RIP + disp32], in the window */
+		op.mem.base = ZYDIS_REGISTER_RIP;
+		op.mem.index = ZYDIS_REGISTER_NONE;
+		op.mem.scale = 0;
+		op.mem.displacement = (i64)(WINDOW + next_random() % 0x16000 - code_at);
+	}
+	return op;
+}
+
+static void put_two(ZydisMnemonic mnemonic, ZydisEncoderOperand to, ZydisEncoderOperand from)
+{
+	put(&(ZydisEncoderRequest){
+		.machine_mode = ZYDIS_MACHINE_MODE_LONG_64,
+		.mnemonic = mnemonic,
+		.operand_count = 2,
+		.operands = { to, from },
+	});
+}
+
+static void put_one(ZydisMnemonic mnemonic, ZydisEncoderOperand to)
+{
+	put(&(ZydisEncoderRequest){
+		.machine_mode = ZYDIS_MACHINE_MODE_LONG_64,
+		.mnemonic = mnemonic,
+		.operand_count = 1,
+		.operands = { to },
+	});
+}
+
+static void put_arithmetic(void)
+{
+	static const ZydisMnemonic mnemonics[] = {
+		ZYDIS_MNEMONIC_MOV, ZYDIS_MNEMONIC_ADD, ZYDIS_MNEMONIC_SUB,  ZYDIS_MNEMONIC_XOR, ZYDIS_MNEMONIC_AND,
+		ZYDIS_MNEMONIC_OR,  ZYDIS_MNEMONIC_CMP, ZYDIS_MNEMONIC_TEST, ZYDIS_MNEMONIC_ADC, ZYDIS_MNEMONIC_SBB,
+	};
+	ZydisMnemonic mnemonic = mnemonics[next_random() % G_N_ELEMENTS(mnemonics)];
+	unsigned size = one_in(3) ? 1u << next_random() % 4 : one_in(2) ? 8 : 4;
+	ZydisEncoderOperand reg = of_register(sized(some_register(), size)), memory = of_memory(size);
+	switch (next_random() % 6) {
+	case 0:
+		put_two(mnemonic, reg, of_register(sized(some_register(), size)));
+		break;
+	case 1:
+		put_two(mnemonic, reg, of_immediate((i64)(next_random() % 256) - 128));
+		break;
+	case 2:
+		put_two(mnemonic, memory, of_immediate((i64)(next_random() % 256) - 128));
+		break;
+	case 3:
+		put_two(mnemonic, memory, reg);
+		break;
+	default:
+		put_two(mnemonic, reg, memory);
+		break;
+	}
+}
+
+static void put_vector(void)
+{
+	static const ZydisMnemonic unaligned[] = { ZYDIS_MNEMONIC_MOVUPS, ZYDIS_MNEMONIC_MOVDQU };
+	static const ZydisMnemonic aligned[] = { ZYDIS_MNEMONIC_MOVAPS, ZYDIS_MNEMONIC_PADDD, ZYDIS_MNEMONIC_PXOR };
+	ZydisEncoderOperand reg = of_register(some_vector(16));
+	switch (next_random() % 4) {
+	case 0:
+		put_two(one_in(3) ? ZYDIS_MNEMONIC_MOVAPS : unaligned[next_random() % 2], of_memory(16), reg);
+		break;
+	case 1:
+		put_two(aligned[next_random() % 3], reg, of_memory(16));
+		break;
+	case 2:
+		put_two(ZYDIS_MNEMONIC_VMOVDQU, of_register(some_vector(32)), of_memory(32));
+		break;
+	default:
+		put_two(unaligned[next_random() % 2], reg, of_memory(16));
+		break;
+	}
+}
+
+/* To where the loop ends; the displacement is filled in later. */
+static u64 leave_at[64];
+static unsigned leaves;
+
+static void put_jcc(u8 condition)
+{
+	u8 *to = m->mem.host + code_at;
+	to[0] = 0x0f;
+	to[1] = 0x80 | condition;
+	code_at += 6;
+	leave_at[leaves++] = code_at;
+}
+
+static void put_something(void)
+{
+	ZydisRegister reg = some_register();
+	switch (next_random() % 16) {
+	case 0:
+		put_two(ZYDIS_MNEMONIC_LEA, of_register(reg), of_memory(8));
+		break;
+	case 1:
+		put_one(one_in(2) ? ZYDIS_MNEMONIC_INC : ZYDIS_MNEMONIC_DEC,
+			of_register(sized(reg, one_in(2) ? 4 : 8)));
+		break;
+	case 2:
+		put_two(ZYDIS_MNEMONIC_MOVSXD, of_register(reg), of_register(sized(some_register(), 4)));
+		break;
+	case 3:
+		put_two(ZYDIS_MNEMONIC_SHL, of_register(reg), of_immediate(next_random() % 64));
+		break;
+	case 4:
+		put_two(ZYDIS_MNEMONIC_MOVZX, of_register(reg), of_memory(1));
+		break;
+	case 5:
+		put_two(ZYDIS_MNEMONIC_IMUL, of_register(reg), of_memory(8));
+		break;
+	case 6:
+		put_one(ZYDIS_MNEMONIC_SETB, of_register(sized(reg, 1)));
+		break;
+	case 7:
+		put_two(ZYDIS_MNEMONIC_CMOVNZ, of_register(reg),
+			one_in(2) ? of_memory(8) : of_register(some_register()));
+		break;
+	case 8:
+	case 9:
+		put_vector();
+		break;
+	case 10:
+		if (one_in(3) && leaves < 8)
+			put_jcc(next_random() & 15);
+		break;
+	default:
+		put_arithmetic();
+		break;
+	}
+}
+
+static void move_by_constant(ZydisRegister reg)
+{
+	static const i64 steps[] = { 1, 4, 8, 8, 16, 24, 64, 256, -1, -8, -16, 3, 1000 };
+	i64 step = steps[next_random() % G_N_ELEMENTS(steps)];
+	bool narrow = reg == idx[0] && one_in(2);
+	if (one_in(4))
+		return;
+	if (one_in(3)) {
+		ZydisEncoderOperand op = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
+		op.mem.size = 8;
+		op.mem.base = reg;
+		op.mem.displacement = step;
+		put_two(ZYDIS_MNEMONIC_LEA, of_register(narrow ? sized(reg, 4) : reg), op);
+	} else {
+		put_two(ZYDIS_MNEMONIC_ADD, of_register(narrow ? sized(reg, 4) : reg), of_immediate(step));
+	}
+}
+
+/* The loop, its visits, and HLT. */
+static void make_code(void)
+{
+	mem_about_to_write(&m->mem, code_start, PAGE_SIZE);
+	leaves = 0;
+	code_at = code_start + (one_in(4) ? next_random() % 64 : 0);
+	memset(m->mem.host + code_start, 0x90, 64);
+	u64 visit = code_start, head;
+	put_two(ZYDIS_MNEMONIC_MOV, of_register(ZYDIS_REGISTER_RCX),
+		of_immediate(1 + (i64)(next_random() % ROUNDS_MAX)));
+	head = code_at;
+	for (unsigned n = 1 + next_random() % 12; n--;)
+		put_something();
+	for (unsigned i = 0; i < BASES; i++)
+		move_by_constant(base[i]);
+	move_by_constant(idx[0]);
+	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RCX), of_immediate(1));
+	put_jcc(5); /* JNZ head */
+	i32 back = (i32)(head - code_at);
+	memcpy(m->mem.host + code_at - 4, &back, 4);
+	leaves--;
+	for (unsigned i = 0; i < leaves; i++) {
+		i32 way = (i32)(code_at - leave_at[i]);
+		memcpy(m->mem.host + leave_at[i] - 4, &way, 4);
+	}
+	/* Each visit begins with the registers as the last one left them, but for bases and index: those are kept
+	 * below. */
+	for (unsigned i = 0; i < BASES + INDICES; i++) {
+		ZydisEncoderOperand saved = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
+		saved.mem = (typeof(saved.mem)){ .base = ZYDIS_REGISTER_RSP, .size = 8, .displacement = 8 * i };
+		put_two(ZYDIS_MNEMONIC_MOV, of_register(i < BASES ? base[i] : idx[i - BASES]), saved);
+	}
+	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RBX), of_immediate(1));
+	put_jcc(5);
+	back = (i32)(visit - code_at);
+	memcpy(m->mem.host + code_at - 4, &back, 4);
+	m->mem.host[code_at++] = 0xf4;
+}
+
+/* --- memory and registers --- */
+
+static u8 pages[WINDOW_PAGES][PAGE_SIZE], changed[WINDOW_PAGES][PAGE_SIZE];
+
+static void make_pages(void)
+{
+	unsigned order[WINDOW_PAGES];
+	/* Small numbers are addresses, too, and steps lead out of the window: only what is looked at is there. */
+	for (u64 at = 0; at < 0x200000; at += PAGE_SIZE)
+		machine_map(m, at, at, at >= GDT && at < HANDLERS + PAGE_SIZE ? 1 : 0);
+	for (u64 at = STACK - 2 * PAGE_SIZE; at <= STACK; at += PAGE_SIZE)
+		machine_map(m, at, at, 3);
+	machine_map(m, code_start, code_start, 1);
+	for (unsigned i = 0; i < WINDOW_PAGES; i++)
+		order[i] = i;
+	for (unsigned i = WINDOW_PAGES; i-- > 1;) {
+		unsigned other = next_random() % (i + 1), kept = order[i];
+		order[i] = order[other];
+		order[other] = kept;
+	}
+	for (unsigned i = 0; i < WINDOW_PAGES; i++) {
+		u64 rights = one_in(20) ? 0 : one_in(20) ? 1 : 3;
+		machine_map(m, WINDOW + i * PAGE_SIZE, RAM_PAGES + order[i] * PAGE_SIZE, rights);
+		for (unsigned at = 0; at < PAGE_SIZE; at += 8) {
+			u64 v = next_random();
+			memcpy(pages[i] + at, &v, 8);
+		}
+	}
+}
+
+/* The stack has what bases and index begin with. */
+static void fill_stack(const struct x86_state *s)
+{
+	mem_about_to_write(&m->mem, STACK - 2 * PAGE_SIZE, 3 * PAGE_SIZE);
+	memset(m->mem.host + STACK - 2 * PAGE_SIZE, 0, 3 * PAGE_SIZE);
+	for (unsigned i = 0; i < BASES + INDICES; i++)
+		memcpy(m->mem.host + STACK + 8 * i, &s->gpr[ZydisRegisterGetId(i < BASES ? base[i] : idx[i - BASES])],
+		       8);
+}
+
+static void fill_pages(void)
+{
+	mem_about_to_write(&m->mem, RAM_PAGES, sizeof pages);
+	memcpy(m->mem.host + RAM_PAGES, pages, sizeof pages);
+}
+
+static void choose_registers(struct x86_state *s)
+{
+	cpu_get_state(&m->cpu, s);
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		s->gpr[i] = one_in(2) ? next_random() : next_random() & 0xff;
+	for (unsigned i = 0; i < BASES; i++) {
+		base[i] = some_register();
+		u64 near_end = WINDOW + (1 + next_random() % 22) * PAGE_SIZE - (next_random() & 0xff);
+		s->gpr[ZydisRegisterGetId(base[i])] =
+			(one_in(2) ? near_end : WINDOW + next_random() % 0x16000) & (one_in(3) ? ~0ULL : ~15ULL);
+	}
+	idx[0] = some_register();
+	if (idx[0] != base[0] && idx[0] != base[1])
+		s->gpr[ZydisRegisterGetId(idx[0])] = next_random() & (one_in(2) ? 0xff : 0xff0);
+	s->gpr[RBX] = VISITS;
+	s->gpr[RSP] = STACK;
+	s->rip = code_start;
+	s->rflags = RFLAGS_ONE | (next_random() & RFLAGS_ARITH);
+	s->cr4 |= CR4_OSFXSR | CR4_OSXSAVE;
+	mem_about_to_write(&m->mem, STACK, 8 * (BASES + INDICES));
+	for (unsigned i = 0; i < BASES + INDICES; i++)
+		memcpy(m->mem.host + STACK + 8 * i, &s->gpr[ZydisRegisterGetId(i < BASES ? base[i] : idx[i - BASES])],
+		       8);
+}
+
+/* --- both ways --- */
+
+static const u16 arith_mask = 0xd501; /* as LAHF and SETO leave it */
+
+struct outcome {
+	u64 reg[GPR_COUNT], rip, instructions;
+	u16 arith;
+	u8 vectors[512], uppers[256];
+};
+
+static void run(const struct x86_state *s, const struct jit_ops *jit, struct outcome *o)
+{
+	struct cpu *cpu = &m->cpu;
+	block_cache_flush_now(cpu);
+	cpu->jit = jit;
+	fill_pages();
+	fill_stack(s);
+	cpu_set_state(cpu, s);
+	cpu->xcr0 = xsave_supported(cpu);
+	memset(&cpu->fpu.legacy[FPU_XMM], 0x11, 256);
+	memset(cpu->fpu.ymm_high, 0, sizeof cpu->fpu.ymm_high);
+	mmu_flush_all(&cpu->mmu);
+	cpu->counters.instructions = 0;
+	cpu->activity = CPU_ACTIVE;
+	g_assert_cmpint(cpu_run(cpu), ==, CPU_STOP_IDLE);
+	memcpy(o->reg, cpu->reg, sizeof o->reg);
+	o->rip = cpu->reg[REG_RIP];
+	o->instructions = cpu->counters.instructions;
+	o->arith = cpu->arith & arith_mask;
+	memcpy(o->vectors, cpu->fpu.legacy, sizeof o->vectors);
+	memcpy(o->uppers, cpu->fpu.ymm_high, sizeof o->uppers);
+}
+
+static void show(void)
+{
+	ZydisDecoder decoder;
+	ZydisFormatter formatter;
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+	for (u64 at = code_start; at < code_at; at += zi.length) {
+		char text[128];
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, m->mem.host + at, 15, &zi, op)))
+			break;
+		ZydisFormatterFormatInstruction(&formatter, &zi, op, zi.operand_count, text, sizeof text, at, NULL);
+		fprintf(stderr, "%llx  %s\n", (unsigned long long)at, text);
+	}
+}
+
+static void compare(const struct outcome *a, const struct outcome *b)
+{
+	bool same = !memcmp(changed, m->mem.host + RAM_PAGES, sizeof changed);
+	if (!memcmp(a, b, sizeof *a) && same)
+		return;
+	show();
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		fprintf(stderr, "r%-2u interpreted %16llx translated %16llx%s\n", i, (unsigned long long)a->reg[i],
+			(unsigned long long)b->reg[i], a->reg[i] == b->reg[i] ? "" : "  !");
+	fprintf(stderr, "rip %llx %llx, instructions %llu %llu, flags %x %x, memory %s\n", (unsigned long long)a->rip,
+		(unsigned long long)b->rip, (unsigned long long)a->instructions, (unsigned long long)b->instructions,
+		a->arith, b->arith, same ? "same" : "differs");
+	abort();
+}
+
+static unsigned long translated;
+
+static void try_once(void)
+{
+	static struct outcome interpreted, again;
+	struct x86_state s;
+	code_start = CODE + next_random() % CODE_PAGES * PAGE_SIZE;
+	machine_tables(m);
+	make_pages();
+	choose_registers(&s);
+	make_code();
+	run(&s, NULL, &interpreted);
+	memcpy(changed, m->mem.host + RAM_PAGES, sizeof changed);
+	u64 before = m->cpu.counters.traces_translated;
+	run(&s, translator, &again);
+	translated += m->cpu.counters.traces_translated - before;
+	compare(&interpreted, &again);
+}
+
+int main(int argc, char **argv)
+{
+	const struct jit_options options = { .hot = 2 };
+	fuzz_begin(argc, argv);
+	m = machine_new();
+	g_assert_cmpint(jit_create(&m->cpu, &options), ==, 0);
+	translator = m->cpu.jit;
+	unsigned long runs = fuzz_runs(m, try_once);
+	printf("ok: %lu runs, %lu translations\n", runs, translated);
+	g_assert_cmpuint(translated, >=, runs / 2);
+	m->cpu.jit = translator;
+	jit_destroy(&m->cpu);
+	machine_free(m);
+	return 0;
+}
