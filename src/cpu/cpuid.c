@@ -206,14 +206,13 @@ static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 		return;
 	if (subleaf == 0) {
 		out[EAX] = (u32)all;
-		out[EBX] = xsave_size(cpu->xcr0);
-		out[ECX] = xsave_size(all);
+		out[EBX] = xsave_size(cpu->xcr0, false);
+		out[ECX] = xsave_size(all, false);
 	} else if (subleaf == 1) {
 		cpuid_add_features(config, 0xd, 1, out);
-		out[EBX] = xsave_size(cpu->xcr0);
-	} else if (subleaf == 2 && all & XCR0_AVX) {
-		out[EAX] = xsave_size(XCR0_AVX) - xsave_size(0);
-		out[EBX] = xsave_size(0);
+		out[EBX] = xsave_size(cpu->xcr0, true);
+	} else if (subleaf < 32 && all >> subleaf & 1) {
+		out[EAX] = xsave_component(1u << subleaf, &out[EBX]);
 	}
 }
 
@@ -275,6 +274,8 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 		if (subleaf == 0)
 			out[EAX] = has(config, FEATURE_BHI_CTRL) ? 2 : 0; /* the last subleaf */
 		cpuid_add_features(config, 7, subleaf, out);
+		if (subleaf == 0 && (cpu->cr4 & CR4_PKE))
+			out[ECX] |= 1 << 4; /* OSPKE */
 		break;
 	case 0xb:
 	case 0x1f: /* the same without modules, tiles and dies */

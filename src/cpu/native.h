@@ -32,13 +32,15 @@ bool xsave_select(const struct decode *d, struct insn *insn);
 /* Guest FPU state to RESET values. INIT leaves all of it alone (SDM vol. 3, table 10-1). */
 void fpu_reset(struct cpu *cpu, bool init_signal);
 
-/* XCR0 bits this CPU can have: x87, SSE, and AVX if the host has it. For XSETBV and CPUID leaf 0DH. */
+/* XCR0 bits this CPU can have: x87, SSE, PKRU, and AVX if the host has it. For XSETBV and CPUID leaf 0DH. */
 u64 xsave_supported(const struct cpu *cpu);
 /* May XCR0 be `value`? XSETBV raises #GP otherwise. */
 bool xsave_xcr0_valid(const struct cpu *cpu, u64 value);
 /* Which components are not in their initial configuration, for XGETBV. */
 u64 xsave_in_use(struct cpu *cpu);
-/* Bytes of an XSAVE area that holds `components`, in either format. For CPUID leaf 0DH. */
-u32 xsave_size(u64 components);
+/* Bytes of an XSAVE area that holds `components`. For CPUID leaf 0DH. */
+u32 xsave_size(u64 components, bool compacted);
+/* Bytes of one component, and where it is in the standard format; not for the first two. For CPUID leaf 0DH. */
+u32 xsave_component(u64 component, u32 *offset);
 
 #endif

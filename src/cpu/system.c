@@ -470,6 +470,33 @@ static void exec_xsetbv(struct cpu *cpu, const struct insn *insn)
 SYSTEM_SELECT_END(xsetbv)
 SYSTEM_SELECT(xgetbv)
 
+/* --- protection keys --- */
+
+static void check_pkru_access(struct cpu *cpu)
+{
+	if (!(cpu->cr4 & CR4_PKE))
+		cpu_raise(cpu, VEC_UD);
+	if ((u32)cpu->reg[RCX] != 0)
+		cpu_raise_gp(cpu);
+}
+
+static void exec_rdpkru(struct cpu *cpu, const struct insn *insn)
+{
+	check_pkru_access(cpu);
+	set_edx_eax(cpu, cpu->mmu.pkru);
+}
+
+static void exec_wrpkru(struct cpu *cpu, const struct insn *insn)
+{
+	check_pkru_access(cpu);
+	if ((u32)cpu->reg[RDX] != 0)
+		cpu_raise_gp(cpu);
+	mmu_set_pkru(&cpu->mmu, (u32)cpu->reg[RAX]);
+}
+
+SYSTEM_SELECT(rdpkru)
+SYSTEM_SELECT(wrpkru)
+
 /* --- CPUID, MSRs --- */
 
 /* Programs use it to serialize: it ends its block, so that changed code is seen (block.h), and it is a fence. */

@@ -1,6 +1,6 @@
 /*
- * FXSAVE and the XSAVE family (SDM vol. 1, chapter 13). Components: x87, SSE, AVX; no supervisor ones, so IA32_XSS has
- * no bit to set, and XSAVES is XSAVEC with the modified optimization.
+ * FXSAVE and the XSAVE family (SDM vol. 1, chapter 13). Components: x87, SSE, AVX, PKRU; no supervisor ones, so
+ * IA32_XSS has no bit to set, and XSAVES is XSAVEC with the modified optimization.
  */
 #include "cpu/access.h"
 #include "cpu/fpu.h"
@@ -8,13 +8,15 @@
 #include "cpu/vector.h"
 
 enum { LEGACY_SIZE = 512, HEADER_SIZE = 64, AVX_OFFSET = 576, AVX_SIZE = 256 };
-enum { AREA_MAX = AVX_OFFSET + AVX_SIZE };
+enum { PKRU_OFFSET = AVX_OFFSET + AVX_SIZE, PKRU_SIZE = 8 };
+enum { AREA_MAX = PKRU_OFFSET + PKRU_SIZE };
 
 #define XCOMP_COMPACT BIT(63)
 
 u64 xsave_supported(const struct cpu *cpu)
 {
-	return XCR0_X87 | XCR0_SSE | (cpu_has(cpu, FEATURE_AVX) ? XCR0_AVX : 0);
+	return XCR0_X87 | XCR0_SSE | (cpu_has(cpu, FEATURE_AVX) ? XCR0_AVX : 0) |
+	       (cpu_has(cpu, FEATURE_PKU) ? XCR0_PKRU : 0);
 }
 
 bool xsave_xcr0_valid(const struct cpu *cpu, u64 value)
@@ -24,10 +26,23 @@ bool xsave_xcr0_valid(const struct cpu *cpu, u64 value)
 	return !(value & XCR0_AVX) || value & XCR0_SSE;
 }
 
-u32 xsave_size(u64 components)
+/* AVX is the first component past the header in both formats; what follows moves up if it is not in a compacted one. */
+static unsigned pkru_offset(u64 components, bool compacted)
 {
-	/* With three components, AVX is the only one past the header, so both formats put it at the same place. */
-	return components & XCR0_AVX ? AREA_MAX : LEGACY_SIZE + HEADER_SIZE;
+	return compacted && !(components & XCR0_AVX) ? AVX_OFFSET : PKRU_OFFSET;
+}
+
+u32 xsave_size(u64 components, bool compacted)
+{
+	if (components & XCR0_PKRU)
+		return pkru_offset(components, compacted) + PKRU_SIZE;
+	return components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : LEGACY_SIZE + HEADER_SIZE;
+}
+
+u32 xsave_component(u64 component, u32 *offset)
+{
+	*offset = component == XCR0_AVX ? AVX_OFFSET : PKRU_OFFSET;
+	return component == XCR0_AVX ? AVX_SIZE : PKRU_SIZE;
 }
 
 /* --- memory, in pieces that access_* takes --- */
@@ -85,6 +100,8 @@ u64 xsave_in_use(struct cpu *cpu)
 		in_use |= XCR0_SSE;
 	if (!all_zero(cpu->fpu.ymm_high[0], AVX_SIZE))
 		in_use |= XCR0_AVX;
+	if (cpu->mmu.pkru)
+		in_use |= XCR0_PKRU;
 	return in_use;
 }
 
@@ -193,13 +210,13 @@ static u64 requested(const struct cpu *cpu)
 	return cpu->xcr0 & ((u64)(u32)cpu->reg[RDX] << 32 | (u32)cpu->reg[RAX]);
 }
 
-static u64 xsave_address(struct cpu *cpu, const struct insn *insn, u64 components, enum mmu_access access)
+static u64 xsave_address(struct cpu *cpu, const struct insn *insn, unsigned size, enum mmu_access access)
 {
 	if (!(cpu->cr4 & CR4_OSXSAVE))
 		cpu_raise(cpu, VEC_UD);
 	if (cpu->cr0 & CR0_TS)
 		cpu_raise(cpu, VEC_NM);
-	u64 linear = access_linear(cpu, insn, xsave_size(components), access);
+	u64 linear = access_linear(cpu, insn, size, access);
 	if (linear & 63)
 		cpu_raise_gp(cpu);
 	return linear;
@@ -211,7 +228,7 @@ static void write_field(struct cpu *cpu, u64 linear, const u8 *image, unsigned a
 		state_write(cpu, (linear + at) & linear_mask(cpu), image + at, size);
 }
 
-static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr, bool wide)
+static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr, bool wide, unsigned pkru_at)
 {
 	u8 image[LEGACY_SIZE];
 	unsigned n = vector_registers(cpu);
@@ -228,18 +245,22 @@ static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr,
 		state_write(cpu, (linear + FPU_XMM) & linear_mask(cpu), fpu_xmm(cpu, 0), 16 * n);
 	if (store & XCR0_AVX)
 		state_write(cpu, (linear + AVX_OFFSET) & linear_mask(cpu), cpu->fpu.ymm_high[0], 16 * n);
+	if (store & XCR0_PKRU)
+		mem_write64(cpu, linear + pkru_at, cpu->mmu.pkru);
 }
 
 /* XSAVE, XSAVEOPT: standard format. XSTATE_BV bits outside the request stay as memory has them. */
 static void save_standard(struct cpu *cpu, const struct insn *insn, bool optimized)
 {
 	u64 rfbm = requested(cpu);
-	u64 linear = xsave_address(cpu, insn, rfbm, MMU_WRITE);
+	unsigned size = xsave_size(rfbm, false);
+	u64 linear = xsave_address(cpu, insn, size, MMU_WRITE);
 	u64 in_use = xsave_in_use(cpu);
-	state_probe(cpu, linear, xsave_size(rfbm));
+	state_probe(cpu, linear, size);
 	u64 bv = mem_read64(cpu, linear + LEGACY_SIZE);
 	bv = (bv & ~rfbm) | (rfbm & in_use);
-	write_components(cpu, linear, optimized ? rfbm & in_use : rfbm, rfbm & (XCR0_SSE | XCR0_AVX), insn->cond);
+	write_components(cpu, linear, optimized ? rfbm & in_use : rfbm, rfbm & (XCR0_SSE | XCR0_AVX), insn->cond,
+			 PKRU_OFFSET);
 	mem_write64(cpu, linear + LEGACY_SIZE, bv);
 }
 
@@ -257,13 +278,14 @@ static void exec_xsaveopt(struct cpu *cpu, const struct insn *insn)
 static void exec_xsave_compacted(struct cpu *cpu, const struct insn *insn)
 {
 	u64 rfbm = requested(cpu);
-	u64 linear = xsave_address(cpu, insn, rfbm, MMU_WRITE);
+	unsigned size = xsave_size(rfbm, true);
+	u64 linear = xsave_address(cpu, insn, size, MMU_WRITE);
 	u64 in_use = xsave_in_use(cpu);
 	if (fpu_mxcsr(cpu) != MXCSR_INIT)
 		in_use |= XCR0_SSE;
 	u64 bv = rfbm & in_use, comp = rfbm | XCOMP_COMPACT;
-	state_probe(cpu, linear, xsave_size(rfbm));
-	write_components(cpu, linear, bv, bv & XCR0_SSE, insn->cond);
+	state_probe(cpu, linear, size);
+	write_components(cpu, linear, bv, bv & XCR0_SSE, insn->cond, pkru_offset(rfbm, true));
 	mem_write64(cpu, linear + LEGACY_SIZE, bv);
 	mem_write64(cpu, linear + LEGACY_SIZE + 8, comp);
 }
@@ -286,7 +308,7 @@ static bool header_valid(const struct cpu *cpu, const struct header *h, bool sup
 	return !supervisor && !h->comp && !(h->bv & ~cpu->xcr0) && all_zero(h->reserved, 8);
 }
 
-static void load_components(struct cpu *cpu, const u8 *image, u64 rfbm, u64 bv, bool wide)
+static void load_components(struct cpu *cpu, const u8 *image, u64 rfbm, u64 bv, bool wide, unsigned pkru_at)
 {
 	unsigned n = vector_registers(cpu);
 	if (rfbm & XCR0_X87) {
@@ -307,6 +329,12 @@ static void load_components(struct cpu *cpu, const u8 *image, u64 rfbm, u64 bv, 
 		else
 			memset(cpu->fpu.ymm_high[0], 0, 16 * n);
 	}
+	if (rfbm & XCR0_PKRU) {
+		u32 pkru = 0;
+		if (bv & XCR0_PKRU)
+			memcpy(&pkru, image + pkru_at, sizeof(pkru));
+		mmu_set_pkru(&cpu->mmu, pkru);
+	}
 }
 
 static void exec_xrstor(struct cpu *cpu, const struct insn *insn)
@@ -314,20 +342,24 @@ static void exec_xrstor(struct cpu *cpu, const struct insn *insn)
 	u8 image[AREA_MAX];
 	struct header h;
 	u64 rfbm = requested(cpu);
-	u64 linear = xsave_address(cpu, insn, rfbm, MMU_READ);
+	u64 linear = xsave_address(cpu, insn, LEGACY_SIZE + HEADER_SIZE, MMU_READ);
 	state_read(cpu, (linear + LEGACY_SIZE) & linear_mask(cpu), &h, sizeof(h));
 	if (!header_valid(cpu, &h, insn->imm))
 		cpu_raise_gp(cpu);
 	bool compacted = h.comp & XCOMP_COMPACT;
 	/* What is restored from memory; what is requested but not there becomes initial. */
 	u64 load = rfbm & h.bv;
-	state_read(cpu, linear, image, load & XCR0_AVX ? AREA_MAX : LEGACY_SIZE);
+	unsigned pkru_at = pkru_offset(h.comp, compacted);
+	access_linear(cpu, insn, load & XCR0_PKRU ? pkru_at + PKRU_SIZE : xsave_size(load, compacted), MMU_READ);
+	state_read(cpu, linear, image, load & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : LEGACY_SIZE);
+	if (load & XCR0_PKRU)
+		state_read(cpu, (linear + pkru_at) & linear_mask(cpu), image + pkru_at, PKRU_SIZE);
 	/* Standard form: MXCSR comes with SSE or AVX whether in use or not. Compacted: with SSE, initial if not in use.
 	 */
 	bool mxcsr = compacted ? load & XCR0_SSE : rfbm & (XCR0_SSE | XCR0_AVX);
 	if (mxcsr && image_mxcsr(image) & ~MXCSR_VALID)
 		cpu_raise_gp(cpu);
-	load_components(cpu, image, rfbm, h.bv, insn->cond);
+	load_components(cpu, image, rfbm, h.bv, insn->cond, pkru_at);
 	if (mxcsr)
 		fpu_set_mxcsr(cpu, image_mxcsr(image));
 	else if (compacted && rfbm & XCR0_SSE)

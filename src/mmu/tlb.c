@@ -64,9 +64,10 @@ struct mmu_context {
 	u16 vpid;
 	u16 pcid; /* whose entries are in the tables, beside the global ones */
 	bool used;
-	bool filled;   /* something entered since the last flush */
-	u64 registers; /* what of CR0, CR4, EFER its entries depend on, packed */
-	u64 apic_page; /* the same of struct mmu_paging */
+	bool filled;         /* something entered since the last flush */
+	u64 registers;       /* what of CR0, CR4, EFER its entries depend on, packed */
+	u64 apic_page;       /* the same of struct mmu_paging */
+	u32 pkru, pkru_used; /* the same, and of that the bits that entries depend on */
 	u64 revision;
 	u64 last_used; /* mmu->clock */
 	struct code_cache user, supervisor;
@@ -155,6 +156,7 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 		mmu->counters->tlb_flushes++;
 		TRACE(mmu, "flush of vpid %u, eptp %#llx", c->vpid, (unsigned long long)c->eptp);
 		c->filled = false;
+		c->pkru_used = 0;
 		memset(c->local, 0, sizeof c->local);
 		memset(c->writes, 0, sizeof c->writes);
 		memset(c->large, 0, sizeof c->large);
@@ -350,6 +352,21 @@ static void switch_context(struct mmu *mmu, u16 vpid, u64 eptp)
 	mmu->counters->context_switches++;
 }
 
+/* PKRU is one for all contexts: each finds out when its turn comes that its entries know another value. */
+static void update_keys(struct mmu *mmu)
+{
+	struct mmu_context *c = mmu->context;
+	if (unlikely((c->pkru ^ mmu->pkru) & c->pkru_used))
+		flush_context(mmu, c);
+	c->pkru = mmu->pkru;
+}
+
+void mmu_set_pkru(struct mmu *mmu, u32 pkru)
+{
+	mmu->pkru = pkru;
+	update_keys(mmu);
+}
+
 void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 {
 	struct mmu_formats *f = mmu->formats;
@@ -379,6 +396,7 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 		mmu->context->registers = registers;
 		mmu->context->apic_page = paging->apic_page;
 	}
+	update_keys(mmu);
 	switch_space(mmu, mmu->context, paging->cr4 & CR4_PCIDE ? paging->cr3 & 0xfff : 0);
 	select_tables(mmu);
 }
@@ -414,6 +432,7 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 		.addend = (u64)(mmu->mem->host + t->result.ram_offset) - va,
 	};
 	c->filled = true;
+	c->pkru_used |= t->pkru_used;
 	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
 	*local = t->global ? *local & ~bit : *local | bit;
 	if (write)

@@ -361,6 +361,24 @@ static void stage1_rights(const struct mmu *mmu, u64 rights, enum mmu_class cls,
 	t->exec = !nx && !(user_page && (p->cr4 & CR4_SMEP));
 }
 
+/*
+ * Protection keys take rights of data accesses to user-mode addresses away, from both classes (SDM vol. 3, 4.6.2): two
+ * bits of PKRU for each key, "access disable" and "write disable".
+ */
+static void key_rights(const struct mmu *mmu, u64 rights, u64 leaf, enum mmu_class cls, struct translation *t)
+{
+	const struct mmu_paging *p = &mmu->paging;
+	if (!(p->cr4 & CR4_PKE) || !(p->efer & EFER_LMA) || !(rights & PTE_U))
+		return;
+	unsigned shift = 2 * PTE_KEY(leaf);
+	bool access_disable = mmu->pkru >> shift & 1, write_disable = mmu->pkru >> shift & 2;
+	t->pkru_used = 3u << shift;
+	t->key_denies[false] = access_disable;
+	t->key_denies[true] = access_disable || (write_disable && (cls == MMU_USER || (p->cr0 & CR0_WP)));
+	t->read = t->read && !t->key_denies[false];
+	t->write = t->write && !t->key_denies[true];
+}
+
 static bool permitted(const struct translation *t, enum mmu_access access)
 {
 	return access == MMU_READ ? t->read : access == MMU_WRITE ? t->write : t->exec;
@@ -406,10 +424,13 @@ static enum walk_mark stage1_translate(struct walk *w, enum mmu_access access, e
 		return MARKED;
 	}
 	stage1_rights(mmu, w->rights, cls, out);
+	key_rights(mmu, w->rights, w->entry[w->used - 1].value, cls, out);
 	if (w->quiet)
 		return MARKED;
 	if (!permitted(out, access)) {
 		report_page_fault(mmu, end, access, cls, &out->result);
+		if (access != MMU_EXEC && out->key_denies[access == MMU_WRITE])
+			out->result.error_code |= PF_KEY;
 		return MARKED;
 	}
 	enum walk_mark mark = walk_mark(w, access == MMU_WRITE);

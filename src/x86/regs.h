@@ -71,9 +71,10 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define EFER_NXE  BIT(11)
 #define EFER_SVME BIT(12)
 
-#define XCR0_X87 BIT(0)
-#define XCR0_SSE BIT(1)
-#define XCR0_AVX BIT(2)
+#define XCR0_X87  BIT(0)
+#define XCR0_SSE  BIT(1)
+#define XCR0_AVX  BIT(2)
+#define XCR0_PKRU BIT(9)
 
 #define DR6_FIXED1 0xffff0ff0ULL
 #define DR6_BD     BIT(13)
@@ -117,5 +118,6 @@ enum vector {
 #define PF_USER    BIT(2)
 #define PF_RSVD    BIT(3)
 #define PF_FETCH   BIT(4)
+#define PF_KEY     BIT(5)
 
 #endif

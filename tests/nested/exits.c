@@ -176,6 +176,42 @@ static void test_tsc_offset(void)
 	CHECK("rdtsc-adds-the-offset", l2 - BIT(60) >= before && l2 - BIT(60) <= after);
 }
 
+/* --- protection keys: no field of the VMCS holds PKRU, entries and exits leave it alone --- */
+
+#define CR4_PKE BIT(22)
+
+L2(l2_change_pkru, "xor %ecx, %ecx; rdpkru; mov %eax, %ebx; mov $0x30, %eax; wrpkru; vmcall")
+
+static u32 read_pkru(void)
+{
+	u32 value;
+	asm volatile("rdpkru" : "=a"(value) : "c"(0) : "rdx");
+	return value;
+}
+
+static void write_pkru(u32 value)
+{
+	asm volatile("wrpkru" : : "a"(value), "c"(0), "d"(0) : "memory");
+}
+
+static void test_pkru(void)
+{
+	u32 r[4];
+	cpuid(7, 0, r);
+	if (!(r[2] & BIT(3))) {
+		skip("pkru-passes-through-entry", "not in CPUID");
+		return;
+	}
+	write_cr4(read_cr4() | CR4_PKE);
+	write_pkru(0xc0);
+	vmcs_make(l2_change_pkru); /* the guest's CR4 is as ours */
+	CHECK_EQUAL("guest-may-write-pkru", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("pkru-passes-through-entry", l2_regs[L2_RBX], 0xc0);
+	CHECK_EQUAL("pkru-passes-through-exit", read_pkru(), 0x30);
+	write_pkru(0);
+	write_cr4(read_cr4() & ~CR4_PKE);
+}
+
 /* --- PAUSE-loop exiting --- */
 
 L2(l2_pauses, "mov $1000, %ecx; 1: pause; loop 1b; vmcall")
@@ -612,6 +648,7 @@ void guest_main(void)
 	test_less_simple();
 	test_enabled();
 	test_tsc_offset();
+	test_pkru();
 	test_tsc_scaling();
 	test_pause_loop();
 	test_operands();

@@ -160,11 +160,15 @@ static void test_xsave_size(void)
 		g_test_skip("the host has no AVX");
 	} else {
 		g_assert_cmpuint(query(m, 0xd, 0, EBX), ==, 576);
-		g_assert_cmpuint(query(m, 0xd, 0, ECX), ==, 832);
+		g_assert_cmpuint(query(m, 0xd, 0, ECX), ==, 840);
 		m->cpu.xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
 		g_assert_cmpuint(query(m, 0xd, 0, EBX), ==, 832);
 		g_assert_cmpuint(query(m, 0xd, 2, EAX), ==, 256);
 		g_assert_cmpuint(query(m, 0xd, 2, EBX), ==, 576);
+		m->cpu.xcr0 |= XCR0_PKRU;
+		g_assert_cmpuint(query(m, 0xd, 0, EBX), ==, 840);
+		g_assert_cmpuint(query(m, 0xd, 9, EAX), ==, 8);
+		g_assert_cmpuint(query(m, 0xd, 9, EBX), ==, 832);
 	}
 	machine_free(m);
 }

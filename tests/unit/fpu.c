@@ -256,13 +256,13 @@ static void test_fxsave(void *fixture, const void *unused)
 
 /* --- XSAVE --- */
 
-GUEST(xsavec_all, "mov $7, %eax\n xor %edx, %edx\n xsavec64 0x180000\n hlt");
-GUEST(xsaves_all, "mov $7, %eax\n xor %edx, %edx\n xsaves64 0x180000\n hlt");
-GUEST(xrstors_all, "mov $7, %eax\n xor %edx, %edx\n xrstors64 0x180000\n hlt");
-GUEST(xrstor_all, "mov $7, %eax\n xor %edx, %edx\n xrstor64 0x180000\n hlt");
+GUEST(xsavec_all, "mov $0x207, %eax\n xor %edx, %edx\n xsavec64 0x180000\n hlt");
+GUEST(xsaves_all, "mov $0x207, %eax\n xor %edx, %edx\n xsaves64 0x180000\n hlt");
+GUEST(xrstors_all, "mov $0x207, %eax\n xor %edx, %edx\n xrstors64 0x180000\n hlt");
+GUEST(xrstor_all, "mov $0x207, %eax\n xor %edx, %edx\n xrstor64 0x180000\n hlt");
 GUEST(xrstor_sse, "mov $2, %eax\n xor %edx, %edx\n xrstor64 0x180000\n hlt");
-GUEST(xsaveopt_all, "mov $7, %eax\n xor %edx, %edx\n xsaveopt64 0x180000\n hlt");
-GUEST(xrstor_misaligned, "mov $7, %eax\n xor %edx, %edx\n xrstor64 0x180020\n hlt");
+GUEST(xsaveopt_all, "mov $0x207, %eax\n xor %edx, %edx\n xsaveopt64 0x180000\n hlt");
+GUEST(xrstor_misaligned, "mov $0x207, %eax\n xor %edx, %edx\n xrstor64 0x180020\n hlt");
 
 static void fill_vectors(u8 v)
 {
@@ -276,12 +276,15 @@ static void test_compacted(void *fixture, const void *unused)
 	fill_vectors(0x31);
 	fpu_set_mxcsr(&m->cpu, 0x1fa0);
 	fpu_set_fcw(&m->cpu, 0x27f); /* not as FNINIT leaves it: in use */
+	mmu_set_pkru(&m->cpu.mmu, 0x30);
 	g_assert_cmpint(run(xsaves_all), ==, -1);
 	g_assert_cmphex(data64(512), ==, all);
 	g_assert_cmphex(data64(520), ==, all | BIT(63));
 	fill_vectors(0);
 	fpu_set_mxcsr(&m->cpu, 0x1f80);
+	mmu_set_pkru(&m->cpu.mmu, 0);
 	g_assert_cmpint(run(xrstors_all), ==, -1);
+	g_assert_cmphex(m->cpu.mmu.pkru, ==, 0x30);
 	g_assert_cmpint(fpu_xmm(&m->cpu, 5)[3], ==, 0x31);
 	g_assert_cmphex(fpu_mxcsr(&m->cpu), ==, 0x1fa0);
 	if (has_avx())
@@ -292,7 +295,7 @@ static void test_compacted(void *fixture, const void *unused)
 	g_assert_cmpint(run(xrstors_all), ==, VEC_GP);
 }
 
-GUEST(x87_initial, "fninit\n mov $7, %eax\n xor %edx, %edx\n xsavec64 0x180000\n hlt");
+GUEST(x87_initial, "fninit\n mov $0x207, %eax\n xor %edx, %edx\n xsavec64 0x180000\n hlt");
 
 static void test_initial_components(void *fixture, const void *unused)
 {
