@@ -655,7 +655,7 @@ static void set_base(struct lapic *lapic, u64 value)
 static bool write_base(struct lapic *lapic, u64 value)
 {
 	u64 old = lapic->base;
-	u64 reserved = BASE_LOW | ~BITS(lapic->phys_bits - 1, 0);
+	u64 reserved = BASE_LOW | ~BITS(lapic->phys_bits - 1, 0) | (lapic->has_x2apic ? 0 : BASE_EXTD);
 
 	if (value & reserved)
 		return false;
@@ -733,6 +733,7 @@ int lapic_init(struct lapic *lapic, struct apic_bus *bus, struct clock *clock, u
 		.bsp = bsp,
 		.tsc_khz = tsc_khz,
 		.phys_bits = 52,
+		.has_x2apic = true,
 		/* The page starts out mapped, so that the first reset moves nothing. */
 		.base = LAPIC_DEFAULT_BASE | BASE_ENABLE,
 	};

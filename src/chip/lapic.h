@@ -58,7 +58,8 @@ struct lapic {
 	bool lint[2];        /* level of LINT0, LINT1 */
 	bool extint_message; /* an I/O APIC or MSI sent ExtINT */
 	bool bsp;
-	u8 phys_bits; /* MAXPHYADDR: bits of IA32_APIC_BASE from here on are reserved; lapic_init() says 52 */
+	u8 phys_bits;    /* MAXPHYADDR: bits of IA32_APIC_BASE from here on are reserved; lapic_init() says 52 */
+	bool has_x2apic; /* IA32_APIC_BASE.EXTD may be set; lapic_init() says yes */
 	/* --- timer --- */
 	struct timer timer;
 	u64 timer_start;    /* clock ns at which timer_initial began to count */

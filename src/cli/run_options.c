@@ -3,6 +3,7 @@
 #include "base/trace.h"
 #include "cli/cli.h"
 #include "cli/option.h"
+#include "cpu/system.h"
 #include "vm/vm.h"
 #include "x86/host.h"
 
@@ -85,22 +86,38 @@ static int take_check_translation(void *target, const char *value)
 	return 0;
 }
 
+/* `name` gives the features that the option knows. */
+static int refuse_feature(const char *option, const char *unknown, const char *(*name)(enum feature))
+{
+	char names[512] = "";
+	for (enum feature f = FEATURE_BASE; f < FEATURE_COUNT; f++) {
+		const char *word = name(f);
+		size_t n = strlen(names);
+		if (word)
+			snprintf(names + n, sizeof names - n, " -%s", word);
+	}
+	return cli_fail(CLI_USAGE, "run: --%s: not '%.*s', but a list of%s", option, (int)strcspn(unknown, ","),
+			unknown, names);
+}
+
 static int take_host_features(void *target, const char *value)
 {
-	struct run_options *options = target;
 	const char *unknown = host_hide(value);
-	options->soft_only = true;
-	if (!unknown)
-		return 0;
-	char names[256] = "";
-	for (enum feature f = FEATURE_BASE; f < FEATURE_COUNT; f++) {
-		const char *name = host_feature_name(f);
-		size_t n = strlen(names);
-		if (name)
-			snprintf(names + n, sizeof names - n, " -%s", name);
-	}
-	return cli_fail(CLI_USAGE, "run: --host-features: not '%.*s', but a list of%s", (int)strcspn(unknown, ","),
-			unknown, names);
+	((struct run_options *)target)->soft_only = "host-features";
+	return unknown ? refuse_feature("host-features", unknown, host_feature_name) : 0;
+}
+
+static const char *hidable_name(enum feature feature)
+{
+	return cpu_may_hide(feature) ? feature_name(feature) : NULL;
+}
+
+static int take_cpu_features(void *target, const char *value)
+{
+	struct run_options *options = target;
+	const char *unknown = feature_list(value, cpu_may_hide, options->hidden);
+	options->soft_only = "cpu-features";
+	return unknown ? refuse_feature("cpu-features", unknown, hidable_name) : 0;
 }
 
 static int take_translation_memory(void *target, const char *value)
@@ -322,6 +339,8 @@ static const struct option_row rows[] = {
 	  "bound of what is kept of guest code, decoded and translated;\n96M unless given", take_translation_memory },
 	{ "host-features", OPTION_VALUE, "-NAME[,-NAME...]", "do without these features of the host's processor",
 	  take_host_features },
+	{ "cpu-features", OPTION_VALUE, "-NAME[,-NAME...]", "the guest's processor has none of these features",
+	  take_cpu_features },
 	{ "dump-block", OPTION_VALUE, "ADDRESS",
 	  "print the translation that holds this linear address or RAM\noffset, guest and host code side by side, once",
 	  take_dump_block },
@@ -374,7 +393,7 @@ static int check(const struct run_options *options)
 	if ((options->translation.mode || looks) && options->engine == ENGINE_KVM)
 		return cli_fail(CLI_USAGE, "run: translation is for engine soft, --engine says kvm");
 	if (options->soft_only && options->engine == ENGINE_KVM)
-		return cli_fail(CLI_USAGE, "run: --host-features is for engine soft, --engine says kvm");
+		return cli_fail(CLI_USAGE, "run: --%s is for engine soft, --engine says kvm", options->soft_only);
 	return 0;
 }
 

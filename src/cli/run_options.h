@@ -16,7 +16,8 @@ struct run_options {
 	enum engine_choice engine;
 	bool interpret;
 	struct translation_config translation; /* its mode TRANSLATION_OFF: not given */
-	bool soft_only;                        /* --host-features, which went to x86/host.h */
+	const char *soft_only;                 /* the last option given that only engine soft has */
+	u8 hidden[FEATURE_SET_BYTES];          /* CPU features that the guest shall not have */
 	bool perf_map;
 	const char *perf_map_path; /* NULL: where perf looks for it */
 	u64 memory;                /* bytes */

@@ -19,6 +19,7 @@
 #include "bus/bus.h"
 #include "mem/mem.h"
 #include "mmu/mmu.h"
+#include "x86/feature.h"
 #include "x86/regs.h"
 #include "x86/state.h"
 
@@ -244,10 +245,11 @@ struct cpu_config {
 	enum nested_kind nested;
 	unsigned cpu_index, cpu_count;
 	u32 tsc_khz;
-	unsigned phys_bits;  /* MAXPHYADDR shown in CPUID */
-	size_t block_memory; /* bytes for decoded blocks; 0: as is usual */
+	unsigned phys_bits;           /* MAXPHYADDR shown in CPUID */
+	size_t block_memory;          /* bytes for decoded blocks; 0: as is usual */
+	u8 hidden[FEATURE_SET_BYTES]; /* features not to have; see cpu_may_hide() */
 	/* Filled by cpu_cpuid_init() from what the host can execute and what Strata implements. */
-	u8 features[32]; /* bit set indexed by enum feature (x86/feature.h): features[n / 8] bit n % 8 */
+	u8 features[FEATURE_SET_BYTES];
 };
 
 /*

@@ -39,12 +39,6 @@ static const struct feature_row {
 
 /* --- what the features are --- */
 
-static bool needs_xsave(unsigned feature)
-{
-	return feature == FEATURE_XSAVEOPT || feature == FEATURE_XSAVEC || feature == FEATURE_XGETBV1 ||
-	       feature == FEATURE_XSAVES;
-}
-
 /* Features that only one vendor's CPUs have. */
 static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 {
@@ -68,9 +62,34 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	}
 }
 
+bool cpu_may_hide(enum feature feature)
+{
+	switch (feature) {
+	case FEATURE_MONITOR:
+	case FEATURE_PCID:
+	case FEATURE_X2APIC:
+	case FEATURE_XSAVE:
+	case FEATURE_AVX:
+	case FEATURE_FSGSBASE:
+	case FEATURE_SMEP:
+	case FEATURE_SMAP:
+	case FEATURE_INVPCID:
+	case FEATURE_UMIP:
+	case FEATURE_PKU:
+	case FEATURE_LA57:
+	case FEATURE_RDPID:
+	case FEATURE_RDTSCP:
+		return true;
+	default:
+		return rows[feature].leaf == 0x8000000a;
+	}
+}
+
 static bool is_offered(const struct cpu_config *config, unsigned feature)
 {
-	if (!fits_vendor(config, feature))
+	if (!fits_vendor(config, feature) || feature_in(config->hidden, feature))
+		return false;
+	if (rows[feature].source == HOST && !host_has(feature))
 		return false;
 	/* Nobody watches the monitored line; see MONITOR. */
 	if (feature == FEATURE_MONITOR)
@@ -78,32 +97,45 @@ static bool is_offered(const struct cpu_config *config, unsigned feature)
 	return true;
 }
 
-static void set_feature(struct cpu_config *config, unsigned feature)
+static void set_feature(struct cpu_config *config, unsigned feature, bool on)
 {
-	config->features[feature / 8] |= (u8)(1 << (feature % 8));
+	u8 bit = (u8)(1 << (feature % 8)), *byte = &config->features[feature / 8];
+	*byte = on ? *byte | bit : *byte & (u8)~bit;
 }
 
 static bool has(const struct cpu_config *config, unsigned feature)
 {
-	return config->features[feature / 8] >> (feature % 8) & 1;
+	return feature_in(config->features, feature);
+}
+
+/* Takes back what is nothing without another feature. The needed ones stand first. */
+static void take_back(struct cpu_config *config)
+{
+	static const struct {
+		u8 feature, needs;
+	} needs[] = {
+		{ FEATURE_AVX, FEATURE_XSAVE },    { FEATURE_XSAVEOPT, FEATURE_XSAVE },
+		{ FEATURE_XSAVEC, FEATURE_XSAVE }, { FEATURE_XGETBV1, FEATURE_XSAVE },
+		{ FEATURE_XSAVES, FEATURE_XSAVE }, { FEATURE_AVX2, FEATURE_AVX },
+		{ FEATURE_FMA, FEATURE_AVX },      { FEATURE_F16C, FEATURE_AVX },
+		{ FEATURE_GMET, FEATURE_NPT },     { FEATURE_PAUSE_THRESHOLD, FEATURE_PAUSE_FILTER },
+	};
+	for (unsigned i = 0; i < ARRAY_SIZE(needs); i++)
+		if (!has(config, needs[i].needs))
+			set_feature(config, needs[i].feature, false);
 }
 
 int cpu_cpuid_init(struct cpu_config *config)
 {
 	static const u8 required[] = { FEATURE_SSE2, FEATURE_SSE3, FEATURE_SSSE3, FEATURE_SSE41, FEATURE_SSE42 };
 
-	_Static_assert(FEATURE_COUNT <= 8 * sizeof(config->features), "features[] is too short");
 	memset(config->features, 0, sizeof(config->features));
 	if (config->phys_bits == 0)
 		config->phys_bits = DEFAULT_PHYS_BITS;
-	set_feature(config, FEATURE_BASE);
-	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++) {
-		if (rows[f].source == HOST && !host_has(f))
-			continue;
-		if ((needs_xsave(f) && !host_has(FEATURE_XSAVE)) || !is_offered(config, f))
-			continue;
-		set_feature(config, f);
-	}
+	set_feature(config, FEATURE_BASE, true);
+	for (unsigned f = FEATURE_BASE + 1; f < FEATURE_COUNT; f++)
+		set_feature(config, f, is_offered(config, f));
+	take_back(config);
 	for (unsigned i = 0; i < ARRAY_SIZE(required); i++)
 		if (!has(config, required[i]))
 			return -ENOTSUP;

@@ -31,7 +31,7 @@ static inline void cpu_if_set(struct cpu *cpu)
 
 static inline bool cpu_has(const struct cpu *cpu, enum feature feature)
 {
-	return cpu->config->features[feature / 8] >> (feature % 8) & 1;
+	return feature_in(cpu->config->features, feature);
 }
 
 /* The vendor that the CPU presents: AMD's own instructions and differences, or Intel's. */

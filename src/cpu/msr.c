@@ -184,12 +184,14 @@ static bool is_hv_msr(u32 msr)
 }
 
 /*
- * Registers of one vendor alone: AMD's range, and what Intel has below it. The two that restrict speculation are both
- * vendors', but AMD announces them by bits of its own (80000008H, EBX), which are 0 here.
+ * Registers of one feature or of one vendor alone: AMD's range, and what Intel has below it. The two that restrict
+ * speculation are both vendors', but AMD announces them by bits of its own (80000008H, EBX), which are 0 here.
  */
-static bool msr_fits_vendor(const struct cpu *cpu, u32 msr)
+static bool msr_exists(const struct cpu *cpu, u32 msr)
 {
 	switch (msr) {
+	case MSR_TSC_AUX:
+		return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
 	case MSR_PLATFORM_ID:
 	case MSR_ARCH_CAPABILITIES:
 	case MSR_SPEC_CTRL:
@@ -218,7 +220,7 @@ static bool is_x2apic_msr(u32 msr)
 
 static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
 {
-	if (!msr_fits_vendor(cpu, msr))
+	if (!msr_exists(cpu, msr))
 		return false;
 	switch (msr) {
 #define MSR_STORED(field, number, ...)                                                                                 \
@@ -248,7 +250,7 @@ static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
 
 static bool find_and_write(struct cpu *cpu, u32 msr, u64 value)
 {
-	if (!msr_fits_vendor(cpu, msr))
+	if (!msr_exists(cpu, msr))
 		return false;
 	switch (msr) {
 #define MSR_STORED(field, number, reset, writable)                                                                     \

@@ -29,8 +29,14 @@ bool msr_write(struct cpu *cpu, u32 msr, u64 value);
 /* CPUID leaf and subleaf as the guest sees them now (OSXSAVE and the like follow CR4). out: EAX EBX ECX EDX. */
 void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);
 
-/* Fills config->features from the host and from what Strata implements. Returns 0, or -ENOTSUP below x86-64-v2. */
+/*
+ * Fills config->features from the host and from what Strata implements, less what is hidden and what needs that.
+ * Returns 0, or -ENOTSUP below x86-64-v2.
+ */
 int cpu_cpuid_init(struct cpu_config *config);
+
+/* Features that config->hidden may name: the CPU does without them as a processor does that never had them. */
+bool cpu_may_hide(enum feature feature);
 
 /*
  * Selects of forms that share a mnemonic with an integer instruction: MOV to and from segment, control and debug

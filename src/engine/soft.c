@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PHYS_BITS = 40, HOT_RUNS = 16 };
 
@@ -322,6 +323,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 		.phys_bits = PHYS_BITS,
 		.block_memory = decoded_memory(&board->translation),
 	};
+	memcpy(vcpu->config.hidden, board->hidden, sizeof(vcpu->config.hidden));
 	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : board->nested == NESTING_SVM ? &svm_ops : NULL;
 	pthread_mutex_init(&vcpu->lock, NULL);
 	pthread_cond_init(&vcpu->wake, NULL);
@@ -338,6 +340,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 		return err;
 	}
 	vcpu->lapic->phys_bits = PHYS_BITS;
+	vcpu->lapic->has_x2apic = feature_in(vcpu->config.features, FEATURE_X2APIC);
 	lapic_connect_cpu(vcpu->lapic, &lapic_cpu, vcpu);
 	engine->vcpu[index] = vcpu;
 	return 0;

@@ -4,6 +4,10 @@
 #ifndef STRATA_X86_FEATURE_H
 #define STRATA_X86_FEATURE_H
 
+#include "base/types.h"
+
+#include <stdbool.h>
+
 enum feature {
 	FEATURE_BASE,
 #define X(name, leaf, subleaf, reg, bit, source) FEATURE_##name,
@@ -11,5 +15,23 @@ enum feature {
 #undef X
 	FEATURE_COUNT
 };
+
+/* A set of features: feature n is bit n % 8 of byte n / 8. */
+enum { FEATURE_SET_BYTES = 32 };
+_Static_assert(FEATURE_COUNT <= 8 * FEATURE_SET_BYTES, "a bit for each feature");
+
+static inline bool feature_in(const u8 set[FEATURE_SET_BYTES], enum feature feature)
+{
+	return set[feature / 8] >> (feature % 8) & 1;
+}
+
+/* The name in lower case, as options take it; NULL for FEATURE_BASE. It lasts until the thread's next call. */
+const char *feature_name(enum feature feature);
+
+/*
+ * Adds the features of a list "-NAME,-NAME,..." to `set`. Returns NULL, or the first word that names no feature that
+ * `may` lets through (pointing into `list`).
+ */
+const char *feature_list(const char *list, bool (*may)(enum feature feature), u8 set[FEATURE_SET_BYTES]);
 
 #endif

@@ -3,23 +3,20 @@
 #include "x86/regs.h"
 
 #include <cpuid.h>
-#include <string.h>
 
 enum { A, B, C, D };
 enum source { OURS, HOST };
 
 static const struct {
-	const char *name;
 	u32 leaf;
 	u8 subleaf, reg, bit, source;
 } rows[FEATURE_COUNT] = {
-#define X(name, leaf, subleaf, reg, bit, source) [FEATURE_##name] = { #name, leaf, subleaf, reg, bit, source },
+#define X(name, leaf, subleaf, reg, bit, source) [FEATURE_##name] = { leaf, subleaf, reg, bit, source },
 #include "x86/feature.def"
 #undef X
 };
 
-enum { NAME_MAX_BYTES = 24 };
-static bool hidden[FEATURE_COUNT];
+static u8 hidden[FEATURE_SET_BYTES];
 
 /* Features that Strata gives its guest on any host, and its translator takes the host's instructions for. */
 static bool is_shortcut(enum feature feature)
@@ -37,37 +34,20 @@ static bool is_shortcut(enum feature feature)
 	}
 }
 
+/* Does Strata choose something by this feature of the host? */
+static bool is_choice(enum feature feature)
+{
+	return feature != FEATURE_BASE && (rows[feature].source == HOST || is_shortcut(feature));
+}
+
 const char *host_feature_name(enum feature feature)
 {
-	static _Thread_local char name[NAME_MAX_BYTES];
-	if (!rows[feature].name || (rows[feature].source != HOST && !is_shortcut(feature)))
-		return NULL;
-	unsigned n = 0;
-	for (; rows[feature].name[n] && n < sizeof name - 1; n++) {
-		char c = rows[feature].name[n];
-		name[n] = (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-	}
-	name[n] = 0;
-	return name;
+	return is_choice(feature) ? feature_name(feature) : NULL;
 }
 
 const char *host_hide(const char *list)
 {
-	for (;;) {
-		size_t n = strcspn(list, ",");
-		enum feature found = FEATURE_BASE;
-		for (enum feature f = FEATURE_BASE + 1; f < FEATURE_COUNT && *list == '-'; f++) {
-			const char *name = host_feature_name(f);
-			if (name && strlen(name) == n - 1 && !memcmp(name, list + 1, n - 1))
-				found = f;
-		}
-		if (found == FEATURE_BASE)
-			return list;
-		hidden[found] = true;
-		if (!list[n])
-			return NULL;
-		list += n + 1;
-	}
+	return feature_list(list, is_choice, hidden);
 }
 
 static bool has_bit(enum feature feature)
@@ -92,7 +72,7 @@ bool host_has(enum feature feature)
 {
 	if (feature == FEATURE_BASE)
 		return true;
-	if (hidden[feature] || !has_bit(feature))
+	if (feature_in(hidden, feature) || !has_bit(feature))
 		return false;
 	switch (feature) {
 	case FEATURE_AVX:

@@ -71,7 +71,7 @@ def test_kvm_without_the_right_to_its_device_is_a_missing_capability():
 # mov eax, 1; xor ecx, ecx; cpuid; mov ebx, ecx; then EBX to the serial port, low byte first
 LEAF_1_ECX = b"\xb8\x01\x00\x00\x00\x31\xc9\x0f\xa2\x89\xcb" + \
     (mov_dx(COM1) + b"\x88\xd8\xee\xc1\xeb\x08") * 4 + POWER_OFF
-FMA, SSE42, AES, XSAVE, AVX, F16C = (1 << bit for bit in (12, 20, 25, 26, 28, 29))
+FMA, SSE42, X2APIC, AES, XSAVE, AVX, F16C = (1 << bit for bit in (12, 20, 21, 25, 26, 28, 29))
 
 
 def leaf_1_ecx(*words):
@@ -98,6 +98,18 @@ def test_without_avx_nothing_is_left_that_needs_it():
 
 def test_without_xsave_there_is_no_avx():
     expect(not leaf_1_ecx("--host-features", "-xsave") & (XSAVE | AVX | FMA | F16C))
+
+
+def test_guest_does_without_the_features_it_shall_not_have():
+    expect(leaf_1_ecx() & X2APIC)
+    expect(not leaf_1_ecx("--cpu-features", "-x2apic,-avx") & (X2APIC | AVX | FMA | F16C))
+
+
+def test_feature_that_a_guest_cannot_do_without_is_refused():
+    for value in ("pcid", "-sse42", "-pcid,-nothing", "", "-"):
+        expect_refusal(strata("run", f"--cpu-features={value}"), 2, "--cpu-features: not '.*', but a list of .*-pcid")
+    expect_refusal(strata("run", "--engine", "kvm", "--cpu-features=-pcid", "--kernel", scratch(guest(POWER_OFF))), 2,
+                   "--cpu-features is for engine soft")
 
 
 def test_feature_that_no_choice_depends_on_is_refused():

@@ -30,7 +30,7 @@ def test_help_of_run_names_every_option_and_shows_examples():
     result = strata("run", "--help")
     expect(result.status == 0 and result.err == "", result)
     for option in ("engine", "interpret", "translate", "translate-after", "check-translation",
-                   "translation-memory", "host-features", "dump-block", "perf-map", "cpus",
+                   "translation-memory", "host-features", "cpu-features", "dump-block", "perf-map", "cpus",
                    "memory", "nested", "kernel", "initrd", "module", "append", "firmware", "disk", "nic", "serial", "debug-exit", "test-devices", "timeout", "trace", "stats", "no-sandbox"):
         expect(f"  --{option}".encode() in result.out, f"--{option} is missing\n{result}")
     expect(b"Examples:" in result.out and b"Trace channels" in result.out, result)

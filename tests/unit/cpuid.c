@@ -3,6 +3,7 @@
 
 #include "cpu/system.h"
 #include "x86/feature.h"
+#include "x86/msr.h"
 
 enum { EAX, EBX, ECX, EDX };
 #define A EAX
@@ -142,6 +143,48 @@ static void test_monitor_only_alone(void)
 	g_assert_false(config.features[FEATURE_MONITOR / 8] >> FEATURE_MONITOR % 8 & 1);
 }
 
+static void hide(struct cpu_config *config, const char *list)
+{
+	memset(config->hidden, 0, sizeof config->hidden);
+	g_assert_null(feature_list(list, cpu_may_hide, config->hidden));
+	g_assert_cmpint(cpu_cpuid_init(config), ==, 0);
+}
+
+static void test_hidden(void)
+{
+	struct cpu_config config = { .cpu_count = 1, .nested = NESTED_SVM };
+	hide(&config, "-pcid,-npt");
+	g_assert_false(feature_in(config.features, FEATURE_PCID));
+	g_assert_false(feature_in(config.features, FEATURE_NPT));
+	g_assert_false(feature_in(config.features, FEATURE_GMET)); /* is nothing without NPT */
+	g_assert_true(feature_in(config.features, FEATURE_INVPCID));
+	hide(&config, "-xsave");
+	static const u8 needing[] = { FEATURE_XSAVE, FEATURE_AVX,      FEATURE_AVX2,   FEATURE_FMA,
+				      FEATURE_F16C,  FEATURE_XSAVEOPT, FEATURE_XSAVEC, FEATURE_XSAVES };
+	for (unsigned i = 0; i < ARRAY_SIZE(needing); i++)
+		g_assert_false(feature_in(config.features, needing[i]));
+	g_assert_true(feature_in(config.features, FEATURE_PCID));
+	/* What the CPU needs, or what is no name. */
+	static const char *const refused[] = { "-sse2", "-npt,-lm", "npt", "-npt,", "-", "" };
+	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++)
+		g_assert_nonnull(feature_list(refused[i], cpu_may_hide, config.hidden));
+}
+
+/* Nothing of a hidden feature is left: its bits of CR4, its registers. */
+static void test_hidden_is_not_there(void)
+{
+	struct machine *m = machine_new();
+	const u64 bits = CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_PKE | CR4_FSGSBASE | CR4_OSXSAVE | CR4_LA57;
+	u64 value;
+	g_assert_cmphex(cr4_supported(&m->cpu) & bits, ==, bits);
+	g_assert_true(msr_read(&m->cpu, MSR_TSC_AUX, &value));
+	hide(&m->config, "-pcid,-smep,-smap,-umip,-pku,-fsgsbase,-xsave,-la57,-rdtscp,-rdpid");
+	g_assert_cmphex(cr4_supported(&m->cpu) & bits, ==, 0);
+	g_assert_false(msr_read(&m->cpu, MSR_TSC_AUX, &value));
+	g_assert_cmphex(query(m, 0xd, 0, EAX), ==, 0);
+	machine_free(m);
+}
+
 static void test_osxsave(void)
 {
 	struct machine *m = machine_new();
@@ -222,6 +265,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/cpuid/monitor-shows-only-on-a-single-cpu", test_monitor_only_alone);
 	g_test_add_func("/cpuid/osxsave-follows-cr4", test_osxsave);
 	g_test_add_func("/cpuid/xsave-size-follows-xcr0", test_xsave_size);
+	g_test_add_func("/cpuid/hidden-features-and-what-needs-them-are-gone", test_hidden);
+	g_test_add_func("/cpuid/nothing-of-a-hidden-feature-is-left", test_hidden_is_not_there);
 	g_test_add_func("/cpuid/leaf-15h-gives-the-exact-tsc-rate", test_tsc_rate);
 	g_test_add_func("/cpuid/leaves-beyond-the-last-repeat-it", test_beyond_last_leaf);
 	g_test_add_func("/cpuid/address-widths-match-the-cpu", test_address_widths);

@@ -128,6 +128,9 @@ static void test_base_transitions(void)
 	g_assert_cmphex(rdmsr(rig, 0, MSR_BASE), ==, base | 0x800);
 	g_assert_cmphex(rdmsr(rig, 1, MSR_BASE), ==, LAPIC_DEFAULT_BASE | 0x800);
 	g_assert_true(wrmsr_faults(rig, 0, MSR_BASE, base | 0x400)); /* x2APIC without enable */
+	rig->lapic[0].has_x2apic = false;
+	g_assert_true(wrmsr_faults(rig, 0, MSR_BASE, base | 0xc00));
+	rig->lapic[0].has_x2apic = true;
 	g_assert_true(wrmsr_faults(rig, 0, MSR_BASE, base | 0x801)); /* reserved */
 	wrmsr(rig, 0, MSR_BASE, base | 0xc00);
 	g_assert_true(wrmsr_faults(rig, 0, MSR_BASE, base | 0x800)); /* back to xAPIC */
