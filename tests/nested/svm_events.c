@@ -316,6 +316,43 @@ static void test_virtual_nmi(void)
 
 /* --- traps --- */
 
+/* The frame says TF = 0. */
+L2(l2_iret_step,
+   "mov %ss, %eax; mov %rsp, %rbx; push %rax; push %rbx; push $2; mov %cs, %eax; push %rax; lea 2f(%rip), %rax; "
+   "push %rax; l2_the_iret: iretq; 2: nop; l2_end: nop; vmmcall")
+extern u8 l2_the_iret[];
+
+static void step_over_iret(void)
+{
+	vmcb_make(l2_iret_step);
+	intercept(SVM_EXIT_IRET);
+	intercept(SVM_EXIT_EXCEPTION + DB);
+	CHECK_EQUAL("iret-exits", svm_run(), SVM_EXIT_IRET);
+	no_intercept(SVM_EXIT_IRET);
+	vmcb.save.rflags |= FLAG_TF | BIT(16);
+}
+
+static void test_iret_step(void)
+{
+	step_over_iret();
+	CHECK_EQUAL("tf-traps-after-iret-that-clears-it", svm_run(), SVM_EXIT_EXCEPTION + DB);
+	CHECK_EQUAL("at-the-iret's-target", vmcb.save.rip, (u64)l2_the_iret + 2);
+	step_over_iret();
+	intercept(SVM_EXIT_INTR);
+	vmcb.control.int_ctl = V_INTR_MASKING;
+	send_self_interrupt();
+	clgi();
+	irq_enable();
+	CHECK_EQUAL("interrupt-exits-before-iret", svm_run_gif_clear(), SVM_EXIT_INTR);
+	CHECK_EQUAL("there", vmcb.save.rip, (u64)l2_the_iret);
+	CHECK("tf-is-saved", vmcb.save.rflags & FLAG_TF);
+	stgi();
+	let_come();
+	irq_disable();
+	CHECK_EQUAL("then-tf-traps-after-iret", svm_run(), SVM_EXIT_EXCEPTION + DB);
+	CHECK_EQUAL("at-the-iret's-target-again", vmcb.save.rip, (u64)l2_the_iret + 2);
+}
+
 static void test_single_step(void)
 {
 	vmcb_make(l2_nops);
@@ -346,5 +383,6 @@ void guest_main(void)
 	test_virtual_gif();
 	test_virtual_nmi();
 	test_single_step();
+	test_iret_step();
 	guest_exit();
 }
