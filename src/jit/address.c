@@ -89,7 +89,7 @@ void emit_compare(struct translation *t, unsigned size, bool write)
 /* Of a plain copy, this is where a stretch goes on that could not check the operand. */
 static void give_up_for_check(struct translation *t, const struct plan *p)
 {
-	give_up_host_flags(t, p->live_before);
+	set_flags_aside(t, p->live_before);
 	if (!t->loop)
 		t->plain_at[p - t->plan] = t->e.at;
 }

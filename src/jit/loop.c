@@ -225,6 +225,7 @@ void emit_end_stretch(struct translation *t)
 	t->plan = t->jit->plan;
 	t->host = host_register;
 	t->flags = IN_MEMORY;
+	t->recipe = NULL;
 	t->held = 0;
 }
 
@@ -241,6 +242,7 @@ void emit_round(struct translation *t, const struct plan *p)
 	}
 	emit_go_on_plain_if(t, p, COND_Z);
 	t->flags = IN_MEMORY; /* nobody wants them here */
+	t->recipe = NULL;
 }
 
 struct place_in_memory emit_hoisted(struct translation *t, const struct plan *p)

@@ -10,48 +10,6 @@
 static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 1 << 15,
 	      "as emit_lookup() computes it");
 
-/* --- flags --- */
-
-/* LAHF; SETO AL: neither changes a flag. Uses T2. */
-static void emit_save_flags(struct translation *t)
-{
-	if (t->flags != IN_HOST)
-		return;
-	emit_mov(&t->e, HOST_T2, HOST_RAX);
-	emit8(&t->e, 0x9f);
-	emit_rr(&t->e, (struct opcode){ .byte = 0x90, .map = 1 }, 0, HOST_RAX);
-	emit_rm(&t->e, (struct opcode){ .byte = 0x89, .operand16 = true }, HOST_RAX, HOST_CPU, HOST_NONE, 0,
-		CPU_FIELD(arith));
-	emit_mov(&t->e, HOST_RAX, HOST_T2);
-	t->flags = IN_BOTH;
-}
-
-/* ADD AL, 7Fh makes OF of bit 0, SAHF the others. Uses T2. */
-static void emit_load_flags(struct translation *t)
-{
-	emit_mov(&t->e, HOST_T2, HOST_RAX);
-	emit_rm(&t->e, (struct opcode){ .byte = 0xb7, .map = 1 }, HOST_RAX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
-	emit8(&t->e, 0x04);
-	emit8(&t->e, 0x7f);
-	emit8(&t->e, 0x9e);
-	emit_mov(&t->e, HOST_RAX, HOST_T2);
-}
-
-void need_host_flags(struct translation *t)
-{
-	if (t->flags != IN_MEMORY)
-		return;
-	emit_load_flags(t);
-	t->flags = IN_BOTH;
-}
-
-void give_up_host_flags(struct translation *t, bool live)
-{
-	if (live)
-		emit_save_flags(t);
-	t->flags = IN_MEMORY;
-}
-
 /* --- cold code --- */
 
 struct cold *add_cold(struct translation *t, u8 *from)
@@ -61,7 +19,7 @@ struct cold *add_cold(struct translation *t, u8 *from)
 		return &t->cold[0];
 	}
 	struct cold *c = &t->cold[t->colds++];
-	*c = (struct cold){ .from = from };
+	*c = (struct cold){ .from = from, .recipe = t->flags == IN_RECIPE ? t->recipe : NULL };
 	return c;
 }
 
@@ -702,6 +660,10 @@ static void emit_cold(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
 	emit_patch(e, c->from, e->at);
+	if (c->kind == COLD_GO_ON_PLAIN)
+		emit_leave_stretch(t);
+	if (c->recipe)
+		emit_recipe_to_memory(t, c->recipe);
 	switch (c->kind) {
 	case COLD_HANDLER:
 		emit_cold_handler(t, c);
@@ -769,7 +731,6 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_jmp(e, t->jit->stub_no_credit);
 		break;
 	case COLD_GO_ON_PLAIN:
-		emit_leave_stretch(t);
 		emit_rounds_done(t, c->plan);
 		emit_jmp(e, t->plain_at[c->plan - t->plan]);
 		break;
@@ -822,6 +783,7 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 static void translate_instruction(struct translation *t, const struct plan *p)
 {
 	unsigned colds = t->colds;
+	flags_before(t, p);
 	t->plain_at[p - t->plan] = t->e.at; /* a stretch is emitted before its plain copy */
 	switch (p->kind) {
 	case PLAN_HANDLER:
@@ -872,10 +834,11 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 		translate_ret(t, p);
 		return;
 	}
+	flags_behind(t, p);
 	/* The handler did the whole instruction; go on behind it with the flags where they are now. */
 	for (; colds < t->colds; colds++) {
 		t->cold[colds].resume = t->e.at;
-		t->cold[colds].load_flags = t->flags != IN_MEMORY && p->live_after;
+		t->cold[colds].load_flags = (t->flags == IN_HOST || t->flags == IN_BOTH) && p->live_after;
 	}
 }
 

@@ -7,8 +7,8 @@
 #include "jit/internal.h"
 #include "jit/loop.h"
 
-/* Where the guest's arithmetic flags are. */
-enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH };
+/* Where the guest's arithmetic flags are. IN_RECIPE: nowhere, but an instruction can make them again (flags.c). */
+enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH, IN_RECIPE };
 
 /* A jump to a cold piece of code behind the trace. */
 struct cold {
@@ -32,17 +32,18 @@ struct cold {
 	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
-	const u8 *resume;      /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
-	u8 vectors;            /* COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;        /* COLD_FILL, COLD_TOO_DEEP, COLD_FAR: where to go on */
-	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
-	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
-	bool taken;            /* COLD_EXIT: by a branch */
-	bool stretch;          /* COLD_EXIT: out of a stretch */
-	i64 offset;            /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
-	unsigned executed;     /* COLD_EXIT, COLD_FAR_MISS, COLD_FAR: instructions of the trace */
-	struct jit_link *link; /* COLD_UNLINKED */
-	struct jit_far *far;   /* COLD_FAR, COLD_FAR_UNBOUND */
+	const struct plan *recipe; /* makes the guest's flags, if they are not in cpu->arith */
+	const u8 *resume;          /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
+	u8 vectors;                /* COLD_VECTORS: VECTORS_* to load */
+	const u8 *back;            /* COLD_FILL, COLD_TOO_DEEP, COLD_FAR: where to go on */
+	bool load_flags;           /* COLD_HANDLER: the flags are wanted there */
+	bool save_flags;           /* COLD_EXIT: they are in the host's alone */
+	bool taken;                /* COLD_EXIT: by a branch */
+	bool stretch;              /* COLD_EXIT: out of a stretch */
+	i64 offset;                /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
+	unsigned executed;         /* COLD_EXIT, COLD_FAR_MISS, COLD_FAR: instructions of the trace */
+	struct jit_link *link;     /* COLD_UNLINKED */
+	struct jit_far *far;       /* COLD_FAR, COLD_FAR_UNBOUND */
 };
 
 enum { COLD_MAX = 4 * TRACE_MAX };
@@ -63,7 +64,8 @@ struct translation {
 	const u8 *start; /* of the code, where a loop goes back to */
 	struct emit e;
 	enum flags_place flags;
-	u8 held; /* the group whose addend T1 has; 0: none */
+	const struct plan *recipe; /* the instruction that made the flags, if it can make them again; or NULL */
+	u8 held;                   /* the group whose addend T1 has; 0: none */
 	struct cold cold[COLD_MAX];
 	unsigned colds;
 	bool refused; /* something came out that was not meant */
@@ -76,10 +78,24 @@ static inline i32 guest_offset(unsigned guest)
 	return (i32)(offsetof(struct cpu, reg) + 8 * guest);
 }
 
-/* What follows tests the guest's flags, or leaves some as they were: they are in the host's. Uses T2. */
+/* --- flags.c; all of it may use T2 --- */
+
+/* What follows tests the guest's flags, or leaves some as they were: they are in the host's. */
 void need_host_flags(struct translation *t);
-/* What follows destroys the host's flags. `live`: the guest's are still wanted. Uses T2. */
+/* What follows destroys the host's flags. `live`: the guest's are still wanted, in cpu->arith. */
 void give_up_host_flags(struct translation *t, bool live);
+/* The same for a check, whose rare path alone wants them there: cold code makes them by `recipe`. */
+void set_flags_aside(struct translation *t, bool live);
+/* The host's flags = the guest's, by the recipe; or cpu->arith likewise. */
+void emit_recipe(struct translation *t, const struct plan *recipe);
+void emit_recipe_to_memory(struct translation *t, const struct plan *recipe);
+/* The host's flags = cpu->arith. */
+void emit_load_flags(struct translation *t);
+/* Around each instruction's code. */
+void flags_before(struct translation *t, const struct plan *p);
+void flags_behind(struct translation *t, const struct plan *p);
+
+/* --- translate.c --- */
 
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
 struct cold *add_cold(struct translation *t, u8 *from);
