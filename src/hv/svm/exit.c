@@ -30,7 +30,9 @@ static void record(struct cpu *cpu, struct svm *svm, const struct svm_exit *x)
 	c->exit_info1 = x->info1;
 	c->exit_info2 = x->info2;
 	c->exit_int_info = cpu->vectoring.valid && !x->no_vectoring ? svm_event_info(&cpu->vectoring) : 0;
-	c->event_inj &= ~EVENTINJ_VALID;
+	/* The whole field: hypervisors ask whether an event is on its way by comparing it with 0. */
+	if (c->event_inj & EVENTINJ_VALID)
+		c->event_inj = 0;
 	c->next_rip = svm_has(svm, FEATURE_NRIPS) ? x->next_rip : 0;
 	c->insn_length = 0;
 	memset(c->insn_bytes, 0, sizeof(c->insn_bytes));
