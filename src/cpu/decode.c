@@ -293,11 +293,14 @@ static const ZydisDecoder *decoder_of(const struct cpu *cpu, u32 mode_key)
 	return &all->mode[mode_key & MODE_CODE32 ? DECODER_32 : DECODER_16];
 }
 
-/* F3 90 is PAUSE, but with REX.B it is XCHG of RAX and R8 with a prefix that means nothing. */
-static void refine_pause(ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+/*
+ * F3 90 is PAUSE. With REX.B it stays that for Intel (SDM vol. 2, "PAUSE", which names no register that REX.B could
+ * extend); for AMD it is XCHG of RAX and R8 with a prefix that means nothing.
+ */
+static void refine_pause(const struct cpu *cpu, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
 	bool wide = zi->raw.rex.W, narrow = !wide && zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;
-	if (zi->mnemonic != ZYDIS_MNEMONIC_PAUSE || !zi->raw.rex.B)
+	if (zi->mnemonic != ZYDIS_MNEMONIC_PAUSE || !zi->raw.rex.B || !cpu_is_amd(cpu))
 		return;
 	zi->mnemonic = ZYDIS_MNEMONIC_XCHG;
 	zi->operand_count = zi->operand_count_visible = 2;
@@ -331,7 +334,7 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 		return true;
 	}
 
-	refine_pause(&zi, op);
+	refine_pause(cpu, &zi, op);
 	struct decode d = { .zi = &zi, .op = op, .bytes = bytes, .cpu = cpu, .mode_key = mode_key };
 	insn->length = zi.length;
 	insn->opsize = (u8)(zi.operand_width / 8);

@@ -13,6 +13,7 @@
 #include "cpu/cpu.h"
 #include "cpu/event.h"
 #include "cpu/insn.h"
+#include "cpu/internal.h"
 #include "cpu/native_trap.h"
 #include "x86/feature.h"
 
@@ -60,11 +61,6 @@ static inline u8 *fpu_st(struct cpu *cpu, unsigned n)
 static inline u8 *fpu_xmm(struct cpu *cpu, unsigned n)
 {
 	return cpu->fpu.legacy + FPU_XMM + 16 * n;
-}
-
-static inline bool cpu_has(const struct cpu *cpu, enum feature f)
-{
-	return cpu->config->features[f / 8] & (1u << (f % 8));
 }
 
 /*

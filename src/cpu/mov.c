@@ -2,6 +2,7 @@
  * Data movement: MOV MOVZX MOVSX MOVSXD MOVBE MOVNTI XCHG BSWAP CMOVcc SETcc LEA XLAT.
  */
 #include "cpu/conditions.h"
+#include "cpu/internal.h"
 #include "cpu/operand.h"
 #include "cpu/system.h"
 
@@ -170,10 +171,14 @@ bool select_movsx(const struct decode *d, struct insn *insn)
 	return select_widening(d, insn, movsx_table);
 }
 
-/* MOVSXD without REX.W moves 32 or 16 bits without extending. */
+/*
+ * MOVSXD without REX.W moves 32 or 16 bits without extending. With 16, AMD's still reads 32 (APM vol. 3, "MOVSXD"),
+ * Intel's has a source of 16 (SDM vol. 2): what lies behind it cannot fault.
+ */
 bool select_movsxd(const struct decode *d, struct insn *insn)
 {
-	if (operand_size(d, 0) == operand_size(d, 1))
+	bool narrow = operand_size(d, 0) == 2 && !cpu_is_amd(d->cpu);
+	if (narrow || operand_size(d, 0) == operand_size(d, 1))
 		return select_form(d, insn, mov_forms);
 	return select_widening(d, insn, movsx_table);
 }

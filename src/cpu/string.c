@@ -6,6 +6,7 @@
  * block loop gets its turn if it wants it, RIP staying at the instruction (SDM vol. 2, "REP").
  */
 #include "cpu/block.h"
+#include "cpu/internal.h"
 #include "cpu/native.h"
 #include "cpu/operand.h"
 
@@ -75,22 +76,48 @@ static void pause_here(struct cpu *cpu)
 	cpu->reg[REG_RIP] = cpu->rip_start;
 }
 
+/* Pointers of the two instructions that processors repeat by whole blocks. */
+enum { USES_NONE = 0, USES_DEST = 1, USES_BOTH = 3 };
+
 /*
- * One element after the other while `one` says true (CMPS and SCAS: the comparison's outcome lets the repetition go
- * on). A count of zero does nothing at all.
+ * The count. With 32-bit addresses in 64-bit mode Intel's processors clear the upper half of RCX, and those of the
+ * pointers of MOVS and STOS, before the first element: one sees it if there is none, or if that one faults. AMD's
+ * change nothing then. The manuals say nothing, but guests shown one vendor should not meet the other's habits.
  */
-static inline void repeat(struct cpu *cpu, const struct insn *insn, bool (*one)(struct cpu *, const struct insn *))
+static inline u64 begin_repeat(struct cpu *cpu, const struct insn *insn, unsigned pointers)
 {
 	u64 count = get_count(cpu, insn);
+	if (unlikely(insn->adsize == 4 && (cpu->mode_key & MODE_CODE64)) && !cpu_is_amd(cpu)) {
+		set_count(cpu, insn, count);
+		if (pointers & USES_DEST)
+			advance(cpu, insn, RDI, 0);
+		if (pointers == USES_BOTH)
+			advance(cpu, insn, RSI, 0);
+	}
+	return count;
+}
+
+/*
+ * One element after the other while `one` says true (CMPS and SCAS: the comparison's outcome lets the repetition go
+ * on). If an element faults the flags are Intel's of before the instruction (SDM vol. 2, "REP"), AMD's of the element
+ * before it.
+ */
+static inline void repeat(struct cpu *cpu, const struct insn *insn, bool (*one)(struct cpu *, const struct insn *),
+			  unsigned pointers)
+{
+	u64 count = begin_repeat(cpu, insn, pointers);
+	u16 flags = cpu->arith;
 	for (unsigned slice = 1; count; slice++) {
 		bool more = one(cpu, insn);
 		set_count(cpu, insn, --count);
-		if (!more)
+		if (!more || !count)
 			return;
-		if (count && (slice % SLICE == 0 || (cpu->mode_key & MODE_STEP)) && must_pause(cpu)) {
+		if ((slice % SLICE == 0 || (cpu->mode_key & MODE_STEP)) && must_pause(cpu)) {
 			pause_here(cpu);
 			return;
 		}
+		if (!cpu_is_amd(cpu))
+			cpu->arith = flags;
 	}
 }
 
@@ -172,9 +199,10 @@ typedef u64 (*chunk_fn)(struct cpu *cpu, const struct insn *insn, u64 count, uns
 
 /* REP forward: by chunks where a chunk is possible, else by elements. RCX is right whenever an element faults. */
 static inline __attribute__((always_inline)) void repeat_chunks(struct cpu *cpu, const struct insn *insn,
-								chunk_fn chunk, insn_fn element, unsigned size)
+								chunk_fn chunk, insn_fn element, unsigned size,
+								unsigned pointers)
 {
-	for (u64 count; (count = get_count(cpu, insn));) {
+	for (u64 count = begin_repeat(cpu, insn, pointers); count;) {
 		u64 bytes = chunk(cpu, insn, count, size);
 		if (!bytes) {
 			element(cpu, insn);
@@ -205,9 +233,9 @@ static inline __attribute__((always_inline)) void repeat_chunks(struct cpu *cpu,
 	static void rep_movs##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
 		if (may_chunk(cpu, insn))                                                                              \
-			repeat_chunks(cpu, insn, movs_chunk, movs##bits, bits / 8);                                    \
+			repeat_chunks(cpu, insn, movs_chunk, movs##bits, bits / 8, USES_BOTH);                         \
 		else                                                                                                   \
-			repeat(cpu, insn, movs##bits##_one);                                                           \
+			repeat(cpu, insn, movs##bits##_one, USES_BOTH);                                                \
 	}
 MOVS(8)
 MOVS(16)
@@ -256,9 +284,9 @@ static u64 stos_chunk(struct cpu *cpu, const struct insn *insn, u64 count, unsig
 	static void rep_stos##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
 		if (may_chunk(cpu, insn))                                                                              \
-			repeat_chunks(cpu, insn, stos_chunk, stos##bits, bits / 8);                                    \
+			repeat_chunks(cpu, insn, stos_chunk, stos##bits, bits / 8, USES_DEST);                         \
 		else                                                                                                   \
-			repeat(cpu, insn, stos##bits##_one);                                                           \
+			repeat(cpu, insn, stos##bits##_one, USES_DEST);                                                \
 	}
 STOS(8)
 STOS(16)
@@ -281,7 +309,7 @@ STOS(64)
 	}                                                                                                              \
 	static void rep_lods##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
-		repeat(cpu, insn, lods##bits##_one);                                                                   \
+		repeat(cpu, insn, lods##bits##_one, USES_NONE);                                                        \
 	}
 LODS(8)
 LODS(16)
@@ -317,7 +345,7 @@ static bool goes_on(const struct cpu *cpu, const struct insn *insn)
 	}                                                                                                              \
 	static void rep_cmps##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
-		repeat(cpu, insn, cmps##bits##_one);                                                                   \
+		repeat(cpu, insn, cmps##bits##_one, USES_NONE);                                                        \
 	}                                                                                                              \
 	static void scas##bits(struct cpu *cpu, const struct insn *insn)                                               \
 	{                                                                                                              \
@@ -332,7 +360,7 @@ static bool goes_on(const struct cpu *cpu, const struct insn *insn)
 	}                                                                                                              \
 	static void rep_scas##bits(struct cpu *cpu, const struct insn *insn)                                           \
 	{                                                                                                              \
-		repeat(cpu, insn, scas##bits##_one);                                                                   \
+		repeat(cpu, insn, scas##bits##_one, USES_NONE);                                                        \
 	}
 COMPARE(8)
 COMPARE(16)

@@ -13,6 +13,9 @@ bool vector_form_exists(const struct decode *d);
 /* The explicit memory operand, NULL if there is none. */
 const ZydisDecodedOperand *vector_memory_operand(const struct decode *d);
 
+/* Is it one whose memory operand Intel's alignment check leaves alone, whatever its size? insn may be NULL. */
+bool vector_is_never_aligned(const struct insn *insn);
+
 /* Takes plain 16- and 32-byte moves, which C does faster than a stub; opsize and cond as in native.c. */
 bool vector_move_select(const struct decode *d, struct insn *insn);
 

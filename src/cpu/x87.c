@@ -126,7 +126,11 @@ static void x87_load(struct cpu *cpu, const struct insn *insn)
 	x87_commit(cpu, insn, &image);
 }
 
-/* An unmasked exception other than inexact suppresses the store (SDM vol. 1, 8.5). */
+/*
+ * An unmasked exception other than inexact suppresses the store (SDM vol. 1, 8.5). Then Intel's does not look whether
+ * the page could be written; AMD's does. The manuals leave the order of these exceptions open (SDM vol. 3, table 6-2;
+ * APM vol. 2, table 8-8).
+ */
 static bool store_suppressed(const struct x87_image *image)
 {
 	u16 fcw, fsw;
@@ -142,10 +146,10 @@ static void x87_store(struct cpu *cpu, const struct insn *insn)
 	x87_check(cpu);
 	u64 linear = access_linear(cpu, insn, insn->opsize, MMU_WRITE);
 	x87_run(cpu, insn, operand, &image);
-	if (store_suppressed(&image))
-		access_probe(cpu, linear, insn->opsize, MMU_WRITE);
-	else
+	if (!store_suppressed(&image))
 		access_write(cpu, linear, operand, insn->opsize, cpu->mmu.cls);
+	else if (cpu_is_amd(cpu))
+		access_probe(cpu, linear, insn->opsize, MMU_WRITE);
 	x87_commit(cpu, insn, &image);
 }
 

@@ -81,6 +81,16 @@ static u16 arith_of(u32 flags)
 }
 
 /*
+ * Such a rotation, but for one by 1, leaves OF undefined (SDM vol. 2, "RCL/RCR/ROL/ROR"). The interpreter rotates by
+ * CL, for which Intel's processors set OF otherwise.
+ */
+static bool rotates_by_immediate(const ZydisDecodedInstruction *zi)
+{
+	return (zi->mnemonic == ZYDIS_MNEMONIC_ROL || zi->mnemonic == ZYDIS_MNEMONIC_ROR) && zi->raw.imm[0].size &&
+	       (zi->raw.imm[0].value.u & (zi->operand_width == 64 ? 63 : 31)) > 1;
+}
+
+/*
  * Which flags are undefined behind an instruction such that interpreter and host may differ, given those before it.
  * With bit scans, counts and BMI they do, for the interpreter computes those flags itself; all others run on the host
  * either way.
@@ -97,6 +107,8 @@ static u16 undefined_flags(const struct plan *p, u16 before)
 	    p->zi.mnemonic == ZYDIS_MNEMONIC_TZCNT || p->zi.mnemonic == ZYDIS_MNEMONIC_LZCNT ||
 	    p->zi.mnemonic == ZYDIS_MNEMONIC_BSF || p->zi.mnemonic == ZYDIS_MNEMONIC_BSR)
 		undefined |= arith_of(f->undefined);
+	if (rotates_by_immediate(&p->zi))
+		undefined |= ARITH_OF;
 	return undefined;
 }
 

@@ -18,6 +18,7 @@
 #include "base/types.h"
 #include "cpu/cpu.h"
 #include "cpu/insn.h"
+#include "host_vendor.h"
 
 #define DATA_BASE  0x10000000ULL /* two pages, nothing mapped around them */
 #define DATA_SIZE  0x2000ULL
@@ -88,8 +89,8 @@ void host_run(const struct test_case *c, struct machine *end);
 u64 host_components(void);
 
 /* guest.c */
-extern u8 *guest_data; /* the guest's data pages */
-void guest_init(void);
+extern u8 *guest_data;             /* the guest's data pages */
+void guest_init(bool amd);         /* the vendor whose CPU the guest's is */
 void guest_translate(void);        /* from now on 64-bit instructions run translated */
 unsigned guest_native_cases(void); /* how many of them did so without the interpreter's handler */
 void guest_set_mode(bool mode32);

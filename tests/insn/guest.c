@@ -84,7 +84,7 @@ static void set_segment(struct segment *s, u16 selector, u32 ar)
 	*s = (struct segment){ .selector = selector, .limit = 0xffffffff, .ar = ar };
 }
 
-void guest_init(void)
+void guest_init(bool amd)
 {
 	platform = (struct cpu_platform){
 		.ack_interrupt = no_vector,
@@ -94,7 +94,9 @@ void guest_init(void)
 		.apic_init = no_init,
 		.tsc = no_tsc,
 	};
-	config = (struct cpu_config){ .cpu_count = 1, .tsc_khz = 1000000, .phys_bits = 40 };
+	config = (struct cpu_config){
+		.nested = amd ? NESTED_SVM : NESTED_NONE, .cpu_count = 1, .tsc_khz = 1000000, .phys_bits = 40
+	};
 	must(!mem_init(&mem, RAM_SIZE), "mem_init");
 	bus_init(&bus);
 	must(!cpu_cpuid_init(&config), "cpu_cpuid_init");
