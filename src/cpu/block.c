@@ -182,6 +182,25 @@ static struct block *decode_block(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	return block;
 }
 
+struct block *block_decode_crossing(struct cpu *cpu, const struct block *block, const u8 bytes[15])
+{
+	struct block_cache *cache = cpu->blocks;
+	struct block *decoded = (struct block *)(cache->arena + cache->arena_used);
+	size_t size = sizeof(struct block) + sizeof(struct insn);
+
+	if (cache->arena_used + size > cache->arena_size)
+		return NULL;
+	*decoded = (struct block){ .ram_offset = block->ram_offset,
+				   .mode_key = block->mode_key,
+				   .entry = cache->untranslated };
+	if (!insn_decode(cpu, block->mode_key, bytes, 15, decoded->insn))
+		return NULL;
+	decoded->count = 1;
+	decoded->bytes = decoded->insn->length;
+	cache->arena_used += size;
+	return decoded;
+}
+
 struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 {
 	struct block_cache *cache = cpu->blocks;

@@ -116,6 +116,12 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key);
 struct block *block_find(const struct cpu *cpu, u64 ram_offset, u32 mode_key);
 
 /*
+ * What a block of no instruction stands for: a block of the one that has these bytes, on both sides of the page's end.
+ * Nothing leads to it, and it is good until the cache is emptied. NULL: there is no room.
+ */
+struct block *block_decode_crossing(struct cpu *cpu, const struct block *block, const u8 bytes[15]);
+
+/*
  * Operands of the block that its translation checked together were not in one page of plain memory. If that happens
  * too often, each is to be checked by itself.
  */

@@ -69,7 +69,7 @@ void emit_address(struct translation *t, const struct plan *p, unsigned to, bool
 
 /* This is access_hit(); that the tag of the last byte's page must be that of the first one's entry excludes ranges
  * across pages. */
-void emit_compare(struct translation *t, unsigned size, bool write)
+void emit_compare_tag(struct translation *t, unsigned size, i32 tag)
 {
 	struct emit *e = &t->e;
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
@@ -80,8 +80,12 @@ void emit_compare(struct translation *t, unsigned size, bool write)
 	emit_lea(e, HOST_T2, HOST_T0, (i32)size - 1);
 	emit_alu_imm(e, 4, true, HOST_T2, -(i32)PAGE_SIZE);
 	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0,
-		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0, tag);
+}
+
+void emit_compare(struct translation *t, unsigned size, bool write)
+{
+	emit_compare_tag(t, size, write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
 }
 
 /* --- operands by themselves --- */

@@ -59,6 +59,8 @@ struct trace {
 	unsigned blocks;
 	unsigned count; /* instructions of all blocks */
 	bool loop;      /* the last block leads to the first */
+	/* The only instruction lies across pages: the block of no instruction that stands for it; or NULL. */
+	struct block *crossing;
 };
 
 /* An instruction of a trace and what is to become of it. */
@@ -243,6 +245,9 @@ u64 jit_trace_lines(const struct trace *trace);
 
 /* plan.c: fills plan[] for the block's instructions. */
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
+/* The same for the block's only instruction, which lies across pages, and has these bytes. */
+void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
+		       struct plan *plan);
 /*
  * Decides which operands share checks, with slots from `slot` on, where flags are live, and vectors wanted. `loop`: the
  * last instruction leads to the first.
@@ -308,6 +313,9 @@ static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
  */
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
 			bool chain);
+
+/* crossing.c: the translation of a block of no instruction; NULL: none, or there is no room. */
+const u8 *jit_translate_crossing(struct cpu *cpu, struct jit *jit, struct block *block);
 
 /* verify.c: is [code, +size) nothing but instructions that translated code may contain? `loop`: has a stretch; or NULL.
  */

@@ -15,10 +15,18 @@ static void count_translation(struct cpu *cpu, const struct jit *jit, const stru
 		cpu->counters.instructions_untranslated += jit->plan[i].kind == PLAN_HANDLER;
 }
 
-/* A block of no instruction: its entry names it to the stub. */
+/* A block of no instruction: where it cannot be translated, its entry names it to the stub. */
 static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *block)
 {
 	enum { SIZE = 16 };
+	const u8 *code = jit_translate_crossing(cpu, jit, block);
+	if (code) {
+		block->entry = code;
+		block->lines = block_lines(block);
+		cpu->counters.traces_translated++;
+		cpu->counters.instructions_translated++;
+		return;
+	}
 	u8 *start = jit->writable + jit->used;
 	struct emit e = { .at = start, .end = start + SIZE };
 

@@ -97,7 +97,7 @@ static void dump_trace(const struct cpu *cpu, const struct jit *jit)
 	for (unsigned i = 0; i < made->count; i++) {
 		const struct plan *p = first + i;
 		char text[TEXT_MAX], line[TEXT_MAX + 40];
-		if (!disassemble(cpu->mem->host + ram_offset_of(p), p->insn->length, made->page + p->offset, text))
+		if (!disassemble(p->bytes, p->insn->length, made->page + p->offset, text))
 			strcpy(text, "?");
 		snprintf(line, sizeof line, "%" PRIx64 "  %s%s", made->page + p->offset, text,
 			 p->kind == PLAN_HANDLER ? "  (handler)" : "");

@@ -400,6 +400,16 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 	plan_flags(p);
 }
 
+void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
+		       struct plan *plan)
+{
+	*plan = (struct plan){ .block = block,
+			       .insn = block->insn,
+			       .offset = (u16)(block->ram_offset & (PAGE_SIZE - 1)) };
+	memcpy(plan->bytes, bytes, sizeof(plan->bytes));
+	plan_instruction(cpu, jit, plan, sizeof(plan->bytes));
+}
+
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan)
 {
 	u64 at = block->ram_offset, end = block->ram_offset + block->bytes;

@@ -730,6 +730,10 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_site(t, t->plan, VECTORS_NONE, false);
 		emit_jmp(e, t->jit->stub_no_credit);
 		break;
+	case COLD_CROSSING:
+		emit_mov_imm(e, HOST_T1, (u64)t->trace->crossing);
+		emit_jmp(e, t->jit->stub_crossing);
+		break;
 	case COLD_GO_ON_PLAIN:
 		emit_rounds_done(t, c->plan);
 		emit_jmp(e, t->plain_at[c->plan - t->plan]);
@@ -868,6 +872,8 @@ static void emit_entry(struct translation *t)
 		emit8(e, 0);
 		add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_ATTENTION;
 	}
+	if (t->trace->crossing)
+		emit_crossing(t);
 	emit_needs(t, t->plan);
 }
 

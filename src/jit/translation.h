@@ -28,7 +28,8 @@ struct cold {
 		COLD_X87,
 		COLD_NO_STRETCH,
 		COLD_NO_CREDIT,
-		COLD_GO_ON_PLAIN
+		COLD_GO_ON_PLAIN,
+		COLD_CROSSING
 	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
@@ -129,6 +130,8 @@ struct place_in_memory emit_one_register(struct translation *t, struct place_in_
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write);
 /* ZF = the TLB has the `size` bytes at T0, a linear address, in one page. T1 = its entry. Uses T2. */
 void emit_compare(struct translation *t, unsigned size, bool write);
+/* The same by the tag at this offset of the entry. */
+void emit_compare_tag(struct translation *t, unsigned size, i32 tag);
 /* ZF = T0 & mask is 0. */
 void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
@@ -136,6 +139,9 @@ void emit_cold_fill(struct translation *t, const struct cold *c);
 
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
+
+/* crossing.c: is the second page's part of the instruction what it was? Uses T0 to T2, and the flags. */
+void emit_crossing(struct translation *t);
 
 /* --- far.c --- */
 

@@ -59,6 +59,54 @@ static void test_across_pages(void)
 	CHECK("a-store-across-pages-changes-it", call(at) == 0xcafebabe);
 }
 
+/* The same where the code runs so often that it is translated. */
+static void test_hot_code_across_pages(void)
+{
+	enum { RUNS = 40 };
+	static u8 other[4096] ALIGNED(4096);
+	bool right = true;
+	/* An immediate of eight bytes, for the longest comparison; and a load, which may fault. */
+	u8 *at = code[1] - 2;
+	static const u8 movabs[] = { 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8, 0xc3 };
+	memcpy(at, movabs, sizeof movabs);
+	for (unsigned i = 0; i < RUNS * 3; i++) {
+		u64 value;
+		if (i % RUNS == 0)
+			at[9] = (u8)i;
+		asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
+		right &= value == (0x0007060504030201ULL | (u64)(i / RUNS * RUNS) << 56);
+	}
+	CHECK("hot-code-across-pages-changes", right);
+	/* mov 0(%rsi), %eax with 32 bits of displacement across the border, at two addresses with other second pages.
+	 */
+	at = WINDOW + 4096 - 2;
+	static const u8 load[] = { 0x8b, 0x86, 0, 0, 0, 0, 0xc3 };
+	memcpy(code[0] + 4094, load, 2);
+	memcpy(code[1], load + 2, 5);
+	memcpy(other, load + 2, 5);
+	other[0] = 4;
+	window_pt[0] = (u64)code[0] | 3;
+	u32 data[2] = { 11, 22 };
+	for (unsigned i = 0; i < RUNS * 4; i++) {
+		u32 value;
+		bool second = i / RUNS % 2;
+		if (i % RUNS == 0) {
+			window_pt[1] = (u64)(second ? other : code[1]) | 3;
+			invlpg(WINDOW + 4096);
+		}
+		asm volatile("call *%1" : "=a"(value) : "r"(at), "S"(data) : "memory", "cc");
+		right &= value == data[second];
+	}
+	CHECK("hot-code-across-pages-follows-its-mapping", right);
+	TRY("call *%0", : : "r"(at), "S"(1ULL << 62) : "rax", "memory", "cc");
+	CHECK("hot-code-across-pages-faults-at-its-beginning", fault.vector == GP && fault.ip == (word)at);
+	window_pt[1] = 0;
+	invlpg(WINDOW + 4096);
+	TRY("call *%0", : : "r"(at), "S"(data) : "rax", "memory", "cc");
+	CHECK("hot-code-across-pages-whose-second-is-absent",
+	      fault.vector == PF && fault.ip == (word)at && fault.address == (word)WINDOW + 4096);
+}
+
 static void test_aliases(void)
 {
 	boot_pml4[1] = (u64)window_pdpt | 3;
@@ -128,6 +176,7 @@ void guest_main(void)
 	test_stores();
 	test_across_pages();
 	test_aliases();
+	test_hot_code_across_pages();
 	test_next_instruction();
 	test_data_beside_code();
 }
