@@ -276,6 +276,8 @@ void access_write(struct cpu *cpu, u64 linear, const void *buffer, unsigned size
 void access_probe(struct cpu *cpu, u64 linear, unsigned size, enum mmu_access access)
 {
 	unsigned rest = (unsigned)(PAGE_SIZE - (linear & (PAGE_SIZE - 1)));
+	if (access != MMU_EXEC && access_hit(cpu, cpu->mmu.tlb, linear, size, access == MMU_WRITE))
+		return;
 	if (unlikely(cpu->mmu.checked))
 		check_alignment(cpu, linear, size, cpu->mmu.cls);
 	unsigned first = size < rest ? size : rest;

@@ -82,10 +82,7 @@ static unsigned vector_registers(const struct cpu *cpu)
 
 static bool all_zero(const u8 *p, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		if (p[i])
-			return false;
-	return true;
+	return !p[0] && !memcmp(p, p + 1, n - 1);
 }
 
 /* SDM vol. 1, 13.6. MXCSR belongs to none of them. */

@@ -2,6 +2,7 @@
  * The way into translated code and out of it, and from it to the interpreter's handlers. Made once, at the start of the
  * code area.
  */
+#include "cpu/access.h"
 #include "jit/translation.h"
 
 const u8 host_register[GPR_COUNT] = {
@@ -182,7 +183,10 @@ static struct block *run_crossing(struct cpu *cpu, const struct block *block)
  */
 static void fill(struct cpu *cpu, u64 linear, u64 what)
 {
-	mmu_translate(&cpu->mmu, linear + (what >> 1), what & 1 ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
+	u64 operand = linear + (what >> 1);
+	bool write = what & 1;
+	if (!access_hit(cpu, cpu->mmu.tlb, operand, 1, write))
+		mmu_translate(&cpu->mmu, operand, write ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
 }
 
 /* Runs what is translated of a block, from the site's instruction on, as the interpreter does. */

@@ -29,7 +29,7 @@ enum mmu_class {
 	MMU_CLASSES
 };
 
-enum { TLB_ENTRIES = 1024 }; /* per table; direct-mapped by page number */
+enum { TLB_ENTRIES = 4096 }; /* per table; direct-mapped by page number */
 
 /*
  * One page. A tag is the virtual page address with the table's current revision in bits 11:0; it matches only if the

@@ -11,10 +11,9 @@
 enum {
 	CONTEXTS = 16,
 	SPACES = 32,
-	SAVED_MAX = 256,     /* entries of one space */
+	SAVED_MAX = 512,     /* entries of one space */
 	REVISION_MAX = 4095, /* bits 11:0 of a tag */
 	/* Bits. */
-	WRITE_FILTER = 4096,
 	LARGE_FILTER = 2048,
 	CODE_FILTER = 2048,
 };
@@ -74,8 +73,8 @@ struct mmu_context {
 	bool local_code; /* the supervisor's code is not in global pages alone */
 	/* Entries of pages that are not global, if they are anything. */
 	u64 local[MMU_CLASSES][TLB_ENTRIES / 64];
-	/* RAM pages with write tags, per class: tells mmu_protect_code which tables to search. */
-	u64 writes[MMU_CLASSES][FILTER_WORDS(WRITE_FILTER)];
+	/* RAM pages with write tags, per class and 64 entries: tells mmu_protect_code where to search. */
+	u64 writes[MMU_CLASSES][TLB_ENTRIES / 64];
 	/*
 	 * Large pages that entries are pieces of, by address and size. INVLPG of any address in a large page must drop
 	 * all pieces; where this filter knows the page, the whole context is flushed.
@@ -287,6 +286,17 @@ static void save_space(struct mmu *mmu, struct mmu_context *c)
 	take_local(c, space);
 }
 
+static u64 write_bit(u64 page)
+{
+	return BIT((page * 0x9e3779b97f4a7c15ULL) >> 58);
+}
+
+/* An entry has a write tag for this RAM page. */
+static void note_write(struct mmu_context *c, enum mmu_class cls, unsigned index, u64 page)
+{
+	c->writes[cls][index / 64] |= write_bit(page);
+}
+
 static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_space *space)
 {
 	for (unsigned i = 0; i < space->count; i++) {
@@ -300,7 +310,7 @@ static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_spa
 		if (space->protections != mmu->protections && (mmu->mem->flags[page] & PAGE_HAS_CODE))
 			e->write = 0;
 		else
-			filter_add(c->writes[s->cls], WRITE_FILTER, page);
+			note_write(c, s->cls, s->index, page);
 	}
 	c->user = space->user;
 	space->context = NULL;
@@ -436,7 +446,7 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
 	*local = t->global ? *local & ~bit : *local | bit;
 	if (write)
-		filter_add(c->writes[cls], WRITE_FILTER, page);
+		note_write(c, cls, index, page);
 	if (t->stage1_shift > PAGE_SHIFT)
 		filter_add(c->large, LARGE_FILTER, (va >> t->stage1_shift) * 64 + t->stage1_shift);
 }
@@ -580,20 +590,24 @@ void mmu_flush_all(struct mmu *mmu)
 
 /* --- pages with code --- */
 
-/* Drops the write tags of a RAM page from one table, and makes the filter exact again. */
+/* Drops the write tags of a RAM page from one table, and makes what is noted of where it looks exact again. */
 static void protect_in_table(struct mmu *mmu, struct mmu_context *c, enum mmu_class cls, u64 page)
 {
-	struct tlb_entry *table = class_table(c, cls);
-	memset(c->writes[cls], 0, sizeof c->writes[cls]);
-	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-		struct tlb_entry *e = &table[i];
-		if ((e->write & ~PAGE_MASK) != c->revision)
+	for (unsigned first = 0; first < TLB_ENTRIES; first += 64) {
+		u64 *writes = &c->writes[cls][first / 64];
+		if (!(*writes & write_bit(page)))
 			continue;
-		u64 found = page_of_entry(mmu, e->write, e);
-		if (found == page)
-			e->write = 0;
-		else
-			filter_add(c->writes[cls], WRITE_FILTER, found);
+		*writes = 0;
+		for (unsigned index = first; index < first + 64; index++) {
+			struct tlb_entry *e = &class_table(c, cls)[index];
+			if ((e->write & ~PAGE_MASK) != c->revision)
+				continue;
+			u64 found = page_of_entry(mmu, e->write, e);
+			if (found == page)
+				e->write = 0;
+			else
+				note_write(c, cls, index, found);
+		}
 	}
 }
 
@@ -603,6 +617,5 @@ void mmu_protect_code(struct mmu *mmu, u64 ram_offset)
 	mmu->protections++; /* for what is put aside */
 	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
 		for (unsigned cls = 0; c->filled && cls < MMU_CLASSES; cls++)
-			if (filter_has(c->writes[cls], WRITE_FILTER, page))
-				protect_in_table(mmu, c, cls, page);
+			protect_in_table(mmu, c, cls, page);
 }

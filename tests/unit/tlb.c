@@ -357,17 +357,17 @@ static void test_many_local_pages(void)
 {
 	struct machine m;
 	start(&m);
-	for (unsigned i = 0; i < 600; i++)
+	for (unsigned i = 0; i < 1200; i++)
 		map(&m, VA + i * PAGE_SIZE, 1, PA + i * PAGE_SIZE, PWU);
 	set_pcid(&m, 1);
-	for (unsigned i = 0; i < 600; i++)
+	for (unsigned i = 0; i < 1200; i++)
 		touch(&m, VA + i * PAGE_SIZE, MMU_WRITE);
 	set_pcid(&m, 2);
-	for (unsigned i = 0; i < 600; i++)
+	for (unsigned i = 0; i < 1200; i++)
 		g_assert_false(hits(&m, VA + i * PAGE_SIZE, MMU_READ));
 	set_pcid(&m, 1);
 	unsigned back = 0;
-	for (unsigned i = 0; i < 600; i++)
+	for (unsigned i = 0; i < 1200; i++)
 		if (hits(&m, VA + i * PAGE_SIZE, MMU_WRITE)) {
 			back++;
 			g_assert_true((u8 *)(VA + i * PAGE_SIZE + slot(&m, VA + i * PAGE_SIZE)->addend) ==
@@ -718,6 +718,23 @@ static void test_protect_code_many(void)
 	machine_destroy(&m);
 }
 
+/* An entry that was put aside and came back is found like any other, though its slot was noted anew in between. */
+static void test_protect_code_reaches_what_came_back(void)
+{
+	struct machine m;
+	start(&m);
+	map(&m, VA, 1, PA, PWU);
+	set_pcid(&m, 1);
+	touch(&m, VA, MMU_WRITE);
+	set_pcid(&m, 2);
+	mmu_protect_code(&m.mmu, PA); /* makes what is noted exact: nothing of PCID 1 */
+	set_pcid(&m, 1);
+	g_assert_true(hits(&m, VA, MMU_WRITE));
+	mmu_protect_code(&m.mmu, PA);
+	g_assert_false(hits(&m, VA, MMU_WRITE));
+	machine_destroy(&m);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -753,5 +770,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/tlb/revision-wraps", test_revision_wraps);
 	g_test_add_func("/tlb/code/protect-drops-every-write-entry", test_protect_code);
 	g_test_add_func("/tlb/code/protect-spares-other-pages", test_protect_code_many);
+	g_test_add_func("/tlb/code/protect-reaches-what-came-back", test_protect_code_reaches_what_came_back);
 	return g_test_run();
 }
