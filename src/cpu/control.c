@@ -95,6 +95,7 @@ u64 cr4_supported(const struct cpu *cpu)
 		{ CR4_UMIP, FEATURE_UMIP },         { CR4_LA57, FEATURE_LA57 },   { CR4_VMXE, FEATURE_VMX },
 		{ CR4_FSGSBASE, FEATURE_FSGSBASE }, { CR4_PCIDE, FEATURE_PCID },  { CR4_OSXSAVE, FEATURE_XSAVE },
 		{ CR4_SMEP, FEATURE_SMEP },         { CR4_SMAP, FEATURE_SMAP },   { CR4_PKE, FEATURE_PKU },
+		{ CR4_PKS, FEATURE_PKS },
 	};
 	u64 supported = CR4_PCE;
 	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)

@@ -246,6 +246,7 @@ void cpu_reset(struct cpu *cpu)
 	const struct mmu_paging none = { .cr0 = CR0_ET };
 	mmu_set_paging(&cpu->mmu, &none);
 	mmu_set_pkru(&cpu->mmu, 0);
+	mmu_set_pkrs(&cpu->mmu, 0);
 	reset_registers(cpu);
 	cpu->xcr0 = XCR0_X87;
 	msr_reset(cpu);

@@ -52,6 +52,7 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	case FEATURE_BHI_CTRL:
 	case FEATURE_MCDT_NO:
 	case FEATURE_NO_FCS_FDS:
+	case FEATURE_PKS:
 		return !amd;
 	case FEATURE_SVM:
 	case FEATURE_TOPOEXT:
@@ -76,6 +77,7 @@ bool cpu_may_hide(enum feature feature)
 	case FEATURE_INVPCID:
 	case FEATURE_UMIP:
 	case FEATURE_PKU:
+	case FEATURE_PKS:
 	case FEATURE_LA57:
 	case FEATURE_RDPID:
 	case FEATURE_RDTSCP:

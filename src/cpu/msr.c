@@ -175,6 +175,20 @@ static bool msr_write_gs_base(struct cpu *cpu, u32 msr, u64 value)
 	return write_base(cpu, SEG_GS, value);
 }
 
+static bool msr_read_pkrs(struct cpu *cpu, u32 msr, u64 *value)
+{
+	*value = mmu_pkrs(&cpu->mmu);
+	return true;
+}
+
+static bool msr_write_pkrs(struct cpu *cpu, u32 msr, u64 value)
+{
+	if (value >> 32)
+		return false;
+	mmu_set_pkrs(&cpu->mmu, (u32)value);
+	return true;
+}
+
 /* --- the table --- */
 
 static bool is_hv_msr(u32 msr)
@@ -190,6 +204,8 @@ static bool is_hv_msr(u32 msr)
 static bool msr_exists(const struct cpu *cpu, u32 msr)
 {
 	switch (msr) {
+	case MSR_PKRS:
+		return cpu_has(cpu, FEATURE_PKS);
 	case MSR_TSC_AUX:
 		return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
 	case MSR_PLATFORM_ID:

@@ -483,7 +483,7 @@ static void check_pkru_access(struct cpu *cpu)
 static void exec_rdpkru(struct cpu *cpu, const struct insn *insn)
 {
 	check_pkru_access(cpu);
-	set_edx_eax(cpu, cpu->mmu.pkru);
+	set_edx_eax(cpu, mmu_pkru(&cpu->mmu));
 }
 
 static void exec_wrpkru(struct cpu *cpu, const struct insn *insn)

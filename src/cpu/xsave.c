@@ -97,7 +97,7 @@ u64 xsave_in_use(struct cpu *cpu)
 		in_use |= XCR0_SSE;
 	if (!all_zero(cpu->fpu.ymm_high[0], AVX_SIZE))
 		in_use |= XCR0_AVX;
-	if (cpu->mmu.pkru)
+	if (mmu_pkru(&cpu->mmu))
 		in_use |= XCR0_PKRU;
 	return in_use;
 }
@@ -243,7 +243,7 @@ static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr,
 	if (store & XCR0_AVX)
 		state_write(cpu, (linear + AVX_OFFSET) & linear_mask(cpu), cpu->fpu.ymm_high[0], 16 * n);
 	if (store & XCR0_PKRU)
-		mem_write64(cpu, linear + pkru_at, cpu->mmu.pkru);
+		mem_write64(cpu, linear + pkru_at, mmu_pkru(&cpu->mmu));
 }
 
 /* XSAVE, XSAVEOPT: standard format. XSTATE_BV bits outside the request stay as memory has them. */

@@ -105,7 +105,11 @@ struct mmu {
 	u64 protections;    /* how often mmu_protect_code() was called */
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
 	bool checked;       /* see mmu_set_checked */
-	u32 pkru;           /* rights of protection keys, in use with CR4.PKE; the CPU's only copy. See mmu_set_pkru */
+	/*
+	 * Rights of protection keys: PKRU, in use with CR4.PKE, and in the upper half IA32_PKRS, in use with CR4.PKS.
+	 * The CPU's only copy.
+	 */
+	u64 key_rights;
 	/*
 	 * Page-modification log (SDM vol. 3, 29.3.6): where the guest-physical pages go whose EPT dirty flag becomes
 	 * set. The index counts down to FFFFh, "full". NULL: nothing is logged. Whoever owns the index sets both.
@@ -127,8 +131,17 @@ void mmu_destroy(struct mmu *mmu);
  */
 void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging);
 void mmu_set_class(struct mmu *mmu, enum mmu_class cls);
-/* PKRU changed. Drops what was translated under other rights; the next access sees the new ones. */
+/* Rights of protection keys, PKRU and IA32_PKRS. The next access sees new ones. */
 void mmu_set_pkru(struct mmu *mmu, u32 pkru);
+void mmu_set_pkrs(struct mmu *mmu, u32 pkrs);
+static inline u32 mmu_pkru(const struct mmu *mmu)
+{
+	return (u32)mmu->key_rights;
+}
+static inline u32 mmu_pkrs(const struct mmu *mmu)
+{
+	return (u32)(mmu->key_rights >> 32);
+}
 
 /*
  * While `checked` is set `tlb` and `system` point to a table that stays empty, so that every access takes the slow

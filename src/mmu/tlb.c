@@ -63,10 +63,10 @@ struct mmu_context {
 	u16 vpid;
 	u16 pcid; /* whose entries are in the tables, beside the global ones */
 	bool used;
-	bool filled;         /* something entered since the last flush */
-	u64 registers;       /* what of CR0, CR4, EFER its entries depend on, packed */
-	u64 apic_page;       /* the same of struct mmu_paging */
-	u32 pkru, pkru_used; /* the same, and of that the bits that entries depend on */
+	bool filled;               /* something entered since the last flush */
+	u64 registers;             /* what of CR0, CR4, EFER its entries depend on, packed */
+	u64 apic_page;             /* the same of struct mmu_paging */
+	u64 key_rights, keys_used; /* the same, and of that the bits that entries depend on */
 	u64 revision;
 	u64 last_used; /* mmu->clock */
 	struct code_cache user, supervisor;
@@ -155,7 +155,7 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 		mmu->counters->tlb_flushes++;
 		TRACE(mmu, "flush of vpid %u, eptp %#llx", c->vpid, (unsigned long long)c->eptp);
 		c->filled = false;
-		c->pkru_used = 0;
+		c->keys_used = 0;
 		memset(c->local, 0, sizeof c->local);
 		memset(c->writes, 0, sizeof c->writes);
 		memset(c->large, 0, sizeof c->large);
@@ -362,18 +362,24 @@ static void switch_context(struct mmu *mmu, u16 vpid, u64 eptp)
 	mmu->counters->context_switches++;
 }
 
-/* PKRU is one for all contexts: each finds out when its turn comes that its entries know another value. */
+/* Key rights are the same for all contexts: each finds out when its turn comes that its entries know others. */
 static void update_keys(struct mmu *mmu)
 {
 	struct mmu_context *c = mmu->context;
-	if (unlikely((c->pkru ^ mmu->pkru) & c->pkru_used))
+	if (unlikely((c->key_rights ^ mmu->key_rights) & c->keys_used))
 		flush_context(mmu, c);
-	c->pkru = mmu->pkru;
+	c->key_rights = mmu->key_rights;
 }
 
 void mmu_set_pkru(struct mmu *mmu, u32 pkru)
 {
-	mmu->pkru = pkru;
+	mmu->key_rights = (u64)mmu_pkrs(mmu) << 32 | pkru;
+	update_keys(mmu);
+}
+
+void mmu_set_pkrs(struct mmu *mmu, u32 pkrs)
+{
+	mmu->key_rights = (u64)pkrs << 32 | mmu_pkru(mmu);
 	update_keys(mmu);
 }
 
@@ -442,7 +448,7 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 		.addend = (u64)(mmu->mem->host + t->result.ram_offset) - va,
 	};
 	c->filled = true;
-	c->pkru_used |= t->pkru_used;
+	c->keys_used |= t->keys_used;
 	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
 	*local = t->global ? *local & ~bit : *local | bit;
 	if (write)

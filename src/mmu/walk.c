@@ -362,17 +362,18 @@ static void stage1_rights(const struct mmu *mmu, u64 rights, enum mmu_class cls,
 }
 
 /*
- * Protection keys take rights of data accesses to user-mode addresses away, from both classes (SDM vol. 3, 4.6.2): two
- * bits of PKRU for each key, "access disable" and "write disable".
+ * Protection keys take rights of data accesses away (SDM vol. 3, 4.6.2): two bits for each key, "access disable" and
+ * "write disable". PKRU is for user-mode addresses, whoever accesses them, IA32_PKRS for the others.
  */
 static void key_rights(const struct mmu *mmu, u64 rights, u64 leaf, enum mmu_class cls, struct translation *t)
 {
 	const struct mmu_paging *p = &mmu->paging;
-	if (!(p->cr4 & CR4_PKE) || !(p->efer & EFER_LMA) || !(rights & PTE_U))
+	bool user_page = rights & PTE_U;
+	if (!(p->cr4 & (user_page ? CR4_PKE : CR4_PKS)) || !(p->efer & EFER_LMA))
 		return;
-	unsigned shift = 2 * PTE_KEY(leaf);
-	bool access_disable = mmu->pkru >> shift & 1, write_disable = mmu->pkru >> shift & 2;
-	t->pkru_used = 3u << shift;
+	unsigned shift = 2 * PTE_KEY(leaf) + (user_page ? 0 : 32);
+	bool access_disable = mmu->key_rights >> shift & 1, write_disable = mmu->key_rights >> shift & 2;
+	t->keys_used = 3ULL << shift;
 	t->key_denies[false] = access_disable;
 	t->key_denies[true] = access_disable || (write_disable && (cls == MMU_USER || (p->cr0 & CR0_WP)));
 	t->read = t->read && !t->key_denies[false];

@@ -95,7 +95,7 @@ enum format_id {
 
 /* Everything in CR0, CR4 and EFER that means another format or other rights. */
 #define PAGING_CR0  (CR0_PG | CR0_WP)
-#define PAGING_CR4  (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE)
+#define PAGING_CR4  (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS)
 #define PAGING_EFER (EFER_NXE | EFER_LMA)
 
 enum format_id format_of(const struct mmu_paging *paging);
@@ -131,7 +131,7 @@ struct translation {
 	bool read, write, exec; /* rights of the page for the class, of both stages */
 	bool dirty;             /* no dirty bit is left to set before writing */
 	bool global;            /* the same in every PCID (SDM vol. 3, 4.10.2.4) */
-	u32 pkru_used;          /* the bits of PKRU that the rights depend on */
+	u64 keys_used;          /* the bits of mmu->key_rights that the rights depend on */
 	bool key_denies[2];     /* [write]: what its protection key alone refuses */
 	unsigned stage1_shift;  /* log2 of the stage-1 page size */
 };

@@ -28,6 +28,7 @@
 #define MSR_VMX_FIRST         0x480
 #define MSR_VMX_LAST          0x492
 #define MSR_TSC_DEADLINE      0x6e0
+#define MSR_PKRS              0x6e1
 #define MSR_X2APIC_FIRST      0x800
 #define MSR_X2APIC_LAST       0x8ff
 #define MSR_XSS               0xda0

@@ -64,6 +64,7 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define CR4_SMEP       BIT(20)
 #define CR4_SMAP       BIT(21)
 #define CR4_PKE        BIT(22)
+#define CR4_PKS        BIT(24)
 
 #define EFER_SCE  BIT(0)
 #define EFER_LME  BIT(8)

@@ -78,6 +78,7 @@
 #define EXITC_SAVE_EFER       BIT(20)
 #define EXITC_LOAD_EFER       BIT(21)
 #define EXITC_SAVE_PREEMPTION BIT(22)
+#define EXITC_LOAD_PKRS       BIT(29)
 #define EXITC_DEFAULT1        (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
 
 /* VM-entry controls. */
@@ -85,6 +86,7 @@
 #define ENTRYC_GUEST_LONG BIT(9) /* IA-32e mode guest */
 #define ENTRYC_LOAD_PAT   BIT(14)
 #define ENTRYC_LOAD_EFER  BIT(15)
+#define ENTRYC_LOAD_PKRS  BIT(22)
 #define ENTRYC_DEFAULT1   (BITS(8, 0) | BIT(12))
 
 /*

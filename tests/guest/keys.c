@@ -10,6 +10,8 @@ enum { KEY = 5, PKRU_COMPONENT = 9 };
 #define CR4_PCIDE   BIT(17)
 #define CR4_OSXSAVE BIT(18)
 #define CR4_PKE     BIT(22)
+#define CR4_PKS     BIT(24)
+#define MSR_PKRS    0x6e1
 #define KEYED(k)    ((u64)(k) << 59)
 #define NOFLUSH     BIT(63)
 #define RET         0xc3
@@ -157,6 +159,44 @@ static void test_user(void)
 	write_rights(0);
 }
 
+/* The other register: supervisor pages, and nobody but the supervisor reaches those. */
+static void test_supervisor_keys(void)
+{
+	u32 r[4];
+	cpuid(7, 0, r);
+	if (!(r[2] & BIT(31))) {
+		TRY_AT("mov %0, %%cr4", : : "r"(read_cr4() | CR4_PKS) : "memory");
+		CHECK("pks-without-feature-is-gp", is_fault(GP, 0));
+		TRY_AT("rdmsr", : : "c"(MSR_PKRS) : "rax", "rdx");
+		CHECK("pkrs-without-feature-is-gp", is_fault(GP, 0));
+		return;
+	}
+	CHECK_EQUAL("pkrs-is-0-after-reset", rdmsr(MSR_PKRS), 0);
+	wrmsr(MSR_PKRS, AD << 2 * KEY);
+	TRY_AT("wrmsr", : : "c"(MSR_PKRS), "a"(0), "d"(1) : "memory");
+	CHECK("upper-half-of-pkrs-is-reserved", is_fault(GP, 0));
+	map(P | W | KEYED(KEY));
+	CHECK("without-pks-supervisor-pages-have-no-keys", read_it() == NO_FAULT && write_it() == NO_FAULT);
+	write_cr4(read_cr4() | CR4_PKS);
+	CHECK("pks-stops-read", page_fault(read_it(), E_P | E_KEY));
+	CHECK("pks-stops-write", page_fault(write_it(), E_P | E_W | E_KEY));
+	CHECK("pks-lets-fetch", call_it() == NO_FAULT);
+	wrmsr(MSR_PKRS, WD << 2 * KEY);
+	CHECK("pkrs-write-disable-lets-read", read_it() == NO_FAULT);
+	CHECK("pkrs-write-disable-stops-write", page_fault(write_it(), E_P | E_W | E_KEY));
+	write_cr0(read_cr0() & ~CR0_WP);
+	CHECK("pkrs-write-disable-needs-wp", write_it() == NO_FAULT);
+	write_cr0(read_cr0() | CR0_WP);
+	map(PWU | KEYED(KEY));
+	CHECK("pkrs-is-not-for-user-pages", read_it() == NO_FAULT && write_it() == NO_FAULT);
+	write_rights(AD);
+	wrmsr(MSR_PKRS, 0);
+	map(P | W | KEYED(KEY));
+	CHECK("pkru-is-not-for-supervisor-pages", read_it() == NO_FAULT && write_it() == NO_FAULT);
+	write_rights(0);
+	write_cr4(read_cr4() & ~CR4_PKS);
+}
+
 /* Pages of a large size, and address spaces that were away while PKRU changed. */
 static void test_caches(void)
 {
@@ -255,6 +295,7 @@ void guest_main(void)
 	test_instructions();
 	test_supervisor();
 	test_user();
+	test_supervisor_keys();
 	test_caches();
 	test_xsave();
 }

@@ -161,6 +161,38 @@ static void test_loaded_state(void)
 	CHECK_EQUAL("rflags-are-clear-after-the-exit", read_flags() & 0x3f7fd7 & ~0x44UL, 2);
 }
 
+enum { MSR_PKRS = 0x6e1 };
+
+L2(l2_pkrs, "mov $0x6e1, %ecx; rdmsr; mov %eax, %esi; mov $0x50, %eax; xor %edx, %edx; wrmsr; vmcall")
+
+static void test_pkrs(void)
+{
+	u32 r[4];
+	cpuid(7, 0, r);
+	if (!(r[2] & BIT(31))) {
+		skip("guest-pkrs-is-loaded", "not in CPUID");
+		return;
+	}
+	vmcs_make(l2_pkrs);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmcs_set(F(entry_controls), ENTRYC_LOAD_PKRS);
+	vmwrite(F(guest_pkrs), 0x40);
+	wrmsr(MSR_PKRS, 0x10);
+	CHECK_EQUAL("runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("guest-pkrs-is-loaded", l2_regs[L2_RSI], 0x40);
+	CHECK_EQUAL("guest-pkrs-is-saved", vmread(F(guest_pkrs)), 0x50);
+	CHECK_EQUAL("without-control-the-exit-leaves-pkrs", rdmsr(MSR_PKRS), 0x50);
+	vmcs_make(l2_pkrs);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmcs_set(F(exit_controls), EXITC_LOAD_PKRS);
+	vmwrite(F(guest_pkrs), 0x40);
+	vmwrite(F(host_pkrs), 0x80);
+	CHECK_EQUAL("runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("without-control-the-entry-leaves-pkrs", l2_regs[L2_RSI], 0x50);
+	CHECK_EQUAL("host-pkrs-is-loaded", rdmsr(MSR_PKRS), 0x80);
+	wrmsr(MSR_PKRS, 0);
+}
+
 /* DR7 and IA32_DEBUGCTL stay as they are, unless controls say otherwise. */
 static void test_debug_controls(void)
 {
@@ -365,6 +397,7 @@ void guest_main(void)
 	test_failure_keeps_launch_state();
 	test_checks_are_repeated();
 	test_loaded_state();
+	test_pkrs();
 	test_debug_controls();
 	test_unused_controls();
 	test_efer();

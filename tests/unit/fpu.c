@@ -284,7 +284,7 @@ static void test_compacted(void *fixture, const void *unused)
 	fpu_set_mxcsr(&m->cpu, 0x1f80);
 	mmu_set_pkru(&m->cpu.mmu, 0);
 	g_assert_cmpint(run(xrstors_all), ==, -1);
-	g_assert_cmphex(m->cpu.mmu.pkru, ==, 0x30);
+	g_assert_cmphex(mmu_pkru(&m->cpu.mmu), ==, 0x30);
 	g_assert_cmpint(fpu_xmm(&m->cpu, 5)[3], ==, 0x31);
 	g_assert_cmphex(fpu_mxcsr(&m->cpu), ==, 0x1fa0);
 	if (has_avx())

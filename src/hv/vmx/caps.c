@@ -98,6 +98,7 @@ static u64 cr4_allowed(const struct vmx *vmx)
 		{ FEATURE_SMEP, CR4_SMEP },
 		{ FEATURE_SMAP, CR4_SMAP },
 		{ FEATURE_PKU, CR4_PKE },
+		{ FEATURE_PKS, CR4_PKS },
 	};
 	u64 allowed = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(by_feature); i++)

@@ -59,6 +59,11 @@ static bool pat(const struct vmx *vmx)
 	return !vmx_entryc(vmx, ENTRYC_LOAD_PAT) || vmx_pat_valid(vmx->vmcs.guest_pat);
 }
 
+static bool pkrs(const struct vmx *vmx)
+{
+	return !vmx_entryc(vmx, ENTRYC_LOAD_PKRS) || !(vmx->vmcs.guest_pkrs >> 32);
+}
+
 static bool efer_reserved(const struct vmx *vmx)
 {
 	return !vmx_entryc(vmx, ENTRYC_LOAD_EFER) ||
@@ -127,6 +132,7 @@ const struct vmx_check vmx_checks_guest_regs[] = {
 	CHECK("guest DR7", dr7),
 	CHECK("guest SYSENTER addresses", sysenter),
 	CHECK("guest PAT", pat),
+	CHECK("guest PKRS", pkrs),
 	CHECK("guest EFER: reserved bits", efer_reserved),
 	CHECK("guest EFER: LMA", efer_lma),
 	CHECK("guest EFER: LME", efer_lme),

@@ -37,6 +37,11 @@ static bool pat(const struct vmx *vmx)
 	return !vmx_exitc(vmx, EXITC_LOAD_PAT) || vmx_pat_valid(vmx->vmcs.host_pat);
 }
 
+static bool pkrs(const struct vmx *vmx)
+{
+	return !vmx_exitc(vmx, EXITC_LOAD_PKRS) || !(vmx->vmcs.host_pkrs >> 32);
+}
+
 static bool efer_reserved(const struct vmx *vmx)
 {
 	return !vmx_exitc(vmx, EXITC_LOAD_EFER) ||
@@ -117,6 +122,7 @@ const struct vmx_check vmx_checks_host[] = {
 	CHECK("host CR3: physical-address width", cr3),
 	CHECK("host SYSENTER addresses", sysenter),
 	CHECK("host PAT", pat),
+	CHECK("host PKRS", pkrs),
 	CHECK("host EFER: reserved bits", efer_reserved),
 	CHECK("host EFER: LMA and LME against the address-space size", efer_long),
 	CHECK("host selectors: RPL and TI", selectors),

@@ -100,6 +100,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 	}
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PAT))
 		cpu->msr.pat = v->guest_pat;
+	if (vmx_entryc(vmx, ENTRYC_LOAD_PKRS))
+		mmu_set_pkrs(&cpu->mmu, (u32)v->guest_pkrs);
 }
 
 static void load_segments(struct cpu *cpu, struct vmcs *v)

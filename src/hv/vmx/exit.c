@@ -48,6 +48,7 @@ static void save_registers(struct cpu *cpu, struct vmx *vmx, const struct vmx_ex
 		v->guest_pat = cpu->msr.pat;
 	if (vmx_exitc(vmx, EXITC_SAVE_EFER))
 		v->guest_efer = cpu->efer;
+	v->guest_pkrs = mmu_pkrs(&cpu->mmu); /* saved wherever it can be loaded, by no control */
 	if (unlikely(cpu_long_mode(cpu) != vmx_entryc(vmx, ENTRYC_GUEST_LONG))) {
 		v->entry_controls ^= ENTRYC_GUEST_LONG;
 		vmx->checked = 0;
@@ -201,6 +202,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 	cpu->msr.sysenter_eip = v->host_sysenter_eip;
 	if (vmx_exitc(vmx, EXITC_LOAD_PAT))
 		cpu->msr.pat = v->host_pat;
+	if (vmx_exitc(vmx, EXITC_LOAD_PKRS))
+		mmu_set_pkrs(&cpu->mmu, (u32)v->host_pkrs);
 }
 
 /* Access rights of host segments are fixed: flat, accessed, DPL 0 (28.5.2). */
