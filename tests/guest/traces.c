@@ -22,10 +22,12 @@ static void map(unsigned n, u64 rights)
 
 asm(".pushsection .text\n"
     /* XOR's flags must arrive behind POPs and RET. */
-    ".global flags_over_return, flags_over_call\n"
+    ".global flags_over_return, flags_over_call, flags_of_rotation\n"
     "flags_over_return: push %rbx; push %rbp; push %r12; xor %eax, %eax; pop %r12; pop %rbp; pop %rbx; ret\n"
     "flags_over_call: call 1f; ret\n"
     "1: mov $0x80, %eax; push %rbx; add %al, %al; pop %rbx; ret\n" /* 80h + 80h: CF, ZF, OF */
+    /* OF is undefined behind it; SF, PF and AF stay as ADD made them. */
+    "flags_of_rotation: mov $0x7fffffff, %eax; add $1, %eax; rol $4, %eax; rol $3, %eax; ret\n"
     ".popsection\n");
 
 static word flags_behind(const char *function)
@@ -34,17 +36,19 @@ static word flags_behind(const char *function)
 	asm volatile("stc; call *%1; pushf; pop %0" : "=r"(flags) : "r"(function) : "rax", "cc", "memory");
 	return flags & 0x8d5;
 }
-extern const char flags_over_return[], flags_over_call[];
+extern const char flags_over_return[], flags_over_call[], flags_of_rotation[];
 
 static void test_flags(void)
 {
-	word xored = 0x44, added = 0x845;
+	word xored = 0x44, added = 0x845, rotated = 0x94;
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		xored &= flags_behind(flags_over_return) == 0x44 ? ~0UL : 0;
 		added &= flags_behind(flags_over_call) == 0x845 ? ~0UL : 0;
+		rotated &= (flags_behind(flags_of_rotation) & 0xd5) == 0x94 ? ~0UL : 0;
 	}
 	CHECK_EQUAL("flags-pass-pops-and-return", xored, 0x44);
 	CHECK_EQUAL("flags-pass-a-return-to-a-return", added, 0x845);
+	CHECK_EQUAL("a-rotation-keeps-flags-but-cf-and-of", rotated, 0x94);
 	/* A loop that carries CF round, through memory accesses. */
 	u64 sum[4] = { 0 }, one[4] = { ~0ULL, ~0ULL, ~0ULL, 0 };
 	for (unsigned i = 0; i < ROUNDS; i++) {
