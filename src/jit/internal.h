@@ -320,6 +320,19 @@ const u8 *jit_translate_crossing(struct cpu *cpu, struct jit *jit, struct block 
 /* verify.c: is [code, +size) nothing but instructions that translated code may contain? `loop`: has a stretch; or NULL.
  */
 bool jit_verify(const struct jit *jit, const u8 *code, size_t size, const struct loop *loop);
+/*
+ * The length of the instruction at `at` in code [code, end), 0 if it must not be there; `bases`: registers besides the
+ * usual ones that operands in memory may be reached through.
+ */
+unsigned jit_verify_decoded(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end, u32 bases);
+/* verify_plain.c: the same without a decoder, for the most usual ones; 0: ask the decoder. */
+unsigned jit_verify_plain(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end);
+
+/* Jumps and calls stay in their code or go to a stub. */
+static inline bool jit_branch_is_right(const struct jit *jit, const u8 *target, const u8 *code, const u8 *end)
+{
+	return (target >= code && target < end) || (target >= jit->writable && target < jit->writable + jit->stubs_end);
+}
 
 /* look.c: what a person may see: of a new translation (jit->made), of a block that stays interpreted, of the code area.
  */

@@ -183,9 +183,7 @@ static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction
 		return zi->opcode == 0xc3;
 	if (!zi->raw.imm[0].is_relative)
 		return zi->raw.modrm.mod != 3;
-	const u8 *target = next + (i64)zi->raw.imm[0].value.s;
-	return (target >= code && target < code + size) ||
-	       (target >= jit->writable && target < jit->writable + jit->stubs_end);
+	return jit_branch_is_right(jit, next + (i64)zi->raw.imm[0].value.s, code, code + size);
 }
 
 /*
@@ -235,19 +233,30 @@ static bool is_reencoded_right(const struct jit *jit, const ZydisDecodedInstruct
 	return true;
 }
 
+unsigned jit_verify_decoded(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end, u32 bases)
+{
+	ZydisDecodedInstruction zi;
+	ZydisDecoderContext context;
+	bool right =
+		ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, at, (size_t)(end - at), &zi)) &&
+		is_allowed(&zi) && !is_wrong_mov(&zi) && !is_wrong_division(&zi) && !is_bit_string(&zi) &&
+		is_memory_right(&zi, bases) && is_reencoded_right(jit, &zi, &context) &&
+		is_branch_right(jit, &zi, at + zi.length, code, (size_t)(end - code)) &&
+		!(zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE));
+	return right ? zi.length : 0;
+}
+
 bool jit_verify(const struct jit *jit, const u8 *code, size_t size, const struct loop *loop)
 {
-	for (size_t at = 0; at < size;) {
-		ZydisDecodedInstruction zi;
-		ZydisDecoderContext context;
-		u32 bases = loop && code + at >= loop->start && code + at < loop->end ? loop_bases(loop) : 0;
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, code + at, size - at, &zi)) ||
-		    !is_allowed(&zi) || is_wrong_mov(&zi) || is_wrong_division(&zi) || is_bit_string(&zi) ||
-		    !is_memory_right(&zi, bases) || !is_reencoded_right(jit, &zi, &context) ||
-		    !is_branch_right(jit, &zi, code + at + zi.length, code, size) ||
-		    (zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE)))
+	const u8 *end = code + size;
+	for (const u8 *at = code; at < end;) {
+		u32 bases = loop && at >= loop->start && at < loop->end ? loop_bases(loop) : 0;
+		unsigned length = jit_verify_plain(jit, at, code, end);
+		if (!length)
+			length = jit_verify_decoded(jit, at, code, end, bases);
+		if (!length)
 			return false;
-		at += zi.length;
+		at += length;
 	}
 	return true;
 }

@@ -165,6 +165,46 @@ static void bytes_cut_short_are_refused(void)
 	g_assert_false(verify(BYTES(0x90, 0x49, 0x8b)));
 }
 
+/* Random bytes that look like an instruction: perhaps prefixes, any opcode, operands near what is allowed. */
+static void make_bytes(u8 bytes[32])
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < 32; i++)
+		bytes[i] = (u8)g_test_rand_int();
+	if (g_test_rand_int_range(0, 4) == 0)
+		bytes[n++] = 0x66;
+	if (g_test_rand_int_range(0, 4) != 0)
+		bytes[n++] = (u8)(0x40 | g_test_rand_int_range(0, 16));
+	if (g_test_rand_int_range(0, 3) == 0)
+		bytes[n++] = 0x0f;
+	n++;
+	if (g_test_rand_bit())
+		bytes[n + 2] = bytes[n + 3] = bytes[n + 1] = 0; /* short branches forward */
+}
+
+static void what_needs_no_decoder_is_what_the_decoder_says(void)
+{
+	unsigned plain = 0, kinds = 0;
+	bool seen[512] = { false };
+	for (unsigned i = 0; i < 1000000; i++) {
+		u8 bytes[32];
+		make_bytes(bytes);
+		const u8 *end = bytes + sizeof bytes;
+		unsigned length = jit_verify_plain(&jit, bytes, bytes, end);
+		if (!length)
+			continue;
+		g_assert_cmpuint(jit_verify_decoded(&jit, bytes, bytes, end, 0), ==, length);
+		plain++;
+		unsigned at = bytes[0] == 0x66;
+		at += (bytes[at] & 0xf0) == 0x40;
+		unsigned opcode = bytes[at] == 0x0f ? 256u + bytes[at + 1] : bytes[at];
+		kinds += !seen[opcode];
+		seen[opcode] = true;
+	}
+	g_assert_cmpuint(plain, >, 50000);
+	g_assert_cmpuint(kinds, >, 140);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -180,5 +220,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/jit-verify/x87-code-passes-but-for-whole-states", x87_code_passes_but_for_whole_states);
 	g_test_add_func("/jit-verify/jumps-elsewhere-are-refused", jumps_elsewhere_are_refused);
 	g_test_add_func("/jit-verify/bytes-cut-short-are-refused", bytes_cut_short_are_refused);
+	g_test_add_func("/jit-verify/what-needs-no-decoder-is-what-the-decoder-says",
+			what_needs_no_decoder_is_what_the_decoder_says);
 	return g_test_run();
 }
