@@ -35,6 +35,7 @@ enum plan_kind {
 	PLAN_JCC,
 	/* These do not. */
 	PLAN_DIRECTION,
+	PLAN_CLI,
 	PLAN_NOTHING,
 	PLAN_LEA,
 	PLAN_PUSH,

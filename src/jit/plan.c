@@ -204,9 +204,13 @@ static bool plan_branch(struct plan *p)
 	return plan_memory(p, &p->op[0]) && p->memory_size == 8;
 }
 
-/* PUSH and POP of a 64-bit register or an immediate. */
+/* PUSH and POP of a 64-bit register or an immediate; PUSH of memory, too. */
 static bool plan_push_pop(struct plan *p)
 {
+	if (p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		p->memory = p->zi.mnemonic == ZYDIS_MNEMONIC_PUSH && p->insn->opsize == 8 && plan_memory(p, &p->op[0]);
+		return p->memory;
+	}
 	if (p->insn->opsize != 8 || !(is_gpr(&p->op[0]) || p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE))
 		return false;
 	p->memory = true;
@@ -273,6 +277,8 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	case ZYDIS_MNEMONIC_CLD:
 	case ZYDIS_MNEMONIC_STD:
 		return PLAN_DIRECTION;
+	case ZYDIS_MNEMONIC_CLI:
+		return PLAN_CLI;
 	case ZYDIS_MNEMONIC_LEAVE:
 		p->memory = insn->opsize == 8;
 		p->memory_size = 8;
@@ -341,6 +347,7 @@ static bool shows_flags(const struct plan *p)
 {
 	switch (p->kind) {
 	case PLAN_HANDLER:
+	case PLAN_CLI:
 	case PLAN_CALL:
 	case PLAN_JMP:
 	case PLAN_RET:

@@ -67,9 +67,6 @@ static bool operand_access(const struct tracker *k, const struct plan *p, struct
 bool tracker_access(const struct tracker *k, const struct plan *p, struct access *a)
 {
 	switch (p->kind) {
-	case PLAN_PUSH:
-		*a = on_stack(k, RSP, -8, true);
-		return true;
 	case PLAN_POP:
 	case PLAN_RET:
 		*a = on_stack(k, RSP, 0, false);
@@ -77,6 +74,7 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 	case PLAN_LEAVE:
 		*a = on_stack(k, RBP, 0, false);
 		return true;
+	case PLAN_PUSH:
 	case PLAN_CALL:
 		*a = on_stack(k, RSP, -8, true);
 		return p->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;

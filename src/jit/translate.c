@@ -252,6 +252,17 @@ static void emit_store_place(struct translation *t, unsigned from, struct place_
 	emit_rm(&t->e, OPCODE_WIDE(0x89), from, m.base, m.index, m.scale, m.disp);
 }
 
+/* PUSH of memory: each operand is checked by itself, and what was read waits in the place of RIP for the second. */
+static void translate_push_memory(struct translation *t, const struct plan *p)
+{
+	emit_load_place(t, HOST_T0, emit_place(t, p));
+	emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
+	emit_load(&t->e, HOST_T2, HOST_CPU, guest_offset(REG_RIP));
+	emit_store_place(t, HOST_T2, m);
+	emit_adjust_rsp(t, -8);
+}
+
 static void translate_push(struct translation *t, const struct plan *p)
 {
 	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
@@ -811,13 +822,19 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_DIRECTION:
 		translate_direction(t, p);
 		break;
+	case PLAN_CLI:
+		translate_cli(t, p);
+		break;
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:
 		translate_lea(t, p);
 		break;
 	case PLAN_PUSH:
-		translate_push(t, p);
+		if (p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			translate_push_memory(t, p);
+		else
+			translate_push(t, p);
 		break;
 	case PLAN_POP:
 		translate_pop(t, p);

@@ -176,6 +176,7 @@ void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned c
 void translate_divide(struct translation *t, const struct plan *p);
 void translate_bit_string(struct translation *t, const struct plan *p);
 void translate_direction(struct translation *t, const struct plan *p);
+void translate_cli(struct translation *t, const struct plan *p);
 
 /* reencode.c */
 void translate_reencoded(struct translation *t, const struct plan *p);

@@ -217,6 +217,15 @@ static void test_user(void)
 	CHECK("no-alignment-check-at-cpl-0", true);
 	write_cr0(read_cr0() & ~BIT(18));
 	CHECK("popf-at-cpl-3-keeps-if", run_user(user_popf_if) == 0x80 && !(fault.flags & BIT(9)));
+	/* The same code at IOPL 0 and 3, over and over: translated code must look each time. */
+	bool by_iopl = true;
+	for (unsigned i = 0; i < 50; i++) {
+		fault.vector = NO_FAULT;
+		enter_user((word)user_cli, (word)user_stack + sizeof user_stack, i & 1 ? 0x3203 : 0x203);
+		by_iopl &= i & 1 ? fault.vector == 0x80 && (fault.flags & (BIT(9) | 1)) == 1
+				 : fault.vector == GP && (fault.flags & (BIT(9) | 1)) == (BIT(9) | 1);
+	}
+	CHECK("cli-at-cpl-3-is-gp-or-clears-if-by-iopl-and-keeps-cf", by_iopl);
 }
 
 /* --- double fault --- */
