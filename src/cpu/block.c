@@ -42,6 +42,9 @@ int block_cache_init(struct cpu *cpu)
 	cache->hash = map_zero(HASH_BUCKETS * sizeof(*cache->hash));
 	cache->pages = map_zero(pages_size(cache));
 	cache->arena = map_zero(cache->arena_size);
+	/* Blocks are looked at here and there, by the run loop and by each indirect jump. */
+	if (cache->arena)
+		(void)madvise(cache->arena, cache->arena_size, MADV_HUGEPAGE);
 	int error = cache->hash && cache->pages && cache->arena ? decoders_init(cpu, &cache->decoders) : -ENOMEM;
 	if (error) {
 		block_cache_destroy(cpu);
