@@ -69,23 +69,39 @@ void emit_address(struct translation *t, const struct plan *p, unsigned to, bool
 
 /* This is access_hit(); that the tag of the last byte's page must be that of the first one's entry excludes ranges
  * across pages. */
-void emit_compare_tag(struct translation *t, unsigned size, i32 tag)
+void emit_compare_tag(struct translation *t, unsigned base, i32 disp, unsigned size, i32 tag)
 {
 	struct emit *e = &t->e;
-	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T1);
+	if (disp)
+		emit_rm(e, (struct opcode){ .byte = 0x8d }, HOST_T1, base, HOST_NONE, 0, disp);
+	else
+		emit_rr(e, (struct opcode){ .byte = 0x89 }, base, HOST_T1);
 	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_T1);
 	emit8(e, 7);
 	emit_alu_imm(e, 4, false, HOST_T1, (TLB_ENTRIES - 1) << 5);
 	emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.tlb));
-	emit_lea(e, HOST_T2, HOST_T0, (i32)size - 1);
+	emit_lea(e, HOST_T2, base, disp + (i32)size - 1);
 	emit_alu_imm(e, 4, true, HOST_T2, -(i32)PAGE_SIZE);
 	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_T1, HOST_NONE, 0, tag);
 }
 
-void emit_compare(struct translation *t, unsigned size, bool write)
+void emit_compare(struct translation *t, unsigned base, i32 disp, unsigned size, bool write)
 {
-	emit_compare_tag(t, size, write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	emit_compare_tag(t, base, disp, size,
+			 write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+}
+
+/*
+ * Is the linear address just base + constant, with the base in a host register? Then it need not be computed for a
+ * check, nor for the access.
+ */
+static bool is_near(const struct translation *t, const struct plan *p, i64 disp)
+{
+	const struct insn *insn = p->insn;
+	bool lock = insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG;
+	return insn->base < GPR_COUNT && t->host[insn->base] != HOST_NONE && insn->index == REG_ZERO &&
+	       !has_segment(p) && !p->alignment && !lock && disp == (i32)disp && disp + 512 == (i32)(disp + 512);
 }
 
 /* --- operands by themselves --- */
@@ -101,10 +117,20 @@ static void give_up_for_check(struct translation *t, const struct plan *p)
 /* T0 = host address of `size` bytes at linear address T0, or the handler does it all. */
 static struct place_in_memory emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
 {
-	emit_compare(t, size, write);
+	emit_compare(t, HOST_T0, 0, size, write);
 	emit_handler_if(t, p, COND_NZ);
 	emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
 	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
+}
+
+/* The same at base + disp. */
+static struct place_in_memory emit_near_check(struct translation *t, const struct plan *p, unsigned base, i32 disp,
+					      unsigned size, bool write)
+{
+	emit_compare(t, base, disp, size, write);
+	emit_handler_if(t, p, COND_NZ);
+	emit_load(&t->e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+	return (struct place_in_memory){ (u8)base, HOST_T1, 0, disp };
 }
 
 void emit_test_alignment(struct translation *t, u32 mask)
@@ -123,6 +149,8 @@ static struct place_in_memory emit_single(struct translation *t, const struct pl
 {
 	const struct insn *insn = p->insn;
 	give_up_for_check(t, p);
+	if (is_near(t, p, insn->disp))
+		return emit_near_check(t, p, t->host[insn->base], insn->disp, p->memory_size, p->memory_write);
 	emit_address(t, p, HOST_T0, true);
 	if (has_segment(p))
 		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
@@ -152,15 +180,56 @@ static void emit_ungroup_if(struct translation *t, const struct plan *p, unsigne
 	c->plan = p;
 }
 
-/* T0 = where the group's range begins: checks it. T1 = the page's addend. */
+/*
+ * Where a group's range begins: base + disp; computed in T0, unless that is a guest register plus a constant in any
+ * case.
+ */
+struct range_start {
+	unsigned base;
+	i32 disp;
+};
+
+static struct range_start range_start(const struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	switch (p->kind) {
+	case PLAN_PUSH:
+	case PLAN_CALL:
+		return (struct range_start){ t->host[RSP], p->group_low - 8 };
+	case PLAN_POP:
+	case PLAN_RET:
+		return (struct range_start){ t->host[RSP], p->group_low };
+	case PLAN_LEAVE:
+		return (struct range_start){ t->host[RBP], p->group_low };
+	default:
+		if (is_near(t, p, (i64)insn->disp + p->group_low))
+			return (struct range_start){ t->host[insn->base], insn->disp + p->group_low };
+		return (struct range_start){ HOST_T0, 0 };
+	}
+}
+
+static struct range_start emit_range_start(struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	struct range_start start = range_start(t, p);
+	if (start.base != HOST_T0)
+		return start;
+	emit_address_plus(t, p, HOST_T0, true, p->group_low);
+	if (has_segment(p))
+		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
+	return start;
+}
+
+/* Checks the group's range. T1 = the page's addend. */
 static void emit_lead_check(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
+	struct range_start start = emit_range_start(t, p);
 	if (p->alignment) {
 		emit_test_alignment(t, p->alignment);
 		emit_ungroup_if(t, p, COND_NZ);
 	}
-	emit_compare(t, p->group_size, p->group_write);
+	emit_compare(t, start.base, start.disp, p->group_size, p->group_write);
 	if (t->loop) {
 		emit_go_on_plain_if(t, p, COND_NZ);
 	} else {
@@ -183,13 +252,16 @@ void emit_cold_fill(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
 	const struct plan *p = c->plan;
+	struct range_start start = range_start(t, p);
+	if (start.base != HOST_T0)
+		emit_lea(e, HOST_T0, start.base, start.disp);
 	emit_mov_imm(e, HOST_T2, (u64)(u32)-p->group_low << 1 | jit_writes(p));
 	emit_call(e, t->jit->stub_fill);
 	if (p->vectors_before)
 		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
 	if (p->x87_before)
 		emit_call(e, t->jit->stub_load_x87);
-	emit_compare(t, p->group_size, p->group_write);
+	emit_compare(t, HOST_T0, 0, p->group_size, p->group_write);
 	emit_jcc(e, COND_Z, c->back);
 	emit_cold_ungroup(t, c);
 }
@@ -217,12 +289,8 @@ static void emit_addend(struct translation *t, const struct plan *p)
 static struct place_in_memory emit_grouped(struct translation *t, const struct plan *p)
 {
 	const struct insn *insn = p->insn;
-	if (p->leads) {
+	if (p->leads)
 		give_up_for_check(t, p);
-		emit_address_plus(t, p, HOST_T0, true, p->group_low);
-		if (has_segment(p))
-			emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
-	}
 	if (insn->index != REG_ZERO) {
 		if (p->leads)
 			emit_addend(t, p);
@@ -259,12 +327,10 @@ struct place_in_memory emit_one_register(struct translation *t, struct place_in_
 
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
 {
-	if (!p->group || p->leads) {
+	if (!p->group || p->leads)
 		give_up_for_check(t, p);
-		emit_lea(&t->e, HOST_T0, base, change + (p->group ? p->group_low : 0));
-	}
 	if (!p->group)
-		return emit_check(t, p, 8, write);
+		return emit_near_check(t, p, base, change, 8, write);
 	emit_addend(t, p);
 	return (struct place_in_memory){ (u8)base, HOST_T1, 0, change };
 }

@@ -45,7 +45,7 @@ void emit_crossing(struct translation *t)
 	unsigned first = (unsigned)PAGE_SIZE - p->offset, beyond = p->insn->length - first;
 
 	emit_page_address(t, HOST_T0, PAGE_SIZE);
-	emit_compare_tag(t, 1, offsetof(struct tlb_entry, exec));
+	emit_compare_tag(t, HOST_T0, 0, 1, offsetof(struct tlb_entry, exec));
 	add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_CROSSING;
 	emit_rm(e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
 	for (unsigned at = 0; at < beyond; at += 8)

@@ -126,7 +126,7 @@ static void emit_hoisted_check(struct translation *t, const struct hoisted *h, u
 		emit_test_alignment(t, h->alignment);
 		emit_plain_if(t, COND_NZ);
 	}
-	emit_compare(t, h->size, h->write);
+	emit_compare(t, HOST_T0, 0, h->size, h->write);
 	emit_plain_if(t, COND_NZ);
 	if (h->step)
 		emit_rounds(t, h);

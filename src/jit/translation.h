@@ -128,10 +128,10 @@ void emit_operand(struct translation *t, const struct plan *p);
 struct place_in_memory emit_one_register(struct translation *t, struct place_in_memory m);
 /* The 8 bytes at [base + change]. */
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write);
-/* ZF = the TLB has the `size` bytes at T0, a linear address, in one page. T1 = its entry. Uses T2. */
-void emit_compare(struct translation *t, unsigned size, bool write);
+/* ZF = the TLB has the `size` bytes at linear address base + disp, in one page. T1 = its entry. Uses T2. */
+void emit_compare(struct translation *t, unsigned base, i32 disp, unsigned size, bool write);
 /* The same by the tag at this offset of the entry. */
-void emit_compare_tag(struct translation *t, unsigned size, i32 tag);
+void emit_compare_tag(struct translation *t, unsigned base, i32 disp, unsigned size, i32 tag);
 /* ZF = T0 & mask is 0. */
 void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
