@@ -25,6 +25,12 @@ enum { CONFIG_ENABLE = 0x1, CONFIG_LEGACY = 0x2 };
 /* The host is woken at most this often for one timer. */
 #define MIN_PERIOD_NS 10000ULL
 
+/*
+ * Periods that go by while the host runs something else are made up for, at this many times their rate: a guest that
+ * counts ticks loses none, as long as there are not too many.
+ */
+enum { CATCH_UP = 8, MISSED_MAX = 64 };
+
 /* Waits longer than this many ticks (30 years) never end. */
 #define FAR_TICKS BIT(56)
 
@@ -111,16 +117,40 @@ static void arm(struct hpet_timer *t, u64 soonest_ns)
 	timer_arm(&t->timer, deadline < soonest_ns ? soonest_ns : deadline);
 }
 
+/* Something changed: nothing is left of what was missed. */
+static void restart(struct hpet_timer *t)
+{
+	t->missed = 0;
+	arm(t, 0);
+}
+
+/* A match of a periodic timer, or one in place of a match that was missed. */
+static void match_periodic(struct hpet_timer *t)
+{
+	u64 now = clock_now(t->hpet->clock);
+	u64 late = (counter_now(t->hpet) - t->comparator) & width_mask(t);
+
+	if (late > width_mask(t) / 2) {
+		t->missed--; /* the comparator lies ahead */
+	} else {
+		u64 missed = t->missed + late / t->period;
+		t->missed = missed < MISSED_MAX ? (u32)missed : MISSED_MAX;
+		t->comparator = (t->comparator + (late / t->period + 1) * t->period) & width_mask(t);
+	}
+	arm(t, now + MIN_PERIOD_NS);
+	u64 soon = t->period * HPET_PERIOD_NS / CATCH_UP;
+	soon = now + (soon < MIN_PERIOD_NS ? MIN_PERIOD_NS : soon);
+	if (t->missed && soon < t->timer.deadline)
+		timer_arm(&t->timer, soon);
+}
+
 static void match(void *opaque)
 {
 	struct hpet_timer *t = opaque;
 	u64 now = clock_now(t->hpet->clock);
 
 	if (t->config & TN_PERIODIC && t->period) {
-		/* Periods that went by unseen merge into one. */
-		u64 late = (counter_now(t->hpet) - t->comparator) & width_mask(t);
-		t->comparator = (t->comparator + (late / t->period + 1) * t->period) & width_mask(t);
-		arm(t, now + MIN_PERIOD_NS);
+		match_periodic(t);
 	} else {
 		/* The next match is a wrap-around away: minutes in 32-bit mode, never in 64-bit mode. */
 		if (t->config & TN_32BIT)
@@ -190,7 +220,7 @@ static void write_config(struct hpet *hpet, u64 value)
 		struct hpet_timer *t = &hpet->timer[n];
 		if (!enable)
 			release(t);
-		arm(t, 0);
+		restart(t);
 	}
 }
 
@@ -200,7 +230,7 @@ static void write_counter(struct hpet *hpet, u64 value)
 	hpet->counter = value;
 	hpet->started = clock_now(hpet->clock);
 	for (unsigned n = 0; n < HPET_TIMERS; n++)
-		arm(&hpet->timer[n], 0);
+		restart(&hpet->timer[n]);
 }
 
 static void write_status(struct hpet *hpet, u64 value)
@@ -225,7 +255,7 @@ static void write_timer_config(struct hpet_timer *t, u64 value)
 	t->comparator &= width_mask(t);
 	t->period &= width_mask(t);
 	if (changed & (TN_32BIT | TN_PERIODIC))
-		arm(t, 0);
+		restart(t);
 }
 
 /*
@@ -243,7 +273,7 @@ static void write_comparator(struct hpet_timer *t, u64 value, u64 written)
 		/* A value written in two halves is complete with the upper one, unless there is none. */
 		if ((written >> 32) || (t->config & TN_32BIT))
 			t->config &= ~TN_SET;
-		arm(t, 0);
+		restart(t);
 	}
 }
 
@@ -315,6 +345,7 @@ void hpet_reset(struct hpet *hpet)
 		struct hpet_timer *t = &hpet->timer[n];
 		release(t);
 		timer_disarm(&t->timer);
+		t->missed = 0;
 		t->config = TN_READ_ONLY;
 		t->comparator = ~0ULL;
 		t->period = 0;

@@ -29,6 +29,7 @@ struct hpet_timer {
 	u64 period; /* periodic mode: what is added at each match */
 	struct timer timer;
 	struct hpet *hpet;
+	u32 missed; /* periods that went by unseen and are still to be made up for */
 };
 
 struct hpet {

@@ -259,6 +259,36 @@ static void test_late(void)
 	g_free(rig);
 }
 
+static void test_missed(void)
+{
+	struct rig *rig = rig_new();
+	const u64 millisecond = 1000000;
+	out(rig, CONFIG, 1);
+	out(rig, TIMER(0), ENABLE | PERIODIC | SET | ROUTE(20));
+	out(rig, COMPARATOR(0), millisecond / 10);
+	rig->clock.base += 5 * millisecond + millisecond / 2;
+	clock_advance(&rig->clock, 1);
+	g_assert_cmpint(rig->pins.rises[20], ==, 1);
+	clock_advance(&rig->clock, millisecond / 8);
+	g_assert_cmpint(rig->pins.rises[20], ==, 2); /* one by one, or the guest would see one only */
+	clock_advance(&rig->clock, 3 * millisecond / 8);
+	g_assert_cmpint(rig->pins.rises[20], >=, 5);
+	clock_advance(&rig->clock, 4 * millisecond + millisecond / 2);
+	g_assert_cmpint(rig->pins.rises[20], ==, 10);
+	/* A guest that slept for long is not flooded. */
+	rig->clock.base += 10000 * millisecond;
+	clock_advance(&rig->clock, 20 * millisecond);
+	g_assert_cmpint(rig->pins.rises[20], >, 10 + 20);
+	g_assert_cmpint(rig->pins.rises[20], <=, 10 + 21 + 64);
+	/* Nor after it set the timer anew. */
+	rig->clock.base += 10 * millisecond;
+	out(rig, COMPARATOR(0), millisecond / 10);
+	int rises = (int)rig->pins.rises[20];
+	clock_advance(&rig->clock, 5 * millisecond);
+	g_assert_cmpint(rig->pins.rises[20], <=, rises + 6 + 10);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -274,6 +304,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/hpet/route-must-be-offered", test_route_must_be_offered);
 	g_test_add_func("/hpet/shortest-period-is-bounded", test_shortest_period);
 	g_test_add_func("/hpet/reset-stops-and-clears", test_reset);
+	g_test_add_func("/hpet/missed-periods-are-made-up-for", test_missed);
 	g_test_add_func("/hpet/late-match-shows-on-the-next-access", test_late);
 	return g_test_run();
 }
