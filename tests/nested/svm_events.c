@@ -56,6 +56,7 @@ L2(l2_sti, "sti; nop; nop; vmmcall")
 L2(l2_spin, "1: pause; jmp 1b")
 L2(l2_ud, "ud2; vmmcall")
 L2(l2_int3, "int3; vmmcall")
+L2(l2_int1, ".byte 0xf1; vmmcall")
 L2(l2_int_80, "int $0x80; vmmcall")
 L2(l2_page_fault, "mov 0x7fff00000000, %rax; vmmcall")
 L2(l2_hlt, "sti; hlt; vmmcall")
@@ -106,6 +107,10 @@ static void test_exceptions(void)
 	CHECK_EQUAL("int3-exits", svm_run(), SVM_EXIT_EXCEPTION + BP);
 	CHECK_EQUAL("at-the-instruction", vmcb.save.rip, (u64)l2_int3);
 	CHECK_EQUAL("whose-next-rip-is-known", vmcb.control.next_rip, (u64)l2_int3 + 1);
+	vmcb_make(l2_int1);
+	intercept(SVM_EXIT_EXCEPTION + DB);
+	CHECK_EQUAL("int1-exits-as-db", svm_run(), SVM_EXIT_EXCEPTION + DB);
+	CHECK_EQUAL("behind-the-instruction", vmcb.save.rip, (u64)l2_int1 + 1);
 	vmcb_make(l2_page_fault);
 	vmcb.save.cr2 = 0x55;
 	intercept(SVM_EXIT_EXCEPTION + PF);

@@ -25,8 +25,9 @@ u64 svm_event_info(const struct event *event)
 void svm_exception(struct cpu *cpu, const struct event *event)
 {
 	const struct svm *svm = svm_of(cpu);
-	bool software = event->type == EVENT_SOFT_EXC || event->type == EVENT_PRIV_SOFT_EXC;
-	if (event->type != EVENT_EXCEPTION && !software)
+	/* #DB of INT1 is a trap, as all of its kind are: RIP is behind the instruction; of INT3 and INTO it is not. */
+	bool software = event->type == EVENT_SOFT_EXC, trap = event->type == EVENT_PRIV_SOFT_EXC;
+	if (event->type != EVENT_EXCEPTION && !software && !trap)
 		return;
 	if (likely(!svm_intercepts(svm, SVM_EXIT_EXCEPTION + event->vector)) || event->vector == VEC_NMI)
 		return;
@@ -38,7 +39,7 @@ void svm_exception(struct cpu *cpu, const struct event *event)
 			      .code = SVM_EXIT_EXCEPTION + event->vector,
 			      .info1 = event->has_error ? event->error : 0,
 			      .info2 = event->vector == VEC_PF ? event->address : 0,
-			      .rip = cpu->reg[REG_RIP],
+			      .rip = cpu->reg[REG_RIP] + (trap ? event->length : 0),
 			      .next_rip = software ? cpu->reg[REG_RIP] + event->length : 0,
 			      .bytes = event->vector == VEC_PF && !(event->error & PF_FETCH),
 		      });
