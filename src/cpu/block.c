@@ -97,6 +97,7 @@ void block_cache_flush_now(struct cpu *cpu)
 	cache->arena_used = 0;
 	if (cpu->jit)
 		cpu->jit->flushed(cpu);
+	cache->outgrown = false;
 }
 
 static struct block **bucket_of(const struct block_cache *cache, u64 ram_offset, u32 key)
@@ -215,6 +216,7 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	if (page_is_hot(cpu, &cache->pages[ram_offset >> PAGE_SHIFT]))
 		return NULL;
 	if (cache->arena_used + largest > cache->arena_size) {
+		cache->outgrown = true;
 		block_cache_flush(cpu);
 		return NULL;
 	}

@@ -92,6 +92,7 @@ struct block_cache {
 	u64 page_count;
 	u8 *arena;
 	size_t arena_used, arena_size;
+	bool outgrown;     /* the flush is for want of room in the arena */
 	bool flush_wanted; /* arena or queue is full: flush before the next block; atomic */
 	/* Not yet looked at: ATTEND_CODE. Under code_lock (group.h). */
 	struct code_write write[WRITE_QUEUE];

@@ -155,7 +155,8 @@ struct jit {
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
 	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
-	u32 host; /* HOST_POPCNT and so on */
+	u64 emptied_at; /* counters.instructions then */
+	u32 host;       /* HOST_POPCNT and so on */
 	/* Stubs, in the writable mapping. */
 	const u8 *stub_handler;      /* call: T1 = site */
 	const u8 *stub_handler_end;  /* jump: T1 = site; the instruction ends its block */

@@ -105,9 +105,28 @@ static void untranslate(struct cpu *cpu, struct block *block)
 	block->incoming = NULL;
 }
 
+/*
+ * Code that does not fit is translated over and over: then only what runs more often is worth its place, until the
+ * area lasts longer again. A translation costs about what interpreting it a hundred times does.
+ */
+static void adapt_hotness(struct cpu *cpu, struct jit *jit)
+{
+	enum { SOON = 1 << 30, HOT_MAX = 256 };
+	u64 lasted = cpu->counters.instructions - jit->emptied_at;
+
+	jit->emptied_at = cpu->counters.instructions;
+	if (jit->options.hot == 1 || !(jit->full || cpu->blocks->outgrown))
+		return; /* somebody wants everything translated; or it was emptied for another reason */
+	if (lasted < SOON && cpu->jit_hot < HOT_MAX)
+		cpu->jit_hot *= 2;
+	else if (lasted / 16 > SOON && cpu->jit_hot > jit->options.hot)
+		cpu->jit_hot /= 2;
+}
+
 static void flushed(struct cpu *cpu)
 {
 	struct jit *jit = jit_of(cpu);
+	adapt_hotness(cpu, jit);
 	jit_look_emptied(cpu, jit);
 	jit_area_empty(jit);
 	cpu->counters.translation_flushes++;

@@ -124,8 +124,9 @@ void jit_look_start(const struct jit *jit)
 
 void jit_look_emptied(const struct cpu *cpu, const struct jit *jit)
 {
-	TRACE(jit, "emptied: %zu bytes of translated code, %zu bytes of decoded blocks", jit->used - jit->stubs_end,
-	      cpu->blocks->arena_used);
+	TRACE(jit,
+	      "emptied of %zu bytes of translated code; from now on blocks are translated when they run for time %u",
+	      jit->used - jit->stubs_end, cpu->jit_hot);
 	if (!jit->options.perf_map)
 		return;
 	/* perf knows no time when a name ends: the old names go. */

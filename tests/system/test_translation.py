@@ -155,6 +155,12 @@ def test_new_code_for_ever_takes_no_more_than_translation_memory():
     expect(most < (64 + 6 + 20) * MIB, most)
 
 
+def test_code_that_does_not_fit_must_run_more_often():
+    result = strata(*GUEST, FRESH, "--translation-memory", "6M", "--translate-after", "2", "--trace", "jit")
+    times = [int(line.split()[-1]) for line in result.lines() if "emptied" in line]
+    expect(len(times) >= 2 and times[:2] == [4, 8] and max(times) <= 256, times)
+
+
 def test_translation_memory_may_be_large():
     counters, _ = measured("--translation-memory", "256M")
     expect(counters["translation_flushes"] == 0, counters)
