@@ -372,25 +372,6 @@ static void make_vmcs(void)
 
 /* --- a machine without an APIC --- */
 
-static bool no_msr_read(void *opaque, u32 msr, u64 *value)
-{
-	return false;
-}
-
-static bool no_msr_write(void *opaque, u32 msr, u64 value)
-{
-	return false;
-}
-
-static u8 no_tpr_read(void *opaque)
-{
-	return 0;
-}
-
-static void no_tpr_write(void *opaque, u8 value)
-{
-}
-
 static bool interrupt_sometimes(void *opaque)
 {
 	return one_in(2);
@@ -462,10 +443,6 @@ int main(int argc, char **argv)
 {
 	fuzz_begin(argc, argv);
 	m = machine_new_nested(NESTED_VTX, &vmx_ops);
-	m->platform.apic_msr_read = no_msr_read;
-	m->platform.apic_msr_write = no_msr_write;
-	m->platform.tpr_read = no_tpr_read;
-	m->platform.tpr_write = no_tpr_write;
 	m->platform.interrupt_pending = interrupt_sometimes;
 	m->platform.ack_interrupt = some_vector;
 	const struct jit_options options = { .hot = 1, .check = true };

@@ -118,6 +118,30 @@ static void machine_set_long_mode(struct machine *m)
 	cpu_set_state(&m->cpu, &s);
 }
 
+/* There is no APIC: its MSRs are not there. */
+static bool machine_no_msr_read(void *opaque, u32 msr, u64 *value)
+{
+	return false;
+}
+
+static bool machine_no_msr_write(void *opaque, u32 msr, u64 value)
+{
+	return false;
+}
+
+static u8 machine_no_tpr(void *opaque)
+{
+	return 0;
+}
+
+static void machine_drop_tpr(void *opaque, u8 value)
+{
+}
+
+static void machine_drop_init(void *opaque)
+{
+}
+
 /* With extensions `hv` (NULL: none) of the kind `nested`. */
 static inline struct machine *machine_new_nested(enum nested_kind nested, const struct hv_ops *hv)
 {
@@ -130,6 +154,11 @@ static inline struct machine *machine_new_nested(enum nested_kind nested, const 
 	m->platform.tsc = machine_tsc;
 	m->platform.interrupt_pending = machine_no_interrupt;
 	m->platform.ack_interrupt = machine_no_vector;
+	m->platform.apic_msr_read = machine_no_msr_read;
+	m->platform.apic_msr_write = machine_no_msr_write;
+	m->platform.tpr_read = machine_no_tpr;
+	m->platform.tpr_write = machine_drop_tpr;
+	m->platform.apic_init = machine_drop_init;
 	g_assert_cmpint(mem_init(&m->mem, RAM_SIZE), ==, 0);
 	bus_init(&m->bus);
 	g_assert_cmpint(cpu_init(&m->cpu, &m->mem, &m->bus, &m->config, &m->platform), ==, 0);
