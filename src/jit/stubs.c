@@ -235,13 +235,19 @@ static void make_fill(struct emit *e, const struct jit *jit)
 	emit8(e, 0xc3);
 }
 
-static void make_far(struct emit *e, const struct jit *jit)
+/* function(cpu, T1), once the state is in struct cpu. */
+static void emit_call_with_t1(struct emit *e, const struct jit *jit, u64 function)
 {
 	emit_store_state(e, jit);
-	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_mov(e, HOST_RDI, HOST_CPU);
 	emit_mov(e, HOST_RSI, HOST_T1);
-	emit_call_c(e, (u64)jit_bind_far);
+	emit_call_c(e, function);
+}
+
+static void make_far(struct emit *e, const struct jit *jit)
+{
+	emit_lea(e, HOST_RSP, HOST_RSP, -8);
+	emit_call_with_t1(e, jit, (u64)jit_bind_far);
 	emit_mov(e, HOST_T2, HOST_RAX);
 	emit_load_guest(e);
 	emit_alu_imm(e, 0, true, HOST_RSP, 8);
@@ -249,15 +255,33 @@ static void make_far(struct emit *e, const struct jit *jit)
 }
 
 /* Calls `function`, and enters the block that it returns, if any. */
-static void emit_call_and_go_on(struct emit *e, u64 function, const u8 *leave)
+static void make_going_on(struct emit *e, const struct jit *jit, u64 function, const u8 *leave)
 {
-	emit_call_c(e, function);
+	emit_call_with_t1(e, jit, function);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
 	emit_jcc(e, COND_Z, leave);
 	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack)); /* as on entry: no call is open */
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_load_guest(e);
 	emit_rm(e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
+}
+
+static void make_handler(struct emit *e, const struct jit *jit, const u8 *leave)
+{
+	emit_lea(e, HOST_RSP, HOST_RSP, -8);
+	emit_call_with_t1(e, jit, (u64)run_handler);
+	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
+	emit_jcc(e, COND_NZ, leave);
+	emit_load_guest(e);
+	emit_lea(e, HOST_RSP, HOST_RSP, 8);
+	emit8(e, 0xc3);
+}
+
+/* Calls `function`, which did the rest of the block. */
+static void make_leaving(struct emit *e, const struct jit *jit, u64 function, const u8 *leave)
+{
+	emit_call_with_t1(e, jit, function);
+	emit_jmp(e, leave);
 }
 
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
@@ -274,57 +298,21 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_return(&e);
 
 	jit->stub_handler_end = e.at;
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_and_go_on(&e, (u64)run_last, leave_no_link);
-
+	make_going_on(&e, jit, (u64)run_last, leave_no_link);
 	jit->stub_crossing = e.at;
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_and_go_on(&e, (u64)run_crossing, leave_no_link);
-
+	make_going_on(&e, jit, (u64)run_crossing, leave_no_link);
 	jit->stub_handler = e.at;
-	emit_store_state(&e, jit);
-	emit_alu_imm(&e, 5, true, HOST_RSP, 8);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)run_handler);
-	emit_rr(&e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
-	u8 *dropped = emit_jcc(&e, COND_NZ, NULL);
-	emit_load_guest(&e);
-	emit_alu_imm(&e, 0, true, HOST_RSP, 8);
-	emit8(&e, 0xc3);
-	emit_patch(&e, dropped, e.at);
-	emit_jmp(&e, leave_no_link);
-
+	make_handler(&e, jit, leave_no_link);
 	jit->stub_fill = e.at;
 	make_fill(&e, jit);
-
 	jit->stub_far = e.at;
 	make_far(&e, jit);
-
 	jit->stub_ungroup = e.at;
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)ungroup);
-	emit_jmp(&e, leave_no_link);
-
+	make_leaving(&e, jit, (u64)ungroup, leave_no_link);
 	jit->stub_no_credit = e.at;
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)stop_hoisting);
-	emit_jmp(&e, leave_no_link);
-
+	make_leaving(&e, jit, (u64)stop_hoisting, leave_no_link);
 	jit->stub_interpret = e.at;
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RDI, HOST_CPU);
-	emit_mov(&e, HOST_RSI, HOST_T1);
-	emit_call_c(&e, (u64)interpret);
-	emit_jmp(&e, leave_no_link);
+	make_leaving(&e, jit, (u64)interpret, leave_no_link);
 
 	jit_make_vector_entries(jit, &e);
 	jit_make_x87_entry(jit, &e);
