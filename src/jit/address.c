@@ -194,6 +194,7 @@ static struct range_start range_start(const struct translation *t, const struct 
 	const struct insn *insn = p->insn;
 	switch (p->kind) {
 	case PLAN_PUSH:
+	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 		return (struct range_start){ t->host[RSP], p->group_low - 8 };
 	case PLAN_POP:

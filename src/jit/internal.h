@@ -36,9 +36,11 @@ enum plan_kind {
 	/* These do not. */
 	PLAN_DIRECTION,
 	PLAN_CLI,
+	PLAN_SELECTOR, /* MOV of a segment register to a whole general one */
 	PLAN_NOTHING,
 	PLAN_LEA,
 	PLAN_PUSH,
+	PLAN_PUSH_FLAGS,
 	PLAN_POP,
 	PLAN_LEAVE,
 	PLAN_JMP,

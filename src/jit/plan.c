@@ -238,6 +238,20 @@ static bool plan_bit_string(struct plan *p)
 	return p->memory;
 }
 
+static bool is_selector_read(const struct plan *p)
+{
+	return p->zi.mnemonic == ZYDIS_MNEMONIC_MOV && p->insn->opsize >= 4 && is_gpr(&p->op[0]) &&
+	       p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       ZydisRegisterGetClass(p->op[1].reg.value) == ZYDIS_REGCLASS_SEGMENT;
+}
+
+static bool plan_push_flags(struct plan *p)
+{
+	p->memory = p->memory_write = true;
+	p->memory_size = 8;
+	return p->insn->opsize == 8;
+}
+
 static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
@@ -246,6 +260,8 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	ZydisMnemonic m = p->zi.mnemonic;
 	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && is_gpr(&p->op[1]))
 		return plan_bit_string(p) ? PLAN_BIT_STRING : PLAN_HANDLER;
+	if (is_selector_read(p))
+		return PLAN_SELECTOR;
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
 		return plan_copy(jit, p) ? PLAN_COPY : PLAN_HANDLER;
 	/* AMD's near branches with an operand-size prefix are for the interpreter. */
@@ -269,6 +285,9 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 		return plan_lea(p) ? PLAN_LEA : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_PUSH:
 		return plan_push_pop(p) ? PLAN_PUSH : PLAN_HANDLER;
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		/* Undefined flags may differ from the interpreter's; on the stack, the checker does not know them. */
+		return !jit->options.check && plan_push_flags(p) ? PLAN_PUSH_FLAGS : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_POP:
 		return plan_push_pop(p) ? PLAN_POP : PLAN_HANDLER;
 	case ZYDIS_MNEMONIC_DIV:
@@ -348,6 +367,7 @@ static bool shows_flags(const struct plan *p)
 	switch (p->kind) {
 	case PLAN_HANDLER:
 	case PLAN_CLI:
+	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 	case PLAN_JMP:
 	case PLAN_RET:

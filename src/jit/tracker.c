@@ -74,6 +74,9 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 	case PLAN_LEAVE:
 		*a = on_stack(k, RBP, 0, false);
 		return true;
+	case PLAN_PUSH_FLAGS:
+		*a = on_stack(k, RSP, -8, true);
+		return true;
 	case PLAN_PUSH:
 	case PLAN_CALL:
 		*a = on_stack(k, RSP, -8, true);
@@ -208,6 +211,7 @@ void tracker_follow(struct tracker *k, const struct plan *p)
 		forget_all(k);
 		break;
 	case PLAN_PUSH:
+	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 		k->reg[RSP].offset -= 8;
 		break;

@@ -275,6 +275,35 @@ static void translate_push(struct translation *t, const struct plan *p)
 	emit_adjust_rsp(t, -8);
 }
 
+/* The image has RF and VM clear (SDM vol. 2, PUSHF). */
+static void translate_push_flags(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	give_up_host_flags(t, true);
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
+	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith) + 1);
+	emit_alu_imm(e, 4, false, HOST_T2, RFLAGS_ARITH & 0xff);
+	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
+	emit_alu_imm(e, 4, false, HOST_T0, ARITH_OF);
+	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 4, HOST_T0);
+	emit8(e, __builtin_ctz(RFLAGS_OF));
+	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T2, HOST_T0);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys));
+	emit_alu_imm(e, 4, true, HOST_T2, ~(i32)(RFLAGS_RF | RFLAGS_VM));
+	emit_store_place(t, HOST_T2, m);
+	emit_adjust_rsp(t, -8);
+}
+
+static void translate_selector(struct translation *t, const struct plan *p)
+{
+	unsigned guest = jit_gpr_number(&p->op[0]), host = t->host[guest];
+	unsigned to = host == HOST_NONE ? HOST_T0 : host, seg = (unsigned)ZydisRegisterGetId(p->op[1].reg.value);
+	emit_rm(&t->e, (struct opcode){ .byte = 0xb7, .map = 1 }, to, HOST_CPU, HOST_NONE, 0,
+		(i32)(offsetof(struct cpu, seg) + sizeof(struct segment) * seg + offsetof(struct segment, selector)));
+	if (host == HOST_NONE)
+		emit_store(&t->e, to, HOST_CPU, guest_offset(guest));
+}
+
 static void translate_pop(struct translation *t, const struct plan *p)
 {
 	unsigned guest = p->insn->dst, host = t->host[guest];
@@ -776,6 +805,7 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 	bool operand = p->insn->flags & INSN_MEM;
 	switch (p->kind) {
 	case PLAN_PUSH:
+	case PLAN_PUSH_FLAGS:
 	case PLAN_POP:
 	case PLAN_LEAVE:
 		return p->group;
@@ -787,6 +817,7 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 	case PLAN_LEA:
 		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? t->held : 0;
 	case PLAN_NOTHING:
+	case PLAN_SELECTOR:
 		return t->held;
 	case PLAN_JCC:
 		return t->held; /* as long as the trace goes on */
@@ -822,6 +853,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_DIRECTION:
 		translate_direction(t, p);
 		break;
+	case PLAN_SELECTOR:
+		translate_selector(t, p);
+		break;
 	case PLAN_CLI:
 		translate_cli(t, p);
 		break;
@@ -835,6 +869,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 			translate_push_memory(t, p);
 		else
 			translate_push(t, p);
+		break;
+	case PLAN_PUSH_FLAGS:
+		translate_push_flags(t, p);
 		break;
 	case PLAN_POP:
 		translate_pop(t, p);

@@ -239,6 +239,38 @@ static void test_handlers_in_a_row(void)
 	CHECK_EQUAL("handlers-in-a-row", value, 5 * ROUNDS % 4);
 }
 
+/* --- what shows the CPU's state --- */
+
+static void test_flags_image(void)
+{
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		word image;
+		/* DF, OF, SF, AF, PF and bit 1; CF as it was. */
+		asm volatile("std; cmp %1, %1; clc; mov $0x7f, %%al; inc %%al; pushf; pop %0; cld"
+			     : "=r"(image)
+			     : "r"(0UL)
+			     : "rax", "cc");
+		right &= (image & ~0x3202UL) == 0x890 + 0x400UL && (image & 2);
+	}
+	CHECK("pushf-in-a-loop-shows-all-flags", right);
+}
+
+static void test_selectors(void)
+{
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		word cs = ~0UL, ss = ~0UL;
+		u16 low = 0;
+		asm volatile("mov %%cs, %k0; mov %%ss, %k1; mov $-1, %%r9; mov %%cs, %%r9w; mov %%r9w, %2"
+			     : "=r"(cs), "=r"(ss), "=r"(low)
+			     :
+			     : "r9");
+		right &= cs == CODE64 && ss == DATA && low == CODE64;
+	}
+	CHECK("mov-of-a-segment-register-clears-the-upper-half", right);
+}
+
 /* --- loops whose memory is checked before the rounds --- */
 
 /* Adds `n` words, from `at` on backwards, and increments each. */
@@ -364,6 +396,8 @@ void guest_main(void)
 	test_calls();
 	test_changed_successor();
 	test_handlers_in_a_row();
+	test_flags_image();
+	test_selectors();
 	test_loops_over_pages();
 	test_fault_in_a_loop();
 	test_loop_over_code();
