@@ -8,14 +8,26 @@
 
 static_assert(sizeof(struct tlb_entry) == 32 && PAGE_SHIFT == 12, "as emit_compare() computes it");
 
-static i32 seg_offset(unsigned seg)
+static bool has_base(unsigned seg)
 {
-	return (i32)(offsetof(struct cpu, seg_base) + 8 * seg);
+	return seg == SEG_FS || seg == SEG_GS;
 }
 
-static bool has_segment(const struct plan *p)
+/* Of its operand in memory; what only pushes and pops has none. */
+static unsigned segment_of(const struct plan *p)
 {
-	return p->insn->flags & INSN_MEM && (p->insn->seg == SEG_FS || p->insn->seg == SEG_GS);
+	return p->insn->flags & INSN_MEM ? p->insn->seg : SEG_FLAT;
+}
+
+void emit_add_field(struct translation *t, unsigned reg, i32 field)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x03), reg, HOST_CPU, HOST_NONE, 0, field);
+}
+
+void emit_add_segment(struct translation *t, unsigned reg, unsigned seg)
+{
+	if (has_base(seg))
+		emit_add_field(t, reg, (i32)(offsetof(struct cpu, seg_base) + 8 * seg));
 }
 
 unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
@@ -101,7 +113,8 @@ static bool is_near(const struct translation *t, const struct plan *p, i64 disp)
 	const struct insn *insn = p->insn;
 	bool lock = insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG;
 	return insn->base < GPR_COUNT && t->host[insn->base] != HOST_NONE && insn->index == REG_ZERO &&
-	       !has_segment(p) && !p->alignment && !lock && disp == (i32)disp && disp + 512 == (i32)(disp + 512);
+	       !has_base(segment_of(p)) && !p->alignment && !lock && disp == (i32)disp &&
+	       disp + 512 == (i32)(disp + 512);
 }
 
 /* --- operands by themselves --- */
@@ -152,8 +165,7 @@ static struct place_in_memory emit_single(struct translation *t, const struct pl
 	if (is_near(t, p, insn->disp))
 		return emit_near_check(t, p, t->host[insn->base], insn->disp, p->memory_size, p->memory_write);
 	emit_address(t, p, HOST_T0, true);
-	if (has_segment(p))
-		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
+	emit_add_segment(t, HOST_T0, segment_of(p));
 	/* The host's kernel may punish locks across cache lines; the handler does without. */
 	if (p->memory_size > 1 && (insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG))
 		emit_alignment(t, p, p->memory_size - 1u);
@@ -166,7 +178,7 @@ static struct place_in_memory emit_single(struct translation *t, const struct pl
 
 static i32 slot_offset(const struct plan *p)
 {
-	return (i32)(offsetof(struct cpu, jit_addend) + 8 * (p->group - 1u));
+	return addend_offset(p->group - 1u);
 }
 
 static void emit_ungroup_if(struct translation *t, const struct plan *p, unsigned condition)
@@ -211,13 +223,11 @@ static struct range_start range_start(const struct translation *t, const struct 
 
 static struct range_start emit_range_start(struct translation *t, const struct plan *p)
 {
-	const struct insn *insn = p->insn;
 	struct range_start start = range_start(t, p);
 	if (start.base != HOST_T0)
 		return start;
 	emit_address_plus(t, p, HOST_T0, true, p->group_low);
-	if (has_segment(p))
-		emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, seg_offset(insn->seg));
+	emit_add_segment(t, HOST_T0, segment_of(p));
 	return start;
 }
 
@@ -280,10 +290,9 @@ static void emit_addend(struct translation *t, const struct plan *p)
 		return;
 	}
 	emit_lead_check(t, p);
-	if (has_segment(p))
-		emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, seg_offset(p->insn->seg));
+	emit_add_segment(t, HOST_T1, segment_of(p));
 	if (p->insn->flags & INSN_MEM && p->insn->base == REG_RIP)
-		emit_rm(e, OPCODE_WIDE(0x03), HOST_T1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_page));
+		emit_add_field(t, HOST_T1, CPU_FIELD(jit_page));
 	emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
 }
 

@@ -39,11 +39,6 @@ u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 	return 1;
 }
 
-static i32 far_field(size_t offset)
-{
-	return (i32)offset;
-}
-
 struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset)
 {
 	struct jit *jit = t->jit;
@@ -55,9 +50,9 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 	const u8 *start = e->at;
 	emit_mov_imm(e, HOST_T1, (u64)far);
 	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_rm(e, OPCODE_WIDE(0x33), HOST_T0, HOST_T1, HOST_NONE, 0, far_field(offsetof(struct jit_far, page)));
+	emit_rm(e, OPCODE_WIDE(0x33), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, page));
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
-	emit_rm(e, OPCODE_WIDE(0x33), HOST_T2, HOST_T1, HOST_NONE, 0, far_field(offsetof(struct jit_far, stamp)));
+	emit_rm(e, OPCODE_WIDE(0x33), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, stamp));
 	emit_rr(e, OPCODE_WIDE(0x09), HOST_T2, HOST_T0);
 	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
 	c->kind = COLD_FAR;

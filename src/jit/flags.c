@@ -175,24 +175,15 @@ void emit_recipe_to_memory(struct translation *t, const struct plan *recipe)
 
 /* --- for each instruction --- */
 
-static u32 written_registers(const struct plan *p)
+/* Does it write a register that the recipe needs? */
+static bool spoils_recipe(const struct translation *t, const struct plan *p)
 {
-	u32 set = 0;
-	for (unsigned i = 0; i < p->zi.operand_count; i++) {
-		const ZydisDecodedOperand *op = &p->op[i];
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
-		if (c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-		    c == ZYDIS_REGCLASS_GPR64)
-			set |= (u32)BIT(jit_gpr_number(op));
-	}
-	return set;
+	return t->recipe && jit_written_registers(p) & ingredients(t->recipe);
 }
 
 void flags_before(struct translation *t, const struct plan *p)
 {
-	if (!t->recipe || !(written_registers(p) & ingredients(t->recipe)) || !p->live_after || p->writes_flags)
+	if (!spoils_recipe(t, p) || !p->live_after || p->writes_flags)
 		return;
 	/* They are wanted later, and cannot be made then. */
 	if (t->flags == IN_RECIPE) {
@@ -208,7 +199,7 @@ void flags_behind(struct translation *t, const struct plan *p)
 		t->recipe = NULL;
 	} else if (p->writes_flags) {
 		t->recipe = is_recipe(p) ? p : NULL;
-	} else if (t->recipe && written_registers(p) & ingredients(t->recipe)) {
+	} else if (spoils_recipe(t, p)) {
 		if (t->flags == IN_RECIPE)
 			t->flags = IN_MEMORY; /* nobody wants them */
 		t->recipe = NULL;

@@ -262,6 +262,9 @@ void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop)
 enum { NO_GROUPS = JIT_GROUPS + 1 /* as `slot` */ };
 void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot);
 
+/* plan.c: guest registers that the instruction writes, in whatever part; a bit for each. */
+u16 jit_written_registers(const struct plan *p);
+
 /* Does the instruction write to its operand in memory, or on the stack? */
 static inline bool jit_writes(const struct plan *p)
 {
@@ -303,6 +306,16 @@ void jit_make_vector_stubs(struct jit *jit, struct emit *e);
 void jit_make_vector_entries(struct jit *jit, struct emit *e);
 /* On the way to C code: stores what is loaded. Uses the flags. */
 void emit_store_vectors(struct emit *e, const struct jit *jit);
+
+/* Is the operand a general register, of whatever width? */
+static inline bool jit_is_gpr(const ZydisDecodedOperand *op)
+{
+	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return false;
+	ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
+	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
+	       c == ZYDIS_REGCLASS_GPR64;
+}
 
 /* The guest register of a general register operand; Zydis counts AH to BH among the 8-bit ones. */
 static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)

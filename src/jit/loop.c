@@ -17,27 +17,6 @@ static i32 cost_of(const struct loop *loop)
 	return (i32)(1 + (COST + COST_OF_CHECK * loop->checks) / (SAVING * loop->saved));
 }
 
-static i32 addend_offset(unsigned check)
-{
-	return (i32)(offsetof(struct cpu, jit_addend) + 8 * check);
-}
-
-static bool has_hoisted_segment(const struct hoisted *h)
-{
-	return h->seg == SEG_FS || h->seg == SEG_GS;
-}
-
-static void emit_add_field(struct translation *t, unsigned reg, i32 field)
-{
-	emit_rm(&t->e, OPCODE_WIDE(0x03), reg, HOST_CPU, HOST_NONE, 0, field);
-}
-
-static void emit_add_segment(struct translation *t, unsigned reg, const struct hoisted *h)
-{
-	if (has_hoisted_segment(h))
-		emit_add_field(t, reg, (i32)(offsetof(struct cpu, seg_base) + 8u * h->seg));
-}
-
 /* A jump to the plain copy. */
 static void emit_plain_if(struct translation *t, unsigned condition)
 {
@@ -66,7 +45,7 @@ static void emit_first(struct translation *t, const struct hoisted *h)
 		unsigned index = h->index == REG_ZERO ? HOST_NONE : emit_use(t, h->index, HOST_T1);
 		emit_rm(&t->e, OPCODE_WIDE(0x8d), HOST_T0, base, index, h->scale, (i32)h->low);
 	}
-	emit_add_segment(t, HOST_T0, h);
+	emit_add_segment(t, HOST_T0, h->seg);
 }
 
 /*
@@ -100,7 +79,7 @@ static void emit_keep(struct translation *t, const struct hoisted *h, unsigned c
 {
 	struct emit *e = &t->e;
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
-	emit_add_segment(t, HOST_T1, h);
+	emit_add_segment(t, HOST_T1, h->seg);
 	if (h->form == HOISTED_BASE && h->base == REG_RIP)
 		emit_add_field(t, HOST_T1, CPU_FIELD(jit_page));
 	else if (h->form == HOISTED_BASE && h->base != REG_ZERO)

@@ -47,7 +47,6 @@ struct loop {
 	i32 bound_low[GPR_COUNT], bound_high[GPR_COUNT];
 	u16 written;           /* guest registers that the loop writes */
 	u16 lent;              /* host registers that hold something else than between stretches */
-	bool temporaries;      /* do T0 to T2 stay free within an instruction? */
 	const u8 *start, *end; /* its code */
 };
 

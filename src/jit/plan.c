@@ -6,10 +6,13 @@
 
 #include <string.h>
 
-static bool is_gpr(const ZydisDecodedOperand *op)
+u16 jit_written_registers(const struct plan *p)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AL &&
-	       op->reg.value <= ZYDIS_REGISTER_R15;
+	u16 set = 0;
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && p->op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+			set |= (u16)BIT(jit_gpr_number(&p->op[i]));
+	return set;
 }
 
 static bool is_high_byte(ZydisRegister reg)
@@ -124,7 +127,7 @@ static bool high_bytes_fit(const struct plan *p)
 {
 	bool high = false, rex = p->memory || p->zi.raw.rex.W;
 	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
-		if (!is_gpr(&p->op[i]))
+		if (!jit_is_gpr(&p->op[i]))
 			continue;
 		if (is_high_byte(p->op[i].reg.value)) {
 			high = true;
@@ -151,7 +154,7 @@ static bool operand_fits(struct plan *p, const ZydisDecodedOperand *op)
 		if (op->reg.value == ZYDIS_REGISTER_RFLAGS || op->reg.value == ZYDIS_REGISTER_FLAGS ||
 		    op->reg.value == ZYDIS_REGISTER_EFLAGS)
 			return true;
-		if (!is_gpr(op))
+		if (!jit_is_gpr(op))
 			return false;
 		if (op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ||
 		    op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
@@ -211,7 +214,7 @@ static bool plan_push_pop(struct plan *p)
 		p->memory = p->zi.mnemonic == ZYDIS_MNEMONIC_PUSH && p->insn->opsize == 8 && plan_memory(p, &p->op[0]);
 		return p->memory;
 	}
-	if (p->insn->opsize != 8 || !(is_gpr(&p->op[0]) || p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE))
+	if (p->insn->opsize != 8 || !(jit_is_gpr(&p->op[0]) || p->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE))
 		return false;
 	p->memory = true;
 	p->memory_write = p->zi.mnemonic == ZYDIS_MNEMONIC_PUSH;
@@ -225,7 +228,7 @@ static bool plan_divide(struct plan *p)
 	if (p->insn->opsize < 4 || p->insn->flags & INSN_LOCK)
 		return false;
 	if (p->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
-		return is_gpr(&p->op[0]);
+		return jit_is_gpr(&p->op[0]);
 	p->memory = plan_memory(p, &p->op[0]);
 	return p->memory;
 }
@@ -240,7 +243,7 @@ static bool plan_bit_string(struct plan *p)
 
 static bool is_selector_read(const struct plan *p)
 {
-	return p->zi.mnemonic == ZYDIS_MNEMONIC_MOV && p->insn->opsize >= 4 && is_gpr(&p->op[0]) &&
+	return p->zi.mnemonic == ZYDIS_MNEMONIC_MOV && p->insn->opsize >= 4 && jit_is_gpr(&p->op[0]) &&
 	       p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	       ZydisRegisterGetClass(p->op[1].reg.value) == ZYDIS_REGCLASS_SEGMENT;
 }
@@ -258,7 +261,7 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
-	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && is_gpr(&p->op[1]))
+	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && jit_is_gpr(&p->op[1]))
 		return plan_bit_string(p) ? PLAN_BIT_STRING : PLAN_HANDLER;
 	if (is_selector_read(p))
 		return PLAN_SELECTOR;

@@ -33,13 +33,7 @@ static void note_register(u16 *set, unsigned guest)
 		*set |= (u16)BIT(guest);
 }
 
-/* --- how registers move --- */
-
-struct motion {
-	bool steady[GPR_COUNT];
-	i64 step[GPR_COUNT];
-	struct tracker narrow; /* `bounded`, and how far */
-};
+/* --- how registers move: `end` is the tracker behind the round --- */
 
 static u8 register_of(u32 root)
 {
@@ -50,20 +44,22 @@ static u8 register_of(u32 root)
 	return root < INITIAL_ROOT + GPR_COUNT ? (u8)(root - INITIAL_ROOT) : REG_SLOTS;
 }
 
-static i64 step_of(const struct motion *m, u8 reg)
+/* Per round; of a steady register. */
+static i64 step_of(const struct tracker *end, u8 reg)
 {
-	return reg < GPR_COUNT ? m->step[reg] : 0;
+	return reg < GPR_COUNT ? end->reg[reg].offset : 0;
 }
 
-static bool is_steady(const struct motion *m, u8 reg)
+static bool is_steady(const struct tracker *end, u8 reg)
 {
-	return reg == REG_RIP || reg == REG_ZERO || (reg < GPR_COUNT && m->steady[reg]);
+	return reg == REG_RIP || reg == REG_ZERO || (reg < GPR_COUNT && register_of(end->reg[reg].root) == reg);
 }
 
 /* Would it leave the bounds of 32 bits too soon? */
-static bool is_too_fast(const struct motion *m, u8 reg)
+static bool is_too_fast(const struct tracker *end, u8 reg)
 {
-	return reg < GPR_COUNT && m->narrow.bounded & BIT(reg) && (m->step[reg] > STEP_MAX || m->step[reg] < -STEP_MAX);
+	i64 step = step_of(end, reg);
+	return reg < GPR_COUNT && end->bounded & BIT(reg) && (step > STEP_MAX || step < -STEP_MAX);
 }
 
 /* An operand, with where it began and how its registers differ from then. */
@@ -74,42 +70,36 @@ struct operand_motion {
 };
 
 /* Follows one round; false: something in it must not be in a stretch. */
-static bool follow_round(const struct loop *loop, struct motion *m, struct operand_motion *o)
+static bool follow_round(const struct loop *loop, struct tracker *k, struct operand_motion *o)
 {
-	struct tracker k;
-	tracker_begin(&k);
-	k.narrow = true;
+	tracker_begin(k);
+	k->narrow = true;
 	for (unsigned i = 0; i < loop->count; i++) {
 		const struct plan *p = &loop->plan[i];
 		const struct insn *insn = p->insn;
 		if (!may_run(p))
 			return false;
 		o[i] = (struct operand_motion){ 0 };
-		o[i].known = tracker_access(&k, p, &o[i].at);
+		o[i].known = tracker_access(k, p, &o[i].at);
 		if (o[i].known && insn->base < GPR_COUNT)
-			o[i].base_offset = k.reg[insn->base].offset;
+			o[i].base_offset = k->reg[insn->base].offset;
 		if (o[i].known && insn->index < GPR_COUNT)
-			o[i].index_offset = k.reg[insn->index].offset;
-		tracker_follow(&k, p);
+			o[i].index_offset = k->reg[insn->index].offset;
+		tracker_follow(k, p);
 	}
-	for (unsigned g = 0; g < GPR_COUNT; g++) {
-		m->steady[g] = k.reg[g].root == INITIAL_ROOT + g;
-		m->step[g] = k.reg[g].offset;
-	}
-	m->narrow = k;
 	return true;
 }
 
 /* --- what is checked beforehand --- */
 
 /* The check that the operand would be a check of its own for; false: it moves in another way. */
-static bool describe(const struct motion *m, const struct access *a, struct hoisted *h)
+static bool describe(const struct tracker *end, const struct access *a, struct hoisted *h)
 {
 	u8 base = register_of(a->base), index = register_of(a->index);
-	if (!is_steady(m, base) || !is_steady(m, index) || is_too_fast(m, base) || is_too_fast(m, index) ||
+	if (!is_steady(end, base) || !is_steady(end, index) || is_too_fast(end, base) || is_too_fast(end, index) ||
 	    a->offset != (i32)a->offset)
 		return false;
-	i64 base_step = step_of(m, base), index_step = (i64)((u64)step_of(m, index) << a->scale);
+	i64 base_step = step_of(end, base), index_step = (i64)((u64)step_of(end, index) << a->scale);
 	i64 step = base_step + index_step;
 	if (step > STEP_MAX || step < -STEP_MAX || step & a->alignment)
 		return false;
@@ -177,7 +167,7 @@ static i32 displacement(const struct hoisted *h, const struct operand_motion *o,
 	}
 }
 
-static void find_hoisted(struct loop *loop, const struct motion *m, const struct operand_motion *o)
+static void find_hoisted(struct loop *loop, const struct tracker *end, const struct operand_motion *o)
 {
 	struct hoisted one;
 	loop->checks = loop->saved = 0;
@@ -185,29 +175,22 @@ static void find_hoisted(struct loop *loop, const struct motion *m, const struct
 	for (unsigned i = 0; i < loop->count; i++) {
 		struct plan *p = &loop->plan[i];
 		p->hoisted = 0;
-		if (o[i].known && describe(m, &o[i].at, &one) && hoist(loop, p, &one))
+		if (o[i].known && describe(end, &o[i].at, &one) && hoist(loop, p, &one))
 			p->hoisted_disp = displacement(&one, &o[i], p->insn);
 		if (!p->hoisted)
 			continue;
 		note_register(&loop->bounded, one.base);
 		note_register(&loop->bounded, one.index);
 	}
-	loop->bounded &= m->narrow.bounded;
+	loop->bounded &= end->bounded;
 	for (unsigned g = 0; g < GPR_COUNT; g++) {
-		i64 way = m->step[g] * ROUNDS_MAX;
-		loop->bound_low[g] = (i32)((way < 0 ? -way : 0) - m->narrow.narrow_low[g]);
-		loop->bound_high[g] = (i32)((way > 0 ? way : 0) + m->narrow.narrow_high[g]);
+		i64 way = step_of(end, (u8)g) * ROUNDS_MAX;
+		loop->bound_low[g] = (i32)((way < 0 ? -way : 0) - end->narrow_low[g]);
+		loop->bound_high[g] = (i32)((way > 0 ? way : 0) + end->narrow_high[g]);
 	}
 }
 
 /* --- registers --- */
-
-static bool is_gpr(ZydisRegister reg)
-{
-	ZydisRegisterClass c = ZydisRegisterGetClass(reg);
-	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-	       c == ZYDIS_REGCLASS_GPR64;
-}
 
 /* Guest registers that the loop names, in whatever way. */
 static u16 used_registers(struct loop *loop)
@@ -218,14 +201,10 @@ static u16 used_registers(struct loop *loop)
 		const struct plan *p = &loop->plan[i];
 		note_register(&used, p->insn->flags & INSN_MEM ? p->insn->base : GPR_COUNT);
 		note_register(&used, p->insn->flags & INSN_MEM ? p->insn->index : GPR_COUNT);
-		for (unsigned n = 0; n < p->zi.operand_count; n++) {
-			const ZydisDecodedOperand *op = &p->op[n];
-			if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(op->reg.value))
-				continue;
-			note_register(&used, jit_gpr_number(op));
-			if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-				note_register(&loop->written, jit_gpr_number(op));
-		}
+		for (unsigned n = 0; n < p->zi.operand_count; n++)
+			if (jit_is_gpr(&p->op[n]))
+				note_register(&used, jit_gpr_number(&p->op[n]));
+		loop->written |= jit_written_registers(p);
 	}
 	return used;
 }
@@ -264,7 +243,6 @@ static bool assign(struct loop *loop, u16 used, bool temporaries)
 	u16 free = temporaries ? 0 : BIT(HOST_T0) | BIT(HOST_T1) | BIT(HOST_T2);
 	bool all = true;
 
-	loop->temporaries = temporaries;
 	loop->lent = 0;
 	for (unsigned g = 0; g < GPR_COUNT; g++) {
 		loop->host[g] = host_register[g];
@@ -310,16 +288,16 @@ static bool find_round_at(struct loop *loop, const struct plan *plain)
 bool jit_plan_loop(struct jit *jit, const struct trace *trace)
 {
 	struct loop *loop = jit->loop;
-	struct motion motion;
+	struct tracker end;
 	struct operand_motion operand[TRACE_MAX];
 
 	if (!trace->loop || trace->block[0]->unhoisted)
 		return false;
 	loop->count = trace->count;
 	memcpy(loop->plan, jit->plan, trace->count * sizeof(struct plan));
-	if (!follow_round(loop, &motion, operand))
+	if (!follow_round(loop, &end, operand))
 		return false;
-	find_hoisted(loop, &motion, operand);
+	find_hoisted(loop, &end, operand);
 	if (!loop->checks)
 		return false;
 	jit_plan_state(loop->plan, loop->count, loop->checks + 1, true);

@@ -17,24 +17,11 @@ struct places {
 	struct place reg, rm, vvvv;
 };
 
-static bool is_gpr(const ZydisDecodedOperand *op)
-{
-	switch (ZydisRegisterGetClass(op->reg.value)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static struct place find_place(const struct translation *t, const struct plan *p, unsigned encoding, unsigned temporary)
 {
 	for (unsigned i = 0; i < p->zi.operand_count; i++) {
 		const ZydisDecodedOperand *op = &p->op[i];
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->encoding != encoding || !is_gpr(op))
+		if (op->encoding != encoding || !jit_is_gpr(op))
 			continue;
 		unsigned guest = jit_gpr_number(op), host = t->host[guest];
 		return (struct place){ .op = op, .guest = guest, .host = host == HOST_NONE ? temporary : host };

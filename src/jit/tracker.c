@@ -88,31 +88,76 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 
 /* --- registers --- */
 
-static bool is_gpr64(const ZydisDecodedOperand *op)
+static bool is_of_class(const ZydisDecodedOperand *op, ZydisRegisterClass class)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR64;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == class;
 }
 
 static void forget_written(struct tracker *k, const struct plan *p)
 {
-	for (unsigned i = 0; i < p->zi.operand_count; i++) {
-		const ZydisDecodedOperand *op = &p->op[i];
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
-		if (c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-		    c == ZYDIS_REGCLASS_GPR64)
-			forget(k, jit_gpr_number(op));
+	u16 written = jit_written_registers(p);
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (written & BIT(g))
+			forget(k, g);
+}
+
+/* An instruction that leaves a register with the value of one plus a constant. */
+struct step {
+	unsigned to, from;
+	i64 plus;
+	bool narrow; /* to 32 bits, or of them */
+};
+
+static bool step_by_lea(const struct plan *p, struct step *s)
+{
+	const struct insn *insn = p->insn;
+	if (insn->opsize < 4 || insn->base >= GPR_COUNT || insn->index != REG_ZERO)
+		return false;
+	*s = (struct step){ jit_gpr_number(&p->op[0]), insn->base, insn->disp, insn->opsize == 4 };
+	return true;
+}
+
+static bool step_of(const struct plan *p, struct step *s)
+{
+	if (p->kind == PLAN_LEA)
+		return step_by_lea(p, s);
+	bool whole = is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR64);
+	if (p->kind != PLAN_COPY || !(whole || is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR32)))
+		return false;
+	unsigned to = jit_gpr_number(&p->op[0]);
+	i64 imm = whole ? (i64)p->insn->imm : (i32)p->insn->imm;
+	bool immediate = p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (!whole || p->insn->imm + BIT(30) < BIT(31));
+	*s = (struct step){ to, to, 0, !whole };
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+		s->plus = imm;
+		return immediate;
+	case ZYDIS_MNEMONIC_SUB:
+		s->plus = -imm;
+		return immediate;
+	case ZYDIS_MNEMONIC_INC:
+		s->plus = 1;
+		return true;
+	case ZYDIS_MNEMONIC_DEC:
+		s->plus = -1;
+		return true;
+	case ZYDIS_MNEMONIC_CDQE:
+		s->narrow = true;
+		return true;
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVSXD:
+		s->narrow = !whole || p->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD;
+		if (!is_of_class(&p->op[1], s->narrow ? ZYDIS_REGCLASS_GPR32 : ZYDIS_REGCLASS_GPR64))
+			return false;
+		s->from = jit_gpr_number(&p->op[1]);
+		return true;
+	default:
+		return false;
 	}
 }
 
-static bool is_gpr32(const ZydisDecodedOperand *op)
-{
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR32;
-}
-
 /* The value, taken as one of 32 bits; false: may be none. */
-static bool bound(struct tracker *k, struct value v, struct value *to)
+static bool bound(struct tracker *k, struct value v)
 {
 	if (v.root < INITIAL_ROOT || v.root >= INITIAL_ROOT + GPR_COUNT || v.offset > NARROW_MAX ||
 	    v.offset < -NARROW_MAX)
@@ -123,85 +168,21 @@ static bool bound(struct tracker *k, struct value v, struct value *to)
 		k->narrow_low[g] = (i32)v.offset;
 	if (v.offset > k->narrow_high[g])
 		k->narrow_high[g] = (i32)v.offset;
-	*to = v;
 	return true;
 }
 
-static bool moves_narrow(struct tracker *k, const struct plan *p)
-{
-	const struct insn *insn = p->insn;
-	if (p->kind == PLAN_LEA) {
-		if (insn->opsize != 4 || insn->base >= GPR_COUNT || insn->index != REG_ZERO)
-			return false;
-		struct value v = k->reg[insn->base];
-		v.offset += insn->disp;
-		return bound(k, v, &k->reg[jit_gpr_number(&p->op[0])]);
-	}
-	bool extends = p->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD || p->zi.mnemonic == ZYDIS_MNEMONIC_CDQE;
-	if (p->kind != PLAN_COPY || !(is_gpr32(&p->op[0]) || (extends && is_gpr64(&p->op[0]))))
-		return false;
-	struct value *to = &k->reg[jit_gpr_number(&p->op[0])], v = *to;
-	i64 imm = (i32)insn->imm;
-	bool immediate = p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	switch (p->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_ADD:
-		v.offset += imm;
-		return immediate && bound(k, v, to);
-	case ZYDIS_MNEMONIC_SUB:
-		v.offset -= imm;
-		return immediate && bound(k, v, to);
-	case ZYDIS_MNEMONIC_INC:
-		v.offset++;
-		return bound(k, v, to);
-	case ZYDIS_MNEMONIC_DEC:
-		v.offset--;
-		return bound(k, v, to);
-	case ZYDIS_MNEMONIC_CDQE:
-		return bound(k, v, to);
-	case ZYDIS_MNEMONIC_MOV:
-	case ZYDIS_MNEMONIC_MOVSXD:
-		return is_gpr32(&p->op[1]) && bound(k, k->reg[jit_gpr_number(&p->op[1])], to);
-	default:
-		return false;
-	}
-}
-
-/* Adds a constant to a whole register, or copies one? Does it, then. */
+/* Adds a constant to a register, or copies one? Does it, then. */
 static bool moves_constant(struct tracker *k, const struct plan *p)
 {
-	const struct insn *insn = p->insn;
-	if (p->kind == PLAN_LEA) {
-		if (insn->opsize != 8 || insn->base >= GPR_COUNT || insn->index != REG_ZERO)
-			return false;
-		struct value v = k->reg[insn->base];
-		v.offset += insn->disp;
-		k->reg[jit_gpr_number(&p->op[0])] = v;
-		return true;
-	}
-	if (p->kind != PLAN_COPY || !is_gpr64(&p->op[0]))
+	struct step s;
+	if (!step_of(p, &s) || (s.narrow && !k->narrow))
 		return false;
-	struct value *to = &k->reg[jit_gpr_number(&p->op[0])];
-	bool immediate = p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && insn->imm + BIT(30) < BIT(31);
-	switch (p->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_ADD:
-		to->offset += immediate ? (i64)insn->imm : 0;
-		return immediate;
-	case ZYDIS_MNEMONIC_SUB:
-		to->offset -= immediate ? (i64)insn->imm : 0;
-		return immediate;
-	case ZYDIS_MNEMONIC_INC:
-		to->offset++;
-		return true;
-	case ZYDIS_MNEMONIC_DEC:
-		to->offset--;
-		return true;
-	case ZYDIS_MNEMONIC_MOV:
-		if (is_gpr64(&p->op[1]))
-			*to = k->reg[jit_gpr_number(&p->op[1])];
-		return is_gpr64(&p->op[1]);
-	default:
+	struct value v = k->reg[s.from];
+	v.offset += s.plus;
+	if (s.narrow && !bound(k, v))
 		return false;
-	}
+	k->reg[s.to] = v;
+	return true;
 }
 
 void tracker_follow(struct tracker *k, const struct plan *p)
@@ -225,7 +206,7 @@ void tracker_follow(struct tracker *k, const struct plan *p)
 		forget(k, RBP);
 		break;
 	default:
-		if (!moves_constant(k, p) && !(k->narrow && moves_narrow(k, p)))
+		if (!moves_constant(k, p))
 			forget_written(k, p);
 	}
 }

@@ -257,7 +257,7 @@ static void translate_push_memory(struct translation *t, const struct plan *p)
 {
 	emit_load_place(t, HOST_T0, emit_place(t, p));
 	emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-	struct place_in_memory m = emit_stack(t, p, host_register[RSP], -8, true);
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	emit_load(&t->e, HOST_T2, HOST_CPU, guest_offset(REG_RIP));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
@@ -437,7 +437,7 @@ static void emit_go_far(struct translation *t, const struct plan *p)
 	emit_enter_far(t);
 }
 
-static bool is_near(i64 offset)
+static bool is_in_page(i64 offset)
 {
 	return offset >= 0 && offset < (i64)PAGE_SIZE;
 }
@@ -464,7 +464,7 @@ static void emit_exit_far(struct translation *t, const struct plan *p, bool take
 static void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offset)
 {
 	give_up_host_flags(t, true);
-	if (!is_near(offset)) {
+	if (!is_in_page(offset)) {
 		emit_exit_far(t, p, taken, offset);
 		return;
 	}
@@ -591,7 +591,7 @@ static void emit_landing(struct translation *t, const struct plan *p)
 	struct emit *e = &t->e;
 	i64 offset = next_offset(p);
 	emit_lea(e, HOST_RSP, HOST_RSP, 8);
-	if (offset >= (i64)PAGE_SIZE) {
+	if (!is_in_page(offset)) {
 		emit_lookup(t, NULL, 0);
 		emit_enter_far(t);
 		return;
@@ -603,7 +603,7 @@ static void emit_landing(struct translation *t, const struct plan *p)
 static void translate_call(struct translation *t, const struct plan *p)
 {
 	i64 target = target_offset(p);
-	bool near = p->insn->direct && is_near(target);
+	bool near = p->insn->direct && is_in_page(target);
 	struct jit_far *far = NULL;
 
 	give_up_host_flags(t, true);
@@ -631,14 +631,13 @@ static void translate_call(struct translation *t, const struct plan *p)
 		emit_go_far(t, p);
 		return;
 	}
-	if (near) {
+	if (near || far) {
 		emit_count(t, executed(t, p));
 		emit_open_call(t);
-		emit_link(t, target, true);
-	} else if (far) {
-		emit_count(t, executed(t, p));
-		emit_open_call(t);
-		emit_far_branch(t, far, true);
+		if (near)
+			emit_link(t, target, true);
+		else
+			emit_far_branch(t, far, true);
 	} else {
 		emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 		emit_lookup(t, NULL, executed(t, p));

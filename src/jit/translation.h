@@ -98,6 +98,12 @@ void flags_behind(struct translation *t, const struct plan *p);
 
 /* --- translate.c --- */
 
+/* What the trace has found out of a page, by slot. */
+static inline i32 addend_offset(unsigned slot)
+{
+	return (i32)(offsetof(struct cpu, jit_addend) + 8 * slot);
+}
+
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
 struct cold *add_cold(struct translation *t, u8 *from);
 /* T1 = what stubs must know of the instruction; `vectors` and x87 registers must be loaded behind it. */
@@ -115,6 +121,9 @@ struct place_in_memory {
 	i32 disp;
 };
 
+/* ADD `reg`, [CPU + field]; the segment's base, for those that have one. Uses the flags. */
+void emit_add_field(struct translation *t, unsigned reg, i32 field);
+void emit_add_segment(struct translation *t, unsigned reg, unsigned seg);
 /* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
 unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary);
 /* `to` = linear address of an offset in this page; RIP is not known before the code runs. Uses T1. */
