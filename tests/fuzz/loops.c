@@ -9,6 +9,7 @@
 
 #include "cpu/fpu.h"
 #include "cpu/native.h"
+#include "jit/internal.h"
 #include "jit/jit.h"
 #include "x86/state.h"
 
@@ -384,29 +385,12 @@ static void run(const struct x86_state *s, const struct jit_ops *jit, struct out
 	memcpy(o->uppers, cpu->fpu.ymm_high, sizeof o->uppers);
 }
 
-static void show(void)
-{
-	ZydisDecoder decoder;
-	ZydisFormatter formatter;
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	for (u64 at = code_start; at < code_at; at += zi.length) {
-		char text[128];
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, m->mem.host + at, 15, &zi, op)))
-			break;
-		ZydisFormatterFormatInstruction(&formatter, &zi, op, zi.operand_count, text, sizeof text, at, NULL);
-		fprintf(stderr, "%llx  %s\n", (unsigned long long)at, text);
-	}
-}
-
 static void compare(const struct outcome *a, const struct outcome *b)
 {
 	bool same = !memcmp(changed, m->mem.host + RAM_PAGES, sizeof changed);
 	if (!memcmp(a, b, sizeof *a) && same)
 		return;
-	show();
+	jit_print_code("guest code:", m->mem.host + code_start, code_at - code_start, code_start);
 	for (unsigned i = 0; i < GPR_COUNT; i++)
 		fprintf(stderr, "r%-2u interpreted %16llx translated %16llx%s\n", i, (unsigned long long)a->reg[i],
 			(unsigned long long)b->reg[i], a->reg[i] == b->reg[i] ? "" : "  !");

@@ -1,25 +1,10 @@
 /* Code that changes under the CPU: by stores of its own, of its neighbours, through other addresses, by string moves.
  */
-#include "lib/guest.h"
+#include "lib/code.h"
 
 static u64 window_pdpt[512] ALIGNED(4096), window_pd[512] ALIGNED(4096), window_pt[512] ALIGNED(4096);
 static u8 code[2][4096] ALIGNED(4096);
 #define WINDOW ((u8 *)(1ULL << 39))
-
-/* mov $value, %eax; ret */
-static void put_function(u8 *at, u32 value)
-{
-	at[0] = 0xb8;
-	memcpy(at + 1, &value, 4);
-	at[5] = 0xc3;
-}
-
-static u32 call(const void *at)
-{
-	u32 value;
-	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
-	return value;
-}
 
 static void test_stores(void)
 {

@@ -1,24 +1,10 @@
 /* Code that one CPU writes and others run: as Linux patches (INT3 first), as JITs do, in fresh pages, beside data. */
+#include "lib/code.h"
 #include "lib/smp.h"
 
 static u8 code[64][4096] ALIGNED(4096);
 static volatile bool stop;
 static volatile unsigned wrong, runs[SMP_MAX];
-
-/* mov $value, %eax; ret */
-static void put_function(u8 *at, u32 value)
-{
-	at[0] = 0xb8;
-	memcpy(at + 1, &value, 4);
-	at[5] = 0xc3;
-}
-
-static u32 call(const void *at)
-{
-	u32 value;
-	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
-	return value;
-}
 
 static void serialize(void)
 {
