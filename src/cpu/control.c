@@ -219,7 +219,8 @@ bool control_select_mov(const struct decode *d, struct insn *insn)
 	*(write ? &insn->dst : &insn->src) = (u8)cr;
 	*(write ? &insn->src : &insn->dst) = (u8)ZydisRegisterGetId(gpr);
 	insn->exec = write ? exec_write_cr : exec_read_cr;
-	insn->flags |= INSN_ENDS;
+	if (write)
+		insn->flags |= INSN_ENDS;
 	return true;
 }
 

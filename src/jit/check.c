@@ -59,6 +59,15 @@ struct outcome {
 	const struct insn *insn;
 	u32 mxcsr;
 	u8 x87[FPU_MXCSR], st[8][16];
+	struct system {
+		u64 base[2], base_copy[2], kernel_gs_base; /* of FS and GS */
+		const struct tlb_entry *tlb;
+		enum mmu_class cls;
+		const struct insn *shadow_insn;
+		u64 shadow_rip;
+		u8 shadow;
+		bool shadow_seen;
+	} system;
 	u8 vector[2][16][16]; /* lower halves, upper halves */
 };
 
@@ -225,6 +234,35 @@ static void undo_writes(struct cpu *cpu, struct check *c)
 
 /* --- the two executions --- */
 
+static void take_system(const struct cpu *cpu, struct system *s)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		s->base[i] = cpu->seg[SEG_FS + i].base;
+		s->base_copy[i] = cpu->seg_base[SEG_FS + i];
+	}
+	s->kernel_gs_base = cpu->msr.kernel_gs_base;
+	s->tlb = cpu->mmu.tlb;
+	s->cls = cpu->mmu.cls;
+	s->shadow_insn = cpu->shadow_insn;
+	s->shadow_rip = cpu->shadow_rip;
+	s->shadow = cpu->shadow;
+	s->shadow_seen = cpu->shadow_seen;
+}
+
+static void put_system(struct cpu *cpu, const struct system *s)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		cpu->seg[SEG_FS + i].base = s->base[i];
+		cpu->seg_base[SEG_FS + i] = s->base_copy[i];
+	}
+	cpu->msr.kernel_gs_base = s->kernel_gs_base;
+	mmu_set_class(&cpu->mmu, s->cls);
+	cpu->shadow_insn = s->shadow_insn;
+	cpu->shadow_rip = s->shadow_rip;
+	cpu->shadow = s->shadow;
+	cpu->shadow_seen = s->shadow_seen;
+}
+
 static void take_outcome(const struct cpu *cpu, struct outcome *o, bool thrown)
 {
 	memset(o, 0, sizeof(*o));
@@ -238,6 +276,7 @@ static void take_outcome(const struct cpu *cpu, struct outcome *o, bool thrown)
 	memcpy(o->st, cpu->fpu.legacy + FPU_ST, sizeof(o->st));
 	memcpy(o->vector[0], cpu->fpu.legacy + FPU_XMM, sizeof(o->vector[0]));
 	memcpy(o->vector[1], cpu->fpu.ymm_high, sizeof(o->vector[1]));
+	take_system(cpu, &o->system);
 	o->thrown = thrown;
 	if (thrown)
 		o->pending = cpu->pending;
@@ -255,6 +294,7 @@ static void put_outcome(struct cpu *cpu, const struct outcome *o)
 	memcpy(cpu->fpu.legacy + FPU_ST, o->st, sizeof(o->st));
 	memcpy(cpu->fpu.legacy + FPU_XMM, o->vector[0], sizeof(o->vector[0]));
 	memcpy(cpu->fpu.ymm_high, o->vector[1], sizeof(o->vector[1]));
+	put_system(cpu, &o->system);
 	cpu->pending.valid = false;
 }
 
@@ -338,6 +378,10 @@ static void print_outcome(const char *title, const struct outcome *o)
 	fprintf(stderr, "\n  mxcsr=%x rip=%llx start=%llx arith=%04x sys=%llx", o->mxcsr,
 		(unsigned long long)o->reg[REG_RIP], (unsigned long long)o->rip_start, o->arith & ARITH_MASK,
 		(unsigned long long)o->rflags_sys);
+	fprintf(stderr, "\n  fs=%llx gs=%llx kernel_gs=%llx class=%u shadow=%u at %llx",
+		(unsigned long long)o->system.base[0], (unsigned long long)o->system.base[1],
+		(unsigned long long)o->system.kernel_gs_base, o->system.cls, o->system.shadow,
+		(unsigned long long)o->system.shadow_rip);
 	if (o->thrown)
 		fprintf(stderr, " threw %s %u error %x address %llx", o->pending.valid ? "vector" : "nothing",
 			o->pending.vector, o->pending.error, (unsigned long long)o->pending.address);
@@ -385,7 +429,7 @@ static bool outcomes_equal(const struct outcome *a, const struct outcome *b, u16
 	return !memcmp(a->reg, b->reg, sizeof(a->reg)) && !((a->arith ^ b->arith) & ARITH_MASK & ~undefined) &&
 	       a->rflags_sys == b->rflags_sys && a->mxcsr == b->mxcsr && !memcmp(a->x87, b->x87, sizeof(a->x87)) &&
 	       !memcmp(a->st, b->st, sizeof(a->st)) && !memcmp(a->vector, b->vector, sizeof(a->vector)) &&
-	       a->thrown == b->thrown &&
+	       !memcmp(&a->system, &b->system, sizeof(a->system)) && a->thrown == b->thrown &&
 	       (!a->thrown ||
 		(events_equal(&a->pending, &b->pending) && a->insn == b->insn && a->rip_start == b->rip_start));
 }
@@ -427,9 +471,9 @@ static bool run_fragment(struct cpu *cpu, const struct fragments *all, struct fr
 	if (f->checks & 1)
 		forget_pages(cpu, &c);
 	thrown = execute(cpu, NULL, all, f, done);
-	/* A page of data gave up its old blocks, with these writes as the last of many: this one was left in the
-	 * middle. */
-	if (cpu->counters.blocks_dropped != dropped)
+	/* A page of data gave up its old blocks, with these writes as the last of many, or something just came up that
+	 * an STI lets through: this one was left in the middle. */
+	if (cpu->counters.blocks_dropped != dropped || (thrown && !cpu->pending.valid))
 		return thrown;
 	take_outcome(cpu, &c.translated, thrown);
 	if (!outcomes_equal(&c.interpreted, &c.translated, undefined) || !memory_equal(cpu, &c))

@@ -1,5 +1,5 @@
 /*
- * Integer instructions that are more than a copy: divisions, bit strings, single flags of the system's.
+ * Integer instructions that are more than a copy: divisions, bit strings, the direction flag.
  */
 #include "jit/translation.h"
 
@@ -109,7 +109,7 @@ void translate_bit_string(struct translation *t, const struct plan *p)
 	t->flags = IN_HOST;
 }
 
-/* --- flags that are none of the arithmetic ones --- */
+/* --- CLD and STD --- */
 
 void translate_direction(struct translation *t, const struct plan *p)
 {
@@ -117,16 +117,4 @@ void translate_direction(struct translation *t, const struct plan *p)
 	give_up_host_flags(t, p->live_before);
 	emit_rm(&t->e, (struct opcode){ .byte = 0x80 }, set ? 1 : 4, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys) + 1);
 	emit8(&t->e, (u8)((set ? RFLAGS_DF : ~RFLAGS_DF) >> 8));
-}
-
-/* Above CPL 0 it depends on IOPL and more. */
-void translate_cli(struct translation *t, const struct plan *p)
-{
-	const struct opcode alu = { .byte = 0x80 };
-	give_up_host_flags(t, p->live_before);
-	emit_rm(&t->e, alu, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(cpl));
-	emit8(&t->e, 0);
-	emit_handler_if(t, p, COND_NZ);
-	emit_rm(&t->e, alu, 4, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys) + 1);
-	emit8(&t->e, (u8)(~RFLAGS_IF >> 8));
 }

@@ -35,7 +35,7 @@ enum plan_kind {
 	PLAN_JCC,
 	/* These do not. */
 	PLAN_DIRECTION,
-	PLAN_CLI,
+	PLAN_SYSTEM,   /* on struct cpu alone: system.c */
 	PLAN_SELECTOR, /* MOV of a segment register to a whole general one */
 	PLAN_NOTHING,
 	PLAN_LEA,
@@ -283,6 +283,11 @@ u32 jit_host_features(void);
 bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi);
 
 bool jit_plan_x87(const struct jit *jit, struct plan *p);
+
+/* system.c: is it PLAN_SYSTEM, unless forbidden? Does one change what is mapped where for the instructions behind it?
+ */
+bool jit_plan_system(const struct plan *p);
+bool jit_changes_spaces(const struct plan *p);
 
 /* x87.c: what cpu->x87_allowed must be. */
 bool jit_x87_allowed(const struct cpu *cpu);

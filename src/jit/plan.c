@@ -258,6 +258,8 @@ static bool plan_push_flags(struct plan *p)
 static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
+	if (jit_plan_system(p))
+		return PLAN_SYSTEM;
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
@@ -299,8 +301,6 @@ static enum plan_kind classify(const struct jit *jit, struct plan *p)
 	case ZYDIS_MNEMONIC_CLD:
 	case ZYDIS_MNEMONIC_STD:
 		return PLAN_DIRECTION;
-	case ZYDIS_MNEMONIC_CLI:
-		return PLAN_CLI;
 	case ZYDIS_MNEMONIC_LEAVE:
 		p->memory = insn->opsize == 8;
 		p->memory_size = 8;
@@ -369,7 +369,7 @@ static bool shows_flags(const struct plan *p)
 {
 	switch (p->kind) {
 	case PLAN_HANDLER:
-	case PLAN_CLI:
+	case PLAN_SYSTEM:
 	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 	case PLAN_JMP:

@@ -208,5 +208,7 @@ void tracker_follow(struct tracker *k, const struct plan *p)
 	default:
 		if (!moves_constant(k, p))
 			forget_written(k, p);
+		if (jit_changes_spaces(p))
+			k->era++;
 	}
 }

@@ -33,7 +33,7 @@ enum {
 struct tracker {
 	struct value reg[GPR_COUNT];
 	u32 last_root;
-	u32 era; /* counts handlers */
+	u32 era; /* counts handlers, and what changes address spaces */
 	bool narrow;
 	u16 bounded; /* these registers */
 	i32 narrow_low[GPR_COUNT], narrow_high[GPR_COUNT];

@@ -361,8 +361,7 @@ static void emit_link(struct translation *t, i64 offset, bool call)
 	link->site = c->from;
 }
 
-/* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
-static void emit_canonical(struct translation *t, const struct plan *p)
+void emit_canonical(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	emit_mov(e, HOST_T1, HOST_T0);
@@ -855,8 +854,8 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_SELECTOR:
 		translate_selector(t, p);
 		break;
-	case PLAN_CLI:
-		translate_cli(t, p);
+	case PLAN_SYSTEM:
+		translate_system(t, p);
 		break;
 	case PLAN_NOTHING:
 		break;

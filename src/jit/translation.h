@@ -112,6 +112,8 @@ void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87
 void emit_leave(struct translation *t, const struct jit_link *link);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
+/* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
+void emit_canonical(struct translation *t, const struct plan *p);
 /* --- address.c --- */
 
 /* Where an operand lies, in the host's addresses. */
@@ -185,7 +187,9 @@ void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned c
 void translate_divide(struct translation *t, const struct plan *p);
 void translate_bit_string(struct translation *t, const struct plan *p);
 void translate_direction(struct translation *t, const struct plan *p);
-void translate_cli(struct translation *t, const struct plan *p);
+
+/* system.c */
+void translate_system(struct translation *t, const struct plan *p);
 
 /* reencode.c */
 void translate_reencoded(struct translation *t, const struct plan *p);

@@ -122,8 +122,10 @@ static void select_tables(struct mmu *mmu)
 	const struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
 	mmu->generation = mmu->cls == MMU_USER ? c->user.generation : c->supervisor.generation;
-	mmu->tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, mmu->cls));
-	mmu->system = mmu->checked ? empty_table(mmu) : class_table(c, MMU_SUPERVISOR);
+	for (unsigned cls = 0; cls < MMU_CLASSES; cls++)
+		mmu->class_tlb[cls] = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls));
+	mmu->tlb = mmu->class_tlb[mmu->cls];
+	mmu->system = mmu->class_tlb[MMU_SUPERVISOR];
 }
 
 /* What others cached of these translations is no longer good. */

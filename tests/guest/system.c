@@ -1,0 +1,226 @@
+/*
+ * System instructions that kernels execute at each entry and around user memory, in straight runs with accesses that
+ * depend on them; and what makes each of them fault, at the same place. Each piece runs often enough to be translated.
+ */
+#include "lib/guest.h"
+
+enum { PWU = 7, ROUNDS = 40 };
+enum { E_P = 1 };
+#define CR4_FSGSBASE   BIT(16)
+#define CR4_SMAP       BIT(21)
+#define CR4_PKE        BIT(22)
+#define MSR_FS_BASE    0xc0000100
+#define MSR_GS_BASE    0xc0000101
+#define MSR_KERNEL_GS  0xc0000102
+#define NOT_CANONICAL  (1ULL << 62)
+#define FLAG_INTERRUPT BIT(9)
+
+static u64 window_pdpt[512] ALIGNED(4096), window_pd[512] ALIGNED(4096), window_pt[512] ALIGNED(4096);
+static u64 page[512] ALIGNED(4096), first[4] = { 11, 12, 13, 14 }, second[4] = { 21, 22, 23, 24 };
+
+#define WINDOW ((volatile u64 *)(1ULL << 39))
+
+static bool has_feature(u32 leaf, unsigned reg, unsigned bit)
+{
+	u32 r[4];
+	cpuid(leaf, 0, r);
+	return r[reg] & BIT(bit);
+}
+
+/* --- SWAPGS --- */
+
+static void test_swapgs(void)
+{
+	u64 wrong = 0;
+	wrmsr(MSR_GS_BASE, (u64)first);
+	wrmsr(MSR_KERNEL_GS, (u64)second);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 a, b, c, d;
+		asm volatile("mov %%gs:0, %0; mov %%gs:8, %1; swapgs; mov %%gs:8, %2; mov %%gs:16, %3; swapgs"
+			     : "=&r"(a), "=&r"(b), "=&r"(c), "=&r"(d)
+			     :
+			     : "memory");
+		wrong += a != 11 || b != 12 || c != 22 || d != 23;
+	}
+	CHECK_EQUAL("operands-behind-swapgs-have-the-other-base", wrong, 0);
+	asm volatile("swapgs" : : : "memory");
+	CHECK("swapgs-shows-in-msrs", rdmsr(MSR_GS_BASE) == (u64)second && rdmsr(MSR_KERNEL_GS) == (u64)first);
+	wrmsr(MSR_GS_BASE, 0);
+}
+
+static void user_swapgs(void)
+{
+	asm volatile("nop; nop; swapgs; int $0x80");
+}
+
+static void user_stac(void)
+{
+	asm volatile("nop; nop; stac; int $0x80");
+}
+
+static void user_read_cr2(void)
+{
+	asm volatile("nop; nop; mov %cr2, %rax; int $0x80");
+}
+
+static void user_sti(void)
+{
+	asm volatile("nop; nop; sti; nop; int $0x80");
+}
+
+static void test_user(void)
+{
+	u64 wrong[4] = { 0 };
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		wrong[0] += run_user(user_swapgs) != GP;
+		wrong[1] += run_user(user_stac) != UD;
+		wrong[2] += run_user(user_read_cr2) != GP;
+		wrong[3] += run_user(user_sti) != GP;
+	}
+	CHECK_EQUAL("swapgs-at-cpl-3-is-gp", wrong[0], 0);
+	CHECK_EQUAL("stac-at-cpl-3-is-ud", wrong[1], 0);
+	CHECK_EQUAL("mov-from-cr-at-cpl-3-is-gp", wrong[2], 0);
+	CHECK_EQUAL("sti-at-cpl-3-is-gp", wrong[3], 0);
+}
+
+/* --- STAC and CLAC --- */
+
+static void test_smap(void)
+{
+	u64 wrong = 0, faults = 0, a, b;
+	if (!has_feature(7, 1, 20)) {
+		skip("user-memory-opens-with-stac", "no SMAP");
+		skip("user-memory-closes-with-clac", "no SMAP");
+		return;
+	}
+	boot_pml4[1] = (u64)window_pdpt | PWU;
+	window_pdpt[0] = (u64)window_pd | PWU;
+	window_pd[0] = (u64)window_pt | PWU;
+	window_pt[0] = (u64)page | PWU;
+	page[0] = 31;
+	page[1] = 32;
+	write_cr4(read_cr4() | CR4_SMAP);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		asm volatile("stac; mov (%2), %0; mov 8(%2), %1; clac"
+			     : "=&r"(a), "=&r"(b)
+			     : "r"(WINDOW)
+			     : "memory", "cc");
+		wrong += a != 31 || b != 32;
+	}
+	CHECK_EQUAL("user-memory-opens-with-stac", wrong, 0);
+	/* The second access is beside the first one, whose page was found under STAC. */
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		TRY("stac; mov (%0), %%rax; clac; " TRY_MARK "mov 8(%0), %%rax",
+		    :
+		    : "r"(WINDOW)
+		    : "rax", "memory", "cc");
+		faults += is_fault(PF, E_P) && !(fault.flags & BIT(18));
+	}
+	CHECK_EQUAL("user-memory-closes-with-clac", faults, ROUNDS);
+	write_cr4(read_cr4() & ~CR4_SMAP);
+}
+
+/* --- bases --- */
+
+static void test_bases(void)
+{
+	u64 wrong = 0, faults = 0, undefined = 0;
+	if (!has_feature(7, 1, 0)) {
+		skip("operands-behind-wrfsbase-have-the-new-base", "no FSGSBASE");
+		skip("wrfsbase-of-what-is-not-canonical-is-gp", "no FSGSBASE");
+		skip("rdgsbase-without-cr4-fsgsbase-is-ud", "no FSGSBASE");
+		return;
+	}
+	write_cr4(read_cr4() | CR4_FSGSBASE);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 a, b, base, narrow = ~0ULL;
+		asm volatile("wrfsbase %4; mov %%fs:0, %0; wrfsbase %5; mov %%fs:0, %1; rdfsbase %2; rdfsbase %k3"
+			     : "=&r"(a), "=&r"(b), "=&r"(base), "+&r"(narrow)
+			     : "r"(first), "r"(second)
+			     : "memory");
+		wrong += a != 11 || b != 21 || base != (u64)second || narrow != (u32)(u64)second;
+		wrong += rdmsr(MSR_FS_BASE) != (u64)second;
+	}
+	CHECK_EQUAL("operands-behind-wrfsbase-have-the-new-base", wrong, 0);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		TRY("nop; " TRY_MARK "wrfsbase %0", : : "r"(NOT_CANONICAL) : "memory");
+		faults += is_fault(GP, 0) && rdmsr(MSR_FS_BASE) == (u64)second;
+	}
+	CHECK_EQUAL("wrfsbase-of-what-is-not-canonical-is-gp", faults, ROUNDS);
+	write_cr4(read_cr4() & ~CR4_FSGSBASE);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		TRY("nop; " TRY_MARK "rdgsbase %%rax", : : : "rax");
+		undefined += is_fault(UD, 0);
+	}
+	CHECK_EQUAL("rdgsbase-without-cr4-fsgsbase-is-ud", undefined, ROUNDS);
+	wrmsr(MSR_FS_BASE, 0);
+}
+
+/* --- what tells of the state --- */
+
+static void test_control(void)
+{
+	u64 wrong = 0;
+	word cr3 = read_cr3(), cr4 = read_cr4(), cr0 = read_cr0();
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		word a, b, c, d;
+		write_cr2(i * 4096);
+		asm volatile("mov %%cr0, %0; mov %%cr2, %%r10; mov %%r10, %1; mov %%cr3, %2; mov %%cr4, %3"
+			     : "=&r"(a), "=&r"(b), "=&r"(c), "=&r"(d)
+			     :
+			     : "r10");
+		wrong += a != cr0 || b != i * 4096 || c != cr3 || d != cr4;
+	}
+	CHECK_EQUAL("control-registers-read-in-the-middle", wrong, 0);
+}
+
+static void test_flags(void)
+{
+	u64 wrong = 0;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		word off, on;
+		u32 x = i;
+		/* The flags of ADD go past STI and CLI. */
+		asm volatile("cli; pushf; pop %0; add $-20, %2; sti; nop; pushf; pop %1; cli"
+			     : "=&r"(off), "=&r"(on), "+r"(x)
+			     :
+			     : "cc", "memory");
+		wrong += (off & FLAG_INTERRUPT) || !(on & FLAG_INTERRUPT) || (on & 1) != (i >= 20);
+	}
+	CHECK_EQUAL("flags-pass-sti-and-cli", wrong, 0);
+}
+
+static void test_pkru(void)
+{
+	u64 wrong = 0, faults = 0;
+	if (!has_feature(7, 2, 3)) {
+		skip("rdpkru-clears-what-is-above", "no PKU");
+		skip("rdpkru-wants-ecx-0", "no PKU");
+		return;
+	}
+	write_cr4(read_cr4() | CR4_PKE);
+	asm volatile("wrpkru" : : "a"(0x55555554), "c"(0), "d"(0));
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 a = ~0ULL, d = ~0ULL;
+		asm volatile("rdpkru; nop" : "+a"(a), "+d"(d) : "c"(0));
+		wrong += a != 0x55555554 || d != 0;
+		TRY("nop; " TRY_MARK "rdpkru", : "+a"(a), "+d"(d) : "c"(1));
+		faults += is_fault(GP, 0);
+	}
+	CHECK_EQUAL("rdpkru-clears-what-is-above", wrong, 0);
+	CHECK_EQUAL("rdpkru-wants-ecx-0", faults, ROUNDS);
+	asm volatile("wrpkru" : : "a"(0), "c"(0), "d"(0));
+	write_cr4(read_cr4() & ~CR4_PKE);
+}
+
+void guest_main(void)
+{
+	test_swapgs();
+	test_smap();
+	test_bases();
+	test_control();
+	test_flags();
+	test_pkru();
+	open_to_user();
+	test_user();
+}
