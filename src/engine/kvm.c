@@ -137,6 +137,8 @@ static int create_vm(struct engine *engine)
 		err = add_slot(engine, 0, 0, mem->low_size, mem->host);
 	if (err >= 0)
 		err = add_slot(engine, 1, MEM_HIGH_BASE, mem->size - mem->low_size, mem->host + mem->low_size);
+	if (err >= 0)
+		err = kvm_smm_init(engine);
 	return err < 0 ? err : 0;
 }
 
@@ -152,6 +154,8 @@ static int create_vcpu(struct engine *engine, unsigned index, const struct kvm_c
 		return -errno;
 	}
 	int err = kvm_cpuid_setup(vcpu, cpuid);
+	if (err >= 0)
+		err = kvm_smm_init_vcpu(vcpu);
 	if (err < 0)
 		return err;
 	vcpu->after_reset = kvm_vcpu_snapshot(engine->kvm_fd, vcpu->fd);
@@ -211,6 +215,7 @@ static void kvm_destroy(struct engine *engine)
 	free(engine->after_reset);
 	if (engine->vm_fd >= 0)
 		close(engine->vm_fd);
+	kvm_smm_destroy(engine);
 	if (engine->kvm_fd >= 0)
 		close(engine->kvm_fd);
 	free(engine);

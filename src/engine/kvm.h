@@ -4,6 +4,7 @@
  *   kvm.c        one VM: create, run, exits, interrupts
  *   kvm_state.c  struct x86_state to and from KVM's registers
  *   kvm_cpuid.c  what the guest sees in CPUID, and the few MSRs that firmware would set
+ *   kvm_smm.c    what an SMI runs
  *   kvm_reset.c  the state after RESET
  *   kvm_probe.c  does /dev/kvm run a guest at all? (kvm_probe_guest.S is that guest)
  *
@@ -44,6 +45,7 @@ struct engine {
 	const struct engine_board *board;
 	int kvm_fd, vm_fd;
 	struct kvm_vm_snapshot *after_reset;
+	u8 *smram; /* NULL: KVM has no system-management mode */
 	size_t run_size;
 	struct engine_vcpu *vcpus;
 	unsigned vcpu_count;
@@ -68,12 +70,22 @@ enum nested_choice kvm_cpuid_nesting(const struct kvm_cpuid2 *cpuid);
 /* Gives the vCPU its CPUID and the MSRs that firmware would have set. */
 int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported);
 
+/*
+ * Gives the VM a handler for SMIs, and the vCPU, before its snapshot is taken, its own place there. Nothing where KVM
+ * has no system-management mode: it drops SMIs.
+ */
+int kvm_smm_init(struct engine *engine);
+int kvm_smm_init_vcpu(struct engine_vcpu *vcpu);
+void kvm_smm_destroy(struct engine *engine);
+
 /* struct kvm_msrs with just one entry, for KVM_GET_MSRS and KVM_SET_MSRS. */
 struct kvm_one_msr {
 	u32 nmsrs, pad;
 	struct kvm_msr_entry entry;
 };
 _Static_assert(offsetof(struct kvm_one_msr, entry) == sizeof(struct kvm_msrs), "layout of struct kvm_msrs");
+
+int kvm_set_msr(int vcpu_fd, u32 index, u64 value);
 
 int kvm_state_get(int vcpu_fd, struct x86_state *state);
 int kvm_state_set(int vcpu_fd, const struct x86_state *state);

@@ -156,10 +156,10 @@ static void adapt(struct engine_vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 	}
 }
 
-static int set_msr(struct engine_vcpu *vcpu, u32 index, u64 value)
+int kvm_set_msr(int vcpu_fd, u32 index, u64 value)
 {
 	struct kvm_one_msr msrs = { .nmsrs = 1, .entry = { .index = index, .data = value } };
-	int done = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+	int done = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &msrs);
 	return done < 0 ? done : done == 1 ? 0 : -EINVAL;
 }
 
@@ -178,9 +178,9 @@ int kvm_cpuid_setup(struct engine_vcpu *vcpu, const struct kvm_cpuid2 *supported
 	if (err < 0)
 		return err;
 	/* Not every vendor's KVM has every one of these; the guest does without. */
-	set_msr(vcpu, MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING);
-	set_msr(vcpu, MSR_IA32_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK);
+	kvm_set_msr(vcpu->fd, MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING);
+	kvm_set_msr(vcpu->fd, MSR_IA32_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK);
 	if (vcpu->engine->board->nested == NESTING_VTX)
-		return set_msr(vcpu, MSR_IA32_FEATURE_CONTROL, FEATURE_CONTROL_LOCKED | FEATURE_CONTROL_VMX);
+		return kvm_set_msr(vcpu->fd, MSR_IA32_FEATURE_CONTROL, FEATURE_CONTROL_LOCKED | FEATURE_CONTROL_VMX);
 	return 0;
 }

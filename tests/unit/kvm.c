@@ -51,8 +51,21 @@ static void device_write(void *opaque, u64 offset, unsigned size, u64 value)
 
 static const struct io_ops device_ops = { .read = device_read, .write = device_write };
 
-/* false: this host makes no VM, the test is skipped. */
-static bool machine_create(struct machine *m, const u8 *code, size_t size)
+/* The CPU's next instruction is that at CODE. */
+static void start_at_code(struct engine_vcpu *vcpu)
+{
+	struct x86_state state;
+	engine_kvm.reset(vcpu);
+	engine_kvm.get_state(vcpu, &state);
+	state.seg[SEG_CS].selector = 0;
+	state.seg[SEG_CS].base = 0;
+	state.rip = CODE;
+	state.gpr[RSP] = 0x7000;
+	engine_kvm.set_state(vcpu, &state);
+}
+
+/* false: this host makes no VM, the test is skipped. Of several CPUs the first is started. */
+static bool machine_create_cpus(struct machine *m, unsigned cpus, const u8 *code, size_t size)
 {
 	memset(m, 0, sizeof *m);
 	g_assert_cmpint(mem_init(&m->mem, MEMORY), ==, 0);
@@ -60,7 +73,7 @@ static bool machine_create(struct machine *m, const u8 *code, size_t size)
 	clock_init_monotonic(&m->clock);
 	g_assert_cmpint(bus_add_pio(&m->bus, PORT, 8, &device_ops, &m->device, "test"), ==, 0);
 	g_assert_cmpint(bus_add_mmio(&m->bus, DEVICE_MMIO, 4096, &device_ops, &m->device, "test"), ==, 0);
-	m->board = (struct engine_board){ .mem = &m->mem, .bus = &m->bus, .clock = &m->clock, .cpus = 1 };
+	m->board = (struct engine_board){ .mem = &m->mem, .bus = &m->bus, .clock = &m->clock, .cpus = cpus };
 	int err = engine_kvm.create(&m->board, &m->engine);
 	if (err) {
 		g_test_skip(strerror(-err));
@@ -70,15 +83,13 @@ static bool machine_create(struct machine *m, const u8 *code, size_t size)
 	}
 	m->vcpu = m->device.vcpu = engine_kvm.vcpu(m->engine, 0);
 	g_assert_true(mem_write(&m->mem, CODE, code, size));
-	struct x86_state state;
-	engine_kvm.reset(m->vcpu);
-	engine_kvm.get_state(m->vcpu, &state);
-	state.seg[SEG_CS].selector = 0;
-	state.seg[SEG_CS].base = 0;
-	state.rip = CODE;
-	state.gpr[RSP] = 0x7000;
-	engine_kvm.set_state(m->vcpu, &state);
+	start_at_code(m->vcpu);
 	return true;
+}
+
+static bool machine_create(struct machine *m, const u8 *code, size_t size)
+{
+	return machine_create_cpus(m, 1, code, size);
 }
 
 static void machine_destroy(struct machine *m)
@@ -389,6 +400,80 @@ static void interrupt_line_reaches_the_guest_through_the_pic(void)
 	machine_destroy(&m);
 }
 
+/* --- System-management mode --- */
+
+enum { SMIS = 300 };
+#define APIC_PAGE 0xfee00000ULL
+
+/* With DS at the local APIC: SMIs for every CPU, then what EBX holds. */
+static const u8 send_smis[] = {
+	0xb9, SMIS & 0xff, SMIS >> 8,                                     /* mov cx, SMIS */
+	0x66, 0xc7,        0x06,      0x10, 0x03, 0x00, 0x00, 0x00, 0xff, /* mov dword [310], ff000000: everybody */
+	0x66, 0xc7,        0x06,      0x00, 0x03, 0x00, 0x42, 0x00, 0x00, /* mov dword [300], 4200: SMI */
+	0xe2, 0xec,                                                       /* loop: the first mov */
+	0xba, 0x00,        0x05,      0x66, 0x89, 0xd8, 0x66, 0xef,       /* mov dx, PORT; mov eax, ebx; out dx, eax */
+	END
+};
+
+static void set_ds_and_ebx(struct engine_vcpu *vcpu, u32 ebx)
+{
+	struct x86_state state;
+	engine_kvm.get_state(vcpu, &state);
+	state.seg[SEG_DS].base = APIC_PAGE;
+	state.gpr[RBX] = ebx;
+	engine_kvm.set_state(vcpu, &state);
+}
+
+static void smi_changes_nothing_that_the_guest_sees(void)
+{
+	struct machine m;
+	if (!machine_create(&m, send_smis, sizeof send_smis))
+		return;
+	set_ds_and_ebx(m.vcpu, 0x12345678);
+	run_to_end(&m);
+	g_assert_cmpuint(m.device.writes, ==, 1);
+	expect_write(&m.device, 0, 0, 4, 0x12345678);
+	machine_destroy(&m);
+}
+
+static void reset_leaves_the_smi_its_handler(void)
+{
+	struct machine m;
+	if (!machine_create(&m, send_smis, sizeof send_smis))
+		return;
+	start_at_code(m.vcpu);
+	set_ds_and_ebx(m.vcpu, 0x12345678);
+	run_to_end(&m);
+	expect_write(&m.device, 0, 0, 4, 0x12345678);
+	machine_destroy(&m);
+}
+
+static u64 smbase(struct engine_vcpu *vcpu)
+{
+	struct kvm_one_msr msr = { .nmsrs = 1, .entry = { .index = 0x9e } };
+	g_assert_cmpint(kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &msr), ==, 1);
+	return msr.entry.data;
+}
+
+/* With one SMBASE, SMIs to both at once would save their states over each other. */
+static void every_cpu_has_its_own_place_for_smis(void)
+{
+	struct machine m;
+	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	if (!machine_create_cpus(&m, 2, send_smis, sizeof send_smis))
+		return;
+	struct engine_vcpu *first = m.vcpu, *second = engine_kvm.vcpu(m.engine, 1);
+	if (m.engine->smram)
+		g_assert_cmphex(smbase(first), !=, smbase(second));
+	m.vcpu = m.device.vcpu = second;
+	start_at_code(second);
+	set_ds_and_ebx(second, 0x12345678);
+	g_assert_cmpint(kvm_ioctl(second->fd, KVM_SET_MP_STATE, &runnable), >=, 0);
+	run_to_end(&m);
+	expect_write(&m.device, 0, 0, 4, 0x12345678);
+	machine_destroy(&m);
+}
+
 /* --- Creation and probe --- */
 
 static void nesting_that_the_host_lacks_is_refused(void)
@@ -457,6 +542,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/kvm/reset-brings-back-cpu-and-chips", reset_brings_back_cpu_and_chips);
 	g_test_add_func("/kvm/interrupt-line-reaches-the-guest-through-the-pic",
 			interrupt_line_reaches_the_guest_through_the_pic);
+	g_test_add_func("/kvm/smi-changes-nothing-that-the-guest-sees", smi_changes_nothing_that_the_guest_sees);
+	g_test_add_func("/kvm/reset-leaves-the-smi-its-handler", reset_leaves_the_smi_its_handler);
+	g_test_add_func("/kvm/every-cpu-has-its-own-place-for-smis", every_cpu_has_its_own_place_for_smis);
 	g_test_add_func("/kvm/nesting-that-the-host-lacks-is-refused", nesting_that_the_host_lacks_is_refused);
 	g_test_add_func("/kvm/probe-answers-in-time-with-a-reason", probe_answers_in_time_with_a_reason);
 	g_test_add_func("/kvm/probe-leaves-nothing-behind", probe_leaves_nothing_behind);
