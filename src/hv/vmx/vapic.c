@@ -1,68 +1,41 @@
 /*
  * APIC virtualization (SDM vol. 3, 30): the virtual-APIC page that MOV CR8, accesses to the APIC-access page and x2APIC
- * MSRs reach, virtual interrupts, posted interrupts. Registers of the page are named as the local APIC's.
- *
- * The page is guest memory: whoever else writes it finds its guest confused, and nobody else.
+ * MSRs reach, virtual interrupts, posted interrupts.
  */
 #include "base/trace.h"
+#include "hv/apic_page.h"
 #include "hv/vmx/vmx.h"
-
-enum {
-	REG_ID = 0x20,
-	REG_VERSION = 0x30,
-	REG_TPR = 0x80,
-	REG_PPR = 0xa0,
-	REG_EOI = 0xb0,
-	REG_LDR = 0xd0,
-	REG_DFR = 0xe0,
-	REG_SVR = 0xf0,
-	REG_ISR = 0x100,
-	REG_TMR = 0x180,
-	REG_IRR = 0x200,
-	REG_ESR = 0x280,
-	REG_ICR = 0x300,
-	REG_ICR_HIGH = 0x310,
-	REG_LVT = 0x320,
-	REG_LVT_LAST = 0x370,
-	REG_TIMER_INITIAL = 0x380,
-	REG_TIMER_DIVIDE = 0x3e0,
-	REG_SELF_IPI = 0x3f0, /* x2APIC only */
-};
 
 /* --- the page --- */
 
-static gpa_t reg_address(const struct vmx *vmx, u64 reg)
+static gpa_t page_of(const struct vmx *vmx)
 {
-	return vmx->vmcs.virtual_apic + reg;
+	return vmx->vmcs.virtual_apic;
 }
 
 static u32 reg_read(const struct vmx *vmx, u64 reg)
 {
-	return mem_read_u32(vmx->cpu->mem, reg_address(vmx, reg));
+	return apic_page_read(vmx->cpu->mem, page_of(vmx), reg);
 }
 
 static void reg_write(const struct vmx *vmx, u64 reg, u32 value)
 {
-	mem_write_u32(vmx->cpu->mem, reg_address(vmx, reg), value);
+	apic_page_write(vmx->cpu->mem, page_of(vmx), reg, value);
 }
 
-/* A bit of VISR or VIRR: 32 vectors in every 16 bytes. */
-static void vector_write(const struct vmx *vmx, u64 base, u8 vector, bool value)
+static void set_vector(const struct vmx *vmx, u64 base, u8 vector)
 {
-	u64 reg = base + (vector / 32) * 16;
-	u32 bit = 1u << vector % 32, bits = reg_read(vmx, reg);
-	reg_write(vmx, reg, value ? bits | bit : bits & ~bit);
+	apic_page_set_vector(vmx->cpu->mem, page_of(vmx), base, vector);
 }
 
-/* The highest vector of VISR or VIRR, 0 if there is none. */
-static u8 vector_highest(const struct vmx *vmx, u64 base)
+static void clear_vector(const struct vmx *vmx, u64 base, u8 vector)
 {
-	for (unsigned i = 8; i-- > 0;) {
-		u32 bits = reg_read(vmx, base + i * 16);
-		if (bits)
-			return (u8)(i * 32 + 31 - (unsigned)__builtin_clz(bits));
-	}
-	return 0;
+	apic_page_clear_vector(vmx->cpu->mem, page_of(vmx), base, vector);
+}
+
+static u8 highest_vector(const struct vmx *vmx, u64 base)
+{
+	return apic_page_highest_vector(vmx->cpu->mem, page_of(vmx), base);
 }
 
 /* --- guest interrupt status: the requesting virtual interrupt below, the servicing one above --- */
@@ -116,14 +89,13 @@ static bool delivers(const struct vmx *vmx)
 
 static void virtualize_ppr(const struct vmx *vmx)
 {
-	u8 vtpr = (u8)reg_read(vmx, REG_TPR), service = svi(vmx);
-	reg_write(vmx, REG_PPR, vtpr >> 4 >= service >> 4 ? vtpr : service & 0xf0);
+	reg_write(vmx, APIC_PPR, apic_ppr((u8)reg_read(vmx, APIC_TPR), svi(vmx)));
 }
 
 static void evaluate(struct cpu *cpu, struct vmx *vmx)
 {
-	u8 vppr = (u8)reg_read(vmx, REG_PPR);
-	vmx->virtual_interrupt = !vmx_cpu(vmx, CPU_INTERRUPT_WINDOW) && rvi(vmx) >> 4 > vppr >> 4;
+	u8 vppr = (u8)reg_read(vmx, APIC_PPR);
+	vmx->virtual_interrupt = !vmx_cpu(vmx, CPU_INTERRUPT_WINDOW) && apic_lets_in(vppr, rvi(vmx));
 	if (vmx->virtual_interrupt) {
 		cpu->if_free = false;
 		cpu_attend(cpu, ATTEND_HV);
@@ -132,7 +104,7 @@ static void evaluate(struct cpu *cpu, struct vmx *vmx)
 
 static void request(struct cpu *cpu, struct vmx *vmx, u8 vector)
 {
-	vector_write(vmx, REG_IRR, vector, true);
+	set_vector(vmx, APIC_IRR, vector);
 	if (vector > rvi(vmx))
 		set_rvi(vmx, vector);
 	evaluate(cpu, vmx);
@@ -141,11 +113,11 @@ static void request(struct cpu *cpu, struct vmx *vmx, u8 vector)
 static void deliver(struct cpu *cpu, struct vmx *vmx)
 {
 	u8 vector = rvi(vmx);
-	vector_write(vmx, REG_ISR, vector, true);
+	set_vector(vmx, APIC_ISR, vector);
 	set_svi(vmx, vector);
-	reg_write(vmx, REG_PPR, vector & 0xf0);
-	vector_write(vmx, REG_IRR, vector, false);
-	set_rvi(vmx, vector_highest(vmx, REG_IRR));
+	reg_write(vmx, APIC_PPR, vector & 0xf0);
+	clear_vector(vmx, APIC_IRR, vector);
+	set_rvi(vmx, highest_vector(vmx, APIC_IRR));
 	vmx->virtual_interrupt = false;
 	cpu->counters.interrupts++;
 	TRACE(irq, "virtual interrupt %02x delivered at %llx", vector, (unsigned long long)cpu->reg[REG_RIP]);
@@ -178,7 +150,7 @@ void vmx_vapic_enter(struct cpu *cpu)
 		virtualize_ppr(vmx);
 		evaluate(cpu, vmx);
 	} else if (vmx_cpu2(vmx, CPU2_APIC_ACCESSES) &&
-		   bits_get(reg_read(vmx, REG_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
+		   bits_get(reg_read(vmx, APIC_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
 		exit_when_done(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
 	}
 }
@@ -190,7 +162,7 @@ static void virtualize_tpr(struct cpu *cpu, struct vmx *vmx)
 	if (delivers(vmx)) {
 		virtualize_ppr(vmx);
 		evaluate(cpu, vmx);
-	} else if (bits_get(reg_read(vmx, REG_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
+	} else if (bits_get(reg_read(vmx, APIC_TPR), 7, 4) < (vmx->vmcs.tpr_threshold & 0xf)) {
 		exit_when_done(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
 	}
 }
@@ -199,8 +171,8 @@ static void virtualize_eoi(struct cpu *cpu, struct vmx *vmx)
 {
 	const u64 exits[] = { vmx->vmcs.eoi_exit0, vmx->vmcs.eoi_exit1, vmx->vmcs.eoi_exit2, vmx->vmcs.eoi_exit3 };
 	u8 vector = svi(vmx);
-	vector_write(vmx, REG_ISR, vector, false);
-	set_svi(vmx, vector_highest(vmx, REG_ISR));
+	clear_vector(vmx, APIC_ISR, vector);
+	set_svi(vmx, highest_vector(vmx, APIC_ISR));
 	virtualize_ppr(vmx);
 	if (exits[vector / 64] >> vector % 64 & 1)
 		exit_when_done(cpu, EXIT_VIRTUALIZED_EOI, vector);
@@ -285,22 +257,22 @@ static bool virtualize_icr(struct cpu *cpu, struct vmx *vmx, u32 icr, u32 target
 static void emulate_write(struct cpu *cpu, struct vmx *vmx, u64 reg)
 {
 	switch (reg) {
-	case REG_TPR:
-		reg_write(vmx, REG_TPR, (u8)reg_read(vmx, REG_TPR));
+	case APIC_TPR:
+		reg_write(vmx, APIC_TPR, (u8)reg_read(vmx, APIC_TPR));
 		virtualize_tpr(cpu, vmx);
 		return;
-	case REG_EOI:
+	case APIC_EOI:
 		if (!delivers(vmx))
 			break;
-		reg_write(vmx, REG_EOI, 0);
+		reg_write(vmx, APIC_EOI, 0);
 		virtualize_eoi(cpu, vmx);
 		return;
-	case REG_ICR:
-		if (!virtualize_icr(cpu, vmx, reg_read(vmx, REG_ICR), reg_read(vmx, REG_ICR_HIGH) >> 24))
+	case APIC_ICR:
+		if (!virtualize_icr(cpu, vmx, reg_read(vmx, APIC_ICR), reg_read(vmx, APIC_ICR_HIGH) >> 24))
 			break;
 		return;
-	case REG_ICR_HIGH:
-		reg_write(vmx, REG_ICR_HIGH, reg_read(vmx, REG_ICR_HIGH) & 0xff000000);
+	case APIC_ICR_HIGH:
+		reg_write(vmx, APIC_ICR_HIGH, reg_read(vmx, APIC_ICR_HIGH) & 0xff000000);
 		return;
 	default:
 		break;
@@ -314,27 +286,27 @@ static void emulate_write(struct cpu *cpu, struct vmx *vmx, u64 reg)
 static bool is_readable(u64 reg)
 {
 	switch (reg) {
-	case REG_ID:
-	case REG_VERSION:
-	case REG_TPR:
-	case REG_EOI:
-	case REG_LDR:
-	case REG_DFR:
-	case REG_SVR:
-	case REG_ESR:
-	case REG_ICR:
-	case REG_ICR_HIGH:
-	case REG_TIMER_INITIAL:
-	case REG_TIMER_DIVIDE:
+	case APIC_ID:
+	case APIC_VERSION:
+	case APIC_TPR:
+	case APIC_EOI:
+	case APIC_LDR:
+	case APIC_DFR:
+	case APIC_SVR:
+	case APIC_ESR:
+	case APIC_ICR:
+	case APIC_ICR_HIGH:
+	case APIC_TIMER_INITIAL:
+	case APIC_TIMER_DIVIDE:
 		return true;
 	default:
-		return (reg >= REG_ISR && reg < REG_ESR) || (reg >= REG_LVT && reg <= REG_LVT_LAST);
+		return (reg >= APIC_ISR && reg < APIC_ESR) || (reg >= APIC_LVT && reg <= APIC_LVT_LAST);
 	}
 }
 
 static bool is_writable(u64 reg)
 {
-	return is_readable(reg) && reg != REG_VERSION && (reg < REG_ISR || reg >= REG_ESR);
+	return is_readable(reg) && reg != APIC_VERSION && (reg < APIC_ISR || reg >= APIC_ESR);
 }
 
 /* Is the access to a register of the page (30.4.2, 30.4.3.1)? */
@@ -346,9 +318,9 @@ static bool is_virtualized(const struct vmx *vmx, u64 offset, unsigned size, enu
 		return false;
 	if (all && (write ? is_writable(reg) : is_readable(reg)))
 		return true;
-	if (write && (reg == REG_ICR || reg == REG_ICR_HIGH) && vmx_cpu3(vmx, CPU3_IPI))
+	if (write && (reg == APIC_ICR || reg == APIC_ICR_HIGH) && vmx_cpu3(vmx, CPU3_IPI))
 		return true;
-	return reg == REG_TPR || (write && delivers(vmx) && (reg == REG_EOI || reg == REG_ICR));
+	return reg == APIC_TPR || (write && delivers(vmx) && (reg == APIC_EOI || reg == APIC_ICR));
 }
 
 void vmx_apic_access(struct cpu *cpu, u64 linear, u64 offset, unsigned size, enum mmu_access access)
@@ -379,7 +351,7 @@ void vmx_apic_read(struct cpu *cpu, u64 offset, void *buffer, unsigned size)
 void vmx_apic_write(struct cpu *cpu, u64 offset, const void *buffer, unsigned size)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	mem_write(cpu->mem, reg_address(vmx, offset), buffer, size);
+	mem_write(cpu->mem, page_of(vmx) + offset, buffer, size);
 	emulate_write(cpu, vmx, offset & ~15ULL);
 }
 
@@ -387,46 +359,40 @@ void vmx_apic_write(struct cpu *cpu, u64 offset, const void *buffer, unsigned si
 
 u64 vmx_vapic_read_cr8(struct cpu *cpu)
 {
-	return bits_get(reg_read(vmx_of(cpu), REG_TPR), 7, 4);
+	return bits_get(reg_read(vmx_of(cpu), APIC_TPR), 7, 4);
 }
 
 void vmx_vapic_write_cr8(struct cpu *cpu, u64 value)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	reg_write(vmx, REG_TPR, (u32)value << 4);
+	reg_write(vmx, APIC_TPR, (u32)value << 4);
 	virtualize_tpr(cpu, vmx);
 	cpu_resume(cpu);
-}
-
-/* MSRs 800h to 8FFh are the registers in units of 16 bytes. */
-static u64 msr_reg(u32 msr)
-{
-	return (msr & 0xff) << 4;
 }
 
 bool vmx_apic_msr_read(struct cpu *cpu, u32 msr, u64 *value)
 {
 	const struct vmx *vmx = vmx_of(cpu);
-	u64 reg = msr_reg(msr);
-	if (!vmx_cpu2(vmx, CPU2_X2APIC) || (reg != REG_TPR && !vmx_cpu2(vmx, CPU2_APIC_REGISTERS)))
+	u64 reg = apic_register_of_msr(msr);
+	if (!vmx_cpu2(vmx, CPU2_X2APIC) || (reg != APIC_TPR && !vmx_cpu2(vmx, CPU2_APIC_REGISTERS)))
 		return false;
-	*value = mem_read_u64(cpu->mem, reg_address(vmx, reg));
+	*value = mem_read_u64(cpu->mem, page_of(vmx) + reg);
 	return true;
 }
 
 static bool takes_msr_write(const struct vmx *vmx, u64 reg)
 {
-	if (reg == REG_ICR)
+	if (reg == APIC_ICR)
 		return vmx_cpu3(vmx, CPU3_IPI);
-	return reg == REG_TPR || (delivers(vmx) && (reg == REG_EOI || reg == REG_SELF_IPI));
+	return reg == APIC_TPR || (delivers(vmx) && (reg == APIC_EOI || reg == APIC_SELF_IPI));
 }
 
 static u64 reserved_of(u64 reg)
 {
 	switch (reg) {
-	case REG_EOI:
+	case APIC_EOI:
 		return ~0ULL;
-	case REG_ICR:
+	case APIC_ICR:
 		return BITS(31, 20) | BITS(17, 16) | BIT(13);
 	default:
 		return BITS(63, 8);
@@ -436,18 +402,18 @@ static u64 reserved_of(u64 reg)
 bool vmx_apic_msr_write(struct cpu *cpu, u32 msr, u64 value)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	u64 reg = msr_reg(msr);
+	u64 reg = apic_register_of_msr(msr);
 	if (!vmx_cpu2(vmx, CPU2_X2APIC) || !takes_msr_write(vmx, reg))
 		return false;
 	if (value & reserved_of(reg))
 		cpu_raise_gp(cpu);
-	mem_write_u64(cpu->mem, reg_address(vmx, reg), value);
+	mem_write_u64(cpu->mem, page_of(vmx) + reg, value);
 	bool done = true;
-	if (reg == REG_TPR)
+	if (reg == APIC_TPR)
 		virtualize_tpr(cpu, vmx);
-	else if (reg == REG_EOI)
+	else if (reg == APIC_EOI)
 		virtualize_eoi(cpu, vmx);
-	else if (reg == REG_ICR)
+	else if (reg == APIC_ICR)
 		done = virtualize_icr(cpu, vmx, (u32)value, (u32)(value >> 32));
 	else if ((done = value >> 4))
 		request(cpu, vmx, (u8)value);
@@ -465,7 +431,7 @@ static void take_posted(struct vmx *vmx, struct posted_descriptor *d)
 		u64 bits = __atomic_exchange_n(&d->requests[i], 0, __ATOMIC_SEQ_CST);
 		if (!bits)
 			continue;
-		u64 reg = REG_IRR + i * 32;
+		u64 reg = APIC_IRR + i * 32;
 		reg_write(vmx, reg, reg_read(vmx, reg) | (u32)bits);
 		reg_write(vmx, reg + 16, reg_read(vmx, reg + 16) | (u32)(bits >> 32));
 		highest = (u8)(i * 64 + 63 - (unsigned)__builtin_clzll(bits));
