@@ -6,7 +6,7 @@
 
 #include "base/types.h"
 
-enum { COUNTERS_EXIT_REASONS = 128 + 194, COUNTERS_SVM_EXITS = 128, COUNTERS_HANDLERS = 2048 };
+enum { COUNTERS_EXIT_REASONS = 128 + 196, COUNTERS_SVM_EXITS = 128, COUNTERS_HANDLERS = 2048 };
 
 struct counters {
 #define X(name, text) u64 name;

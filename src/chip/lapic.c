@@ -582,9 +582,25 @@ static bool x2apic_is_writable(unsigned reg)
 	}
 }
 
+static bool x2apic_is_readable(unsigned reg)
+{
+	return reg_exists(reg, true) && reg != REG_EOI && reg != REG_SELF_IPI;
+}
+
+bool lapic_x2apic_readable(u32 msr)
+{
+	return x2apic_is_readable(msr - MSR_X2APIC);
+}
+
+bool lapic_x2apic_takes(u32 msr, u64 value)
+{
+	unsigned reg = msr - MSR_X2APIC;
+	return x2apic_is_writable(reg) && !(value & ~x2apic_writable(reg));
+}
+
 static bool x2apic_read(struct lapic *lapic, unsigned reg, u64 *value)
 {
-	if (!lapic->x2apic || !reg_exists(reg, true) || reg == REG_EOI || reg == REG_SELF_IPI)
+	if (!lapic->x2apic || !x2apic_is_readable(reg))
 		return false;
 	*value = reg == REG_ICR ? lapic->icr : reg_read(lapic, reg);
 	return true;

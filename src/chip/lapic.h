@@ -118,6 +118,10 @@ void lapic_cr8_write(struct lapic *lapic, u8 value);
 bool lapic_msr_read(struct lapic *lapic, u32 msr, u64 *value);
 bool lapic_msr_write(struct lapic *lapic, u32 msr, u64 value);
 
+/* In x2APIC mode, whatever the APIC's state: may RDMSR read the register, does WRMSR take the value? */
+bool lapic_x2apic_readable(u32 msr);
+bool lapic_x2apic_takes(u32 msr, u64 value);
+
 /* The register page, by byte offset. What is not a naturally aligned 32-bit access to a register reads 0 and writes
  * nothing. */
 u32 lapic_page_read(struct lapic *lapic, u32 offset, unsigned size);

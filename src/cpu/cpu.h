@@ -114,6 +114,11 @@ struct cpu_platform {
 	void (*apic_eoi)(void *opaque);
 	/* Sends a fixed interrupt to the CPU with this APIC ID: in xAPIC mode, bits 15:8 of it. May be NULL. */
 	void (*apic_send)(void *opaque, u32 destination, u8 vector);
+	/*
+	 * AMD-V's doorbell to the CPU with this APIC ID: its guest's virtual interrupts are looked at anew (ATTEND_HV).
+	 * May be NULL.
+	 */
+	void (*doorbell)(void *opaque, u32 apic_id);
 	/* CR8: task priority, 0..15. */
 	u8 (*tpr_read)(void *opaque);
 	void (*tpr_write)(void *opaque, u8 value);

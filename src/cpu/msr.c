@@ -194,7 +194,7 @@ static bool msr_write_pkrs(struct cpu *cpu, u32 msr, u64 value)
 static bool is_hv_msr(u32 msr)
 {
 	return msr == MSR_FEATURE_CONTROL || (msr >= MSR_VMX_FIRST && msr <= MSR_VMX_LAST) || msr == MSR_TSC_RATIO ||
-	       (msr >= MSR_VM_CR && msr <= MSR_SVM_KEY);
+	       (msr >= MSR_VM_CR && msr <= MSR_SVM_KEY) || msr == MSR_DOORBELL;
 }
 
 /*

@@ -140,6 +140,16 @@ static void apic_send(void *opaque, u32 destination, u8 vector)
 	bus_unlock(bus_of(vcpu));
 }
 
+/* Nothing of the APIC's own: whose ID it is never changes, so that it needs no lock. */
+static void doorbell(void *opaque, u32 apic_id)
+{
+	struct engine_vcpu *vcpu = opaque;
+	struct engine *engine = vcpu->engine;
+	for (unsigned i = 0; i < engine->vcpu_count; i++)
+		if (engine->vcpu[i]->lapic->id == apic_id)
+			attend(engine->vcpu[i], ATTEND_HV);
+}
+
 static void apic_init(void *opaque)
 {
 	struct engine_vcpu *vcpu = opaque;
@@ -188,6 +198,7 @@ static const struct cpu_platform platform = {
 	.tpr_write = tpr_write,
 	.apic_eoi = apic_eoi,
 	.apic_send = apic_send,
+	.doorbell = doorbell,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
 	.tsc_changed = tsc_changed,

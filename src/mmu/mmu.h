@@ -47,7 +47,7 @@ struct mmu_paging {
 	u64 pdpte[4];            /* PAE paging only; loaded by the CPU at MOV CR (mmu_load_pdptes) or VM entry */
 	u64 eptp;                /* stage 2: an EPTP, or mmu_nested_root()'s value; 0: none */
 	bool mbec;               /* EPT: mode-based execute control */
-	u64 apic_page;           /* address | 1 of a page that is a virtual APIC to the guest; 0: there is none */
+	u64 apic_page;           /* address | 1 of the guest's APIC, behind EPT or before nested paging; 0: none */
 	u16 vpid;                /* VPID or ASID; 0: root or the host, or VPID not in use */
 };
 

@@ -466,7 +466,8 @@ static void finish(struct mmu *mmu, const struct walk *w, enum mmu_access access
 				  .gpa = page.gpa,
 				  .ram_offset = mem_ram_offset(mmu->mem, page.gpa),
 				  .page_bytes = BIT(w->shift < page.shift ? w->shift : page.shift) };
-	if (unlikely(((page.gpa & PAGE_MASK) | 1) == mmu->paging.apic_page)) {
+	gpa_t apic = mmu->paging.eptp & NPT_ROOT ? l2_gpa : page.gpa;
+	if (unlikely(((apic & PAGE_MASK) | 1) == mmu->paging.apic_page)) {
 		r->apic = true;
 		r->ram_offset = RAM_OFFSET_NONE;
 	}

@@ -52,6 +52,8 @@ static const char *const names[] = {
 	[SVM_EXIT_RDPRU] = "RDPRU",
 	[SVM_EXIT_INVPCID] = "INVPCID",
 	[SVM_EXIT_SLOT_NPF] = "nested page fault",
+	[SVM_EXIT_SLOT_INCOMPLETE_IPI] = "AVIC incomplete IPI",
+	[SVM_EXIT_SLOT_NOACCEL] = "AVIC access not accelerated",
 	[SVM_EXIT_SLOT_INVALID] = "invalid VMCB",
 };
 
@@ -59,7 +61,9 @@ unsigned svm_exit_slot(u64 code)
 {
 	if (code < SVM_EXIT_SLOT_NPF)
 		return (unsigned)code;
-	return code == SVM_EXIT_NPF ? SVM_EXIT_SLOT_NPF : SVM_EXIT_SLOT_INVALID;
+	if (code >= SVM_EXIT_NPF && code <= SVM_EXIT_AVIC_NOACCEL)
+		return SVM_EXIT_SLOT_NPF + (unsigned)(code - SVM_EXIT_NPF);
+	return SVM_EXIT_SLOT_INVALID;
 }
 
 const char *svm_exit_name(unsigned slot, char buffer[32])

@@ -74,8 +74,14 @@ enum svm_exit_code {
 	SVM_EXIT_VMGEXIT
 };
 
-/* Small numbers for tables of exits: the codes below C0H, then these two. */
-enum { SVM_EXIT_SLOT_NPF = 0xc0, SVM_EXIT_SLOT_INVALID, SVM_EXIT_SLOTS };
+/* Small numbers for tables of exits: the codes below C0H, then those from 400H on, then "invalid". */
+enum {
+	SVM_EXIT_SLOT_NPF = 0xc0,
+	SVM_EXIT_SLOT_INCOMPLETE_IPI,
+	SVM_EXIT_SLOT_NOACCEL,
+	SVM_EXIT_SLOT_INVALID,
+	SVM_EXIT_SLOTS
+};
 unsigned svm_exit_slot(u64 code);
 /* What a person reads; `buffer` may hold it. */
 const char *svm_exit_name(unsigned slot, char buffer[32]);

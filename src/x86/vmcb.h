@@ -13,6 +13,7 @@
 #define MSR_SMM_CTL     0xc0010116
 #define MSR_VM_HSAVE_PA 0xc0010117
 #define MSR_SVM_KEY     0xc0010118
+#define MSR_DOORBELL    0xc001011b
 
 #define VM_CR_R_INIT BIT(1) /* INIT becomes #SX */
 #define VM_CR_LOCK   BIT(3)
@@ -34,6 +35,8 @@
 #define V_INTR_MASKING BIT(24)
 #define V_GIF_ENABLE   BIT(25)
 #define V_NMI_ENABLE   BIT(26)
+#define X2AVIC_ENABLE  BIT(30)
+#define AVIC_ENABLE    BIT(31)
 
 #define INT_STATE_SHADOW BIT(0)
 
@@ -54,6 +57,32 @@ enum tlb_control { TLB_KEEP = 0, TLB_FLUSH_ALL = 1, TLB_FLUSH_ASID = 3, TLB_FLUS
 #define EVENTINJ_VALID  BIT(31)
 
 enum eventinj_type { EVENTINJ_INTR = 0, EVENTINJ_NMI = 2, EVENTINJ_EXCEPTION = 3, EVENTINJ_SOFT = 4 };
+
+/* avic_physical: the table's address, and the index of its last entry. */
+#define AVIC_MAX_INDEX BITS(11, 0)
+
+/*
+ * Entries of AVIC's tables (15.29.5). By a guest's physical APIC ID: where its backing page is, on which physical
+ * processor it runs, if it runs. By its logical APIC ID, in 32 bits: its physical one.
+ */
+#define AVIC_ENTRY_HOST_ID BITS(11, 0)
+#define AVIC_ENTRY_PAGE    BITS(51, 12)
+#define AVIC_ENTRY_RUNNING BIT(62)
+#define AVIC_ENTRY_VALID   BIT(63)
+#define AVIC_LOGICAL_ID    BITS(7, 0)
+#define AVIC_LOGICAL_VALID BIT(31)
+
+/* AVIC_INCOMPLETE_IPI: EXITINFO2 bits 63:32, with the index of the table's entry in bits 11:0 (15.29.9.1). */
+enum avic_ipi_fault {
+	AVIC_IPI_TYPE = 0,
+	AVIC_IPI_NOT_RUNNING = 1,
+	AVIC_IPI_TARGET = 2,
+	AVIC_IPI_PAGE = 3,
+	AVIC_IPI_VECTOR = 4
+};
+
+/* AVIC_NOACCEL: EXITINFO1 is the register's offset, and whether it is written (15.29.9.2). */
+#define AVIC_NOACCEL_WRITE BIT(32)
 
 /* Permission maps. */
 enum { IOPM_BYTES = 0x2001, MSRPM_BYTES = 0x2000 };
@@ -129,12 +158,15 @@ VMCB_AT(control, int_state, 0x68);
 VMCB_AT(control, exit_code, 0x70);
 VMCB_AT(control, exit_int_info, 0x88);
 VMCB_AT(control, nested_ctl, 0x90);
+VMCB_AT(control, avic_apic_bar, 0x98);
 VMCB_AT(control, event_inj, 0xa8);
 VMCB_AT(control, ncr3, 0xb0);
 VMCB_AT(control, virt_ext, 0xb8);
 VMCB_AT(control, clean, 0xc0);
 VMCB_AT(control, next_rip, 0xc8);
 VMCB_AT(control, insn_length, 0xd0);
+VMCB_AT(control, avic_backing_page, 0xe0);
+VMCB_AT(control, avic_physical, 0xf8);
 VMCB_AT(control, vmsa, 0x108);
 VMCB_AT(save, gdtr, 0x60);
 VMCB_AT(save, tr, 0x90);

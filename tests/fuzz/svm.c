@@ -1,7 +1,7 @@
 /*
- * VMRUN of VMCBs with random intercepts and controls and a few more random bytes, with random nested page tables,
- * permission maps and code: whatever happens stays in the guest, every run ends in host mode or is stopped. Half of the
- * runs are translated, each translation beside the interpreter, which must agree.
+ * VMRUN of VMCBs with random intercepts and controls, AVIC's tables, and a few more random bytes, with random nested
+ *page tables, permission maps and code: whatever happens stays in the guest, every run ends in host mode or is stopped.
+ *Half of the runs are translated, each translation beside the interpreter, which must agree.
  *
  *	fuzz-svm [-runs=N] [-seconds=N] [-seed=N]
  */
@@ -87,8 +87,9 @@ static void code_u32(u32 value)
 /* Numbers of what the instructions below name: MSRs, ASIDs, pages. */
 static u32 some_number(void)
 {
-	static const u32 numbers[] = { 0x10,       0x1d9,      0x277, 0xc0000080, 0xc0000104, 0xc0010114,
-				       0xc0010117, 0xc0010015, 1,     2,          VMCB,       OTHER_VMCB };
+	static const u32 numbers[] = { 0x10,       0x1d9, 0x277, 0xc0000080, 0xc0000104, 0xc0010114, 0xc0010117,
+				       0xc0010015, 1,     2,     VMCB,       OTHER_VMCB, 0xc001011b, 0x808,
+				       0x80b,      0x830, 0x83f, 0x40041,    0x4061 };
 	return one_in(8) ? (u32)next_random() : numbers[next_random() % G_N_ELEMENTS(numbers)];
 }
 
@@ -167,6 +168,20 @@ static void host_code(void)
 
 /* --- the VMCB --- */
 
+/* Its tables are pages that the code writes, too. */
+static void make_avic(struct vmcb_control *c)
+{
+	u64 table = some_page();
+	c->int_ctl |= (u32)AVIC_ENABLE;
+	c->nested_ctl |= NESTED_PAGING;
+	c->avic_apic_bar = PAGES + next_random() % PAGE_COUNT * PAGE_SIZE;
+	c->avic_backing_page = some_page();
+	c->avic_logical = some_page();
+	c->avic_physical = table | next_random() % 4;
+	for (unsigned n = next_random() % 4; n--;)
+		mem_write_u64(&m->mem, table + next_random() % 4 * 8, some_page() | next_random() << 62);
+}
+
 static void make_control(struct vmcb_control *c)
 {
 	static const u8 tlb[] = { TLB_KEEP, TLB_FLUSH_ALL, TLB_FLUSH_ASID, TLB_FLUSH_ASID_LOCAL };
@@ -180,7 +195,7 @@ static void make_control(struct vmcb_control *c)
 	c->tsc_offset = next_random();
 	c->asid = 1 + next_random() % 3;
 	c->tlb_control = tlb[next_random() % G_N_ELEMENTS(tlb)];
-	c->int_ctl = (u32)next_random();
+	c->int_ctl = (u32)next_random() & ~(u32)(AVIC_ENABLE | (one_in(2) ? X2AVIC_ENABLE : 0));
 	c->int_vector = next_random() & 0xff;
 	c->int_state = next_random() & 1;
 	c->nested_ctl = one_in(2) ? NESTED_PAGING | (next_random() & NESTED_GMET) : 0;
@@ -191,6 +206,10 @@ static void make_control(struct vmcb_control *c)
 	c->pause_threshold = next_random() & 0xff;
 	if (one_in(4))
 		c->event_inj = EVENTINJ_VALID | (next_random() & 0xfff);
+	if (one_in(3))
+		make_avic(c);
+	else
+		c->int_ctl &= ~(u32)X2AVIC_ENABLE;
 }
 
 static void make_save(struct vmcb_save *s)
@@ -257,6 +276,11 @@ static int some_vector(void *opaque)
 	return one_in(4) ? -1 : (int)(next_random() & 0xff);
 }
 
+static void ring(void *opaque, u32 apic_id)
+{
+	cpu_attend(&m->cpu, ATTEND_HV);
+}
+
 /* --- one run --- */
 
 static void check_outcome(void)
@@ -312,6 +336,7 @@ int main(int argc, char **argv)
 	m = machine_new_nested(NESTED_SVM, &svm_ops);
 	m->platform.interrupt_pending = interrupt_sometimes;
 	m->platform.ack_interrupt = some_vector;
+	m->platform.doorbell = ring;
 	const struct jit_options options = { .hot = 1, .check = true };
 	g_assert_cmpint(jit_create(&m->cpu, &options), ==, 0);
 	translator = m->cpu.jit;

@@ -30,6 +30,12 @@ static void make_valid(void)
 	memset(svm.pdpte, 0, sizeof(svm.pdpte));
 }
 
+static void make_avic(void)
+{
+	svm.vmcb.control.int_ctl = (u32)AVIC_ENABLE;
+	svm.vmcb.control.nested_ctl = NESTED_PAGING;
+}
+
 #define CASES(X)                                                                                                       \
 	X("EFER.SVME is 0", s->efer &= ~EFER_SVME)                                                                     \
 	X("EFER: reserved bits", s->efer |= BIT(16))                                                                   \
@@ -52,6 +58,10 @@ static void make_valid(void)
 	X("virtual NMIs without NMI intercept", c->int_ctl = V_NMI_ENABLE)                                             \
 	X("nested paging without the host's", (c->nested_ctl = NESTED_PAGING, svm.host.cr0 = 0))                       \
 	X("nCR3: reserved bits", (c->nested_ctl = NESTED_PAGING, c->ncr3 = BIT(40)))                                   \
+	X("x2AVIC without AVIC", c->int_ctl = (u32)X2AVIC_ENABLE)                                                      \
+	X("AVIC without nested paging", c->int_ctl = (u32)AVIC_ENABLE)                                                 \
+	X("AVIC pointers beyond physical addresses", (make_avic(), c->avic_logical = BIT(40)))                         \
+	X("AVIC: index of the last entry", (make_avic(), c->avic_physical = 256))                                      \
 	X("guest PAT", (c->nested_ctl = NESTED_PAGING, s->g_pat = 3))                                                  \
 	X("PDPTEs: reserved bits", (svm.guest_pae = true, svm.pdpte[2] = 1 | BIT(2)))
 
@@ -81,6 +91,21 @@ static void test_maps_may_reach_the_end(void)
 	svm.vmcb.control.iopm = BIT(40) - 3 * PAGE_SIZE + 0xfff;
 	svm.vmcb.control.msrpm = BIT(40) - 3 * PAGE_SIZE;
 	g_assert_null(svm_check(&svm));
+}
+
+static void test_avic_of_either_kind(void)
+{
+	struct vmcb_control *c = &svm.vmcb.control;
+	make_valid();
+	make_avic();
+	c->avic_physical = BIT(39) | 255;
+	g_assert_null(svm_check(&svm));
+	c->int_ctl |= (u32)X2AVIC_ENABLE;
+	c->avic_physical |= 511;
+	c->avic_logical = ~0ULL;
+	g_assert_null(svm_check(&svm));
+	c->avic_physical = 512;
+	g_assert_nonnull(svm_check(&svm));
 }
 
 /* Events that are not valid may be anything. */
@@ -139,6 +164,7 @@ int main(int argc, char **argv)
 	svm.linear_bits = 48;
 	g_test_add_func("/svm-checks/each-notices-its-fault", test_each_check);
 	g_test_add_func("/svm-checks/maps-may-reach-the-end", test_maps_may_reach_the_end);
+	g_test_add_func("/svm-checks/avic-of-either-kind-passes", test_avic_of_either_kind);
 	g_test_add_func("/svm-checks/an-event-that-is-not-valid-may-be-anything", test_event_that_is_not_valid);
 	g_test_add_func("/svm/features-are-documented", test_features_are_documented);
 	g_test_add_func("/svm/segments-keep-their-attributes", test_segments_keep_their_attributes);

@@ -1,5 +1,6 @@
 /*
- * Consistency checks of VMRUN (APM vol. 2, 15.5.1, "Canonicalization and Consistency Checks"; 15.20, 15.21, 15.25).
+ * Consistency checks of VMRUN (APM vol. 2, 15.5.1, "Canonicalization and Consistency
+ * Checks"; 15.20, 15.21, 15.25, 15.29.4).
  */
 #include "cpu/system.h"
 #include "hv/svm/svm.h"
@@ -163,6 +164,29 @@ static bool ncr3(const struct svm *svm)
 	return !svm_nested_paging(svm) || address_fits(svm, control(svm)->ncr3);
 }
 
+static bool x2avic(const struct svm *svm)
+{
+	return !svm_has(svm, FEATURE_X2AVIC) || !svm_int_ctl(svm, X2AVIC_ENABLE) || svm_avic(svm);
+}
+
+/* The manual demands it, and does not say what follows otherwise. */
+static bool avic_nested_paging(const struct svm *svm)
+{
+	return !svm_avic(svm) || svm_nested_paging(svm);
+}
+
+static bool avic_pointers(const struct svm *svm)
+{
+	const struct vmcb_control *c = control(svm);
+	return !svm_avic(svm) || (address_fits(svm, c->avic_backing_page) && address_fits(svm, c->avic_physical) &&
+				  (svm_x2avic(svm) || address_fits(svm, c->avic_logical)));
+}
+
+static bool avic_max_index(const struct svm *svm)
+{
+	return !svm_avic(svm) || (control(svm)->avic_physical & AVIC_MAX_INDEX) <= (svm_x2avic(svm) ? 511u : 255u);
+}
+
 /* Each byte one of UC, WC, WT, WP, WB, UC- (7.8.1). */
 static bool g_pat(const struct svm *svm)
 {
@@ -206,6 +230,10 @@ static const struct svm_check checks[] = {
 	{ "virtual NMIs without NMI intercept", vnmi_intercepted },
 	{ "nested paging without the host's", host_paging },
 	{ "nCR3: reserved bits", ncr3 },
+	{ "x2AVIC without AVIC", x2avic },
+	{ "AVIC without nested paging", avic_nested_paging },
+	{ "AVIC pointers beyond physical addresses", avic_pointers },
+	{ "AVIC: index of the last entry", avic_max_index },
 	{ "guest PAT", g_pat },
 	{ "PDPTEs: reserved bits", pdptes },
 };

@@ -124,6 +124,7 @@ static void load_paging(struct cpu *cpu, const struct svm *svm)
 		.cr4 = cpu->cr4,
 		.efer = cpu->efer,
 		.vpid = (u16)c->asid,
+		.apic_page = svm_avic(svm) && !svm_x2avic(svm) ? (c->avic_apic_bar & PAGE_MASK) | 1 : 0,
 		.eptp = svm_nested_paging(svm) ? mmu_nested_root(c->ncr3, h->cr4, h->efer, svm_gmet(svm)) : 0,
 	};
 	if (svm->guest_pae)

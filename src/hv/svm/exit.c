@@ -162,6 +162,8 @@ static void load_non_register(struct cpu *cpu, const struct svm_host *h)
 	cpu->monitor_armed = false;
 	cpu->pending_db = h->rflags & RFLAGS_TF ? DR6_BS : 0;
 	cpu->pending.valid = cpu->vectoring.valid = false;
+	cpu->hv_step = cpu->if_free = false;
+	svm_of(cpu)->avic_exit_due = false;
 	cpu_attended(cpu, ATTEND_HV);
 	if (cpu->pending_db)
 		cpu_attend(cpu, ATTEND_TRAP);

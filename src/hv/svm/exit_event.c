@@ -130,9 +130,9 @@ bool svm_interrupt(struct cpu *cpu)
 	cpu_resume(cpu);
 }
 
-/* Nothing of AMD-V's comes before physical interrupts. */
 void svm_attention(struct cpu *cpu)
 {
+	svm_avic_exit_if_due(cpu);
 }
 
 /* --- virtual interrupts (15.21.4) and NMIs (15.21.10) --- */
@@ -154,33 +154,49 @@ static bool virtual_nmi(struct cpu *cpu, struct svm *svm)
 	return true;
 }
 
-static bool virtual_interrupt(struct cpu *cpu, struct svm *svm)
+/* The vector of the interrupt that priorities let in, or -1. */
+static int pending_vector(const struct svm *svm)
 {
-	u32 *ctl = &svm->vmcb.control.int_ctl;
-	if (!(*ctl & V_IRQ) || !(cpu->rflags_sys & RFLAGS_IF))
-		return false;
-	if (!(*ctl & V_IGN_TPR) && bits_get(*ctl, 19, 16) <= (*ctl & V_TPR))
+	const struct vmcb_control *c = &svm->vmcb.control;
+	if (svm_avic(svm))
+		return svm_avic_pending(svm);
+	if (!(c->int_ctl & V_IRQ))
+		return -1;
+	if (!(c->int_ctl & V_IGN_TPR) && bits_get(c->int_ctl, 19, 16) <= (c->int_ctl & V_TPR))
+		return -1;
+	return (u8)c->int_vector;
+}
+
+static bool virtual_interrupt(struct cpu *cpu, struct svm *svm, int vector)
+{
+	if (vector < 0 || !(cpu->rflags_sys & RFLAGS_IF))
 		return false;
 	if (svm_intercepts(svm, SVM_EXIT_VINTR))
 		svm_exit_boundary(cpu, SVM_EXIT_VINTR);
-	*ctl &= ~(u32)V_IRQ;
-	struct event e = { .valid = true, .vector = (u8)svm->vmcb.control.int_vector, .type = EVENT_INTERRUPT };
+	if (svm_avic(svm))
+		svm_avic_accept(svm, (u8)vector);
+	else
+		svm->vmcb.control.int_ctl &= ~(u32)V_IRQ;
+	struct event e = { .valid = true, .vector = (u8)vector, .type = EVENT_INTERRUPT };
 	cpu_deliver(cpu, &e);
 	return true;
 }
 
-/* Whatever opens a window later asks for attention again: IF, V_TPR, V_GIF, IRET. */
+/* Whatever opens a window later asks for attention again: IF while an interrupt waits for it, TPR, V_GIF, IRET. */
 bool svm_virtual_event(struct cpu *cpu, bool shadow)
 {
 	struct svm *svm = svm_of(cpu);
+	/* First, so that a doorbell which rings meanwhile is not lost. */
 	cpu_attended(cpu, ATTEND_HV);
-	if (!(svm->vmcb.control.int_ctl & (V_IRQ | V_NMI)) || !virtual_gif(svm))
+	int vector = pending_vector(svm);
+	cpu->if_free = vector < 0;
+	if ((vector < 0 && !svm_int_ctl(svm, V_NMI)) || !virtual_gif(svm))
 		return false;
 	if (shadow) {
 		cpu_attend(cpu, ATTEND_HV);
 		return false;
 	}
-	bool delivered = virtual_nmi(cpu, svm) || virtual_interrupt(cpu, svm);
+	bool delivered = virtual_nmi(cpu, svm) || virtual_interrupt(cpu, svm, vector);
 	if (delivered)
 		cpu_attend(cpu, ATTEND_HV);
 	return delivered;

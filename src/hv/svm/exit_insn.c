@@ -167,20 +167,29 @@ void svm_dr_access(struct cpu *cpu, unsigned dr, bool write, unsigned gpr)
 	exit_if_intercepted(cpu, (write ? SVM_EXIT_DR_WRITE : SVM_EXIT_DR_READ) + dr, gpr);
 }
 
+/* Is CR8 V_TPR (15.21.2, 15.29.4.1)? */
+static bool has_vtpr(const struct svm *svm)
+{
+	return svm_int_ctl(svm, V_INTR_MASKING) || svm_avic(svm);
+}
+
 void svm_cr_read(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 {
 	const struct svm *svm = svm_of(cpu);
 	exit_if_intercepted(cpu, SVM_EXIT_CR_READ + cr, INFO_MOV_CR | gpr);
-	if (cr == 8 && svm_int_ctl(svm, V_INTR_MASKING))
+	if (cr == 8 && has_vtpr(svm))
 		*value = svm->vmcb.control.int_ctl & V_TPR;
 }
 
-/* CR8 is V_TPR then: the instruction is done. */
+/* The instruction is done. */
 static NORETURN void write_vtpr(struct cpu *cpu, struct svm *svm, u64 value)
 {
 	if (value > 15)
 		cpu_raise_gp(cpu);
-	svm->vmcb.control.int_ctl = (svm->vmcb.control.int_ctl & ~(u32)V_TPR) | (u32)value;
+	if (svm_avic(svm))
+		svm_avic_set_tpr(svm, (u8)(value << 4));
+	else
+		svm->vmcb.control.int_ctl = (svm->vmcb.control.int_ctl & ~(u32)V_TPR) | (u32)value;
 	cpu_attend(cpu, ATTEND_HV);
 	cpu_resume(cpu);
 }
@@ -192,7 +201,7 @@ void svm_cr_write(struct cpu *cpu, unsigned cr, unsigned gpr, u64 *value)
 	/* The selective intercept: anything but TS and MP changes. */
 	if (cr == 0 && ((*value ^ cpu->cr0) & ~(CR0_TS | CR0_MP)))
 		exit_if_intercepted(cpu, SVM_EXIT_CR0_SEL_WRITE, INFO_MOV_CR | gpr);
-	if (cr == 8 && svm_int_ctl(svm, V_INTR_MASKING))
+	if (cr == 8 && has_vtpr(svm))
 		write_vtpr(cpu, svm, *value);
 }
 

@@ -1,5 +1,6 @@
 /*
- * MSRs of AMD-V (APM vol. 2, 15.30) and EFER.SVME. Firmware left VM_CR unlocked.
+ * MSRs of AMD-V (APM vol. 2, 15.30), with AVIC's doorbell (15.29.8.2), which cannot be read; EFER.SVME. Firmware left
+ * VM_CR unlocked.
  */
 #include "hv/svm/svm.h"
 
@@ -68,6 +69,12 @@ bool svm_msr_write(struct cpu *cpu, u32 msr, u64 value)
 		return true;
 	case MSR_IGNNE:
 		return !(value & ~BIT(0));
+	case MSR_DOORBELL:
+		if (!svm_has(svm, FEATURE_AVIC) || value > 0xff)
+			return false;
+		if (cpu->platform->doorbell)
+			cpu->platform->doorbell(cpu->platform->opaque, (u32)value);
+		return true;
 	case MSR_SVM_KEY:
 		if (!svm_has(svm, FEATURE_SVM_LOCK))
 			return false;

@@ -70,4 +70,9 @@ const struct hv_ops svm_ops = {
 	.cr0_valid = any_value,
 	.cr4_valid = any_value,
 	.efer_valid = svm_efer_valid,
+	.apic_access = svm_apic_access,
+	.apic_read = svm_apic_read,
+	.apic_write = svm_apic_write,
+	.apic_msr_read = svm_apic_msr_read,
+	.apic_msr_write = svm_apic_msr_write,
 };

@@ -9,6 +9,7 @@
  *   exit.c         #VMEXIT: recording, saving, loading         15.6
  *   exit_insn.c    which instructions exit                     15.8 to 15.11, 15.33
  *   exit_event.c   which events exit, virtual interrupts       15.12, 15.13, 15.21
+ *   avic.c         virtual APIC, virtual IPIs                  15.29
  *   svm.c          the ops table, life cycle
  *
  * VMRUN reads the VMCB once into `vmcb`; what runs, and what #VMEXIT writes back, is that copy. The host's state lies
@@ -27,6 +28,14 @@
 #include "x86/vmcb.h"
 
 #define SVM_INVALID UINT64_MAX /* exit code of a VMRUN whose checks fail */
+
+struct svm_exit {
+	u64 code, info1, info2;
+	u64 rip;      /* what goes to the guest's RIP */
+	u64 next_rip; /* 0 unless an instruction exits */
+	bool bytes;   /* the instruction's bytes are recorded (decode assists) */
+	bool no_vectoring;
+};
 
 /* What VMRUN saves and #VMEXIT loads. */
 struct svm_host {
@@ -50,6 +59,8 @@ struct svm {
 	u64 pdpte[4];
 	u16 pauses_left;
 	u64 last_pause; /* counters.instructions at the last PAUSE */
+	bool avic_exit_due;
+	struct svm_exit avic_exit; /* behind the running instruction */
 };
 
 static inline struct svm *svm_of(struct cpu *cpu)
@@ -82,6 +93,18 @@ static inline bool svm_virtual_lbr(const struct svm *svm)
 static inline bool svm_nested_paging(const struct svm *svm)
 {
 	return svm->vmcb.control.nested_ctl & NESTED_PAGING;
+}
+
+/* Does the guest have an APIC of its own (15.29)? */
+static inline bool svm_avic(const struct svm *svm)
+{
+	return svm_int_ctl(svm, AVIC_ENABLE) && svm_has(svm, FEATURE_AVIC);
+}
+
+/* Does it reach it by MSRs, and in memory not at all? */
+static inline bool svm_x2avic(const struct svm *svm)
+{
+	return svm_avic(svm) && svm_int_ctl(svm, X2AVIC_ENABLE) && svm_has(svm, FEATURE_X2AVIC);
 }
 
 /* Guest mode execute trap: no supervisor of the guest executes user pages of the nested page tables. */
@@ -121,14 +144,6 @@ struct vmcb_segment svm_segment_save(const struct segment *from);
 u64 svm_canonical(const struct svm *svm, u64 base);
 
 /* --- exit.c --- */
-
-struct svm_exit {
-	u64 code, info1, info2;
-	u64 rip;      /* what goes to the guest's RIP */
-	u64 next_rip; /* 0 unless an instruction exits */
-	bool bytes;   /* the instruction's bytes are recorded (decode assists) */
-	bool no_vectoring;
-};
 
 NORETURN void svm_exit(struct cpu *cpu, const struct svm_exit *x);
 /* VMRUN whose checks fail. */
@@ -170,5 +185,21 @@ void svm_attention(struct cpu *cpu);
 bool svm_virtual_event(struct cpu *cpu, bool shadow);
 void svm_iret(struct cpu *cpu);
 void svm_stage2_fault(struct cpu *cpu, u64 va, const struct mmu_result *fault);
+
+/* --- avic.c: with AVIC alone --- */
+
+/* The exit that the guest's last access to its APIC asked for, if any. */
+void svm_avic_exit_if_due(struct cpu *cpu);
+/* The vector of the interrupt that priorities let in, or -1. */
+int svm_avic_pending(const struct svm *svm);
+/* It is delivered: from now on it is in service. */
+void svm_avic_accept(struct svm *svm, u8 vector);
+/* The guest's TPR, and with it V_TPR. The caller sees to what that lets in. */
+void svm_avic_set_tpr(struct svm *svm, u8 tpr);
+void svm_apic_access(struct cpu *cpu, u64 linear, u64 offset, unsigned size, enum mmu_access access);
+void svm_apic_read(struct cpu *cpu, u64 offset, void *buffer, unsigned size);
+void svm_apic_write(struct cpu *cpu, u64 offset, const void *buffer, unsigned size);
+bool svm_apic_msr_read(struct cpu *cpu, u32 msr, u64 *value);
+bool svm_apic_msr_write(struct cpu *cpu, u32 msr, u64 value);
 
 #endif
