@@ -98,6 +98,12 @@ struct event {
 	u64 address; /* #PF: the linear address for CR2; #DB: bits to set in DR6 */
 };
 
+/* Was it an instruction that asked for it? */
+static inline bool event_is_software(const struct event *event)
+{
+	return event->type == EVENT_SOFT_INT || event->type == EVENT_SOFT_EXC || event->type == EVENT_PRIV_SOFT_EXC;
+}
+
 /*
  * What the CPU needs of the machine; filled by the soft engine. Called on the CPU's thread, without the board lock
  * (each function takes it where needed).

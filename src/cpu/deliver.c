@@ -243,11 +243,10 @@ void cpu_deliver(struct cpu *cpu, const struct event *event)
 {
 	struct event *e = &cpu->vectoring;
 	*e = *event;
-	bool software = e->type == EVENT_SOFT_INT || e->type == EVENT_SOFT_EXC || e->type == EVENT_PRIV_SOFT_EXC;
 	struct delivery dv = {
 		.event = e,
 		.soft = e->type == EVENT_SOFT_INT || e->type == EVENT_SOFT_EXC,
-		.rip = cpu->reg[REG_RIP] + (software ? e->length : 0),
+		.rip = cpu->reg[REG_RIP] + (event_is_software(e) ? e->length : 0),
 		.rflags = cpu_rflags(cpu) | (pushes_rf(e) ? RFLAGS_RF : 0),
 	};
 	dv.ext = dv.soft ? 0 : 1;

@@ -231,6 +231,7 @@ u64 svm_cr0_shadowed(struct cpu *cpu)
 #define TASK_INFO_ERROR BIT(44)
 #define TASK_INFO_RF    BIT(48)
 
+/* RIP: of the instruction that asked for it; for other events, where the old task would go on. */
 void svm_task_switch(struct cpu *cpu, u16 selector, unsigned source)
 {
 	enum { BY_IRET = 1, BY_JMP = 2 };
@@ -246,7 +247,7 @@ void svm_task_switch(struct cpu *cpu, u16 selector, unsigned source)
 			      .code = SVM_EXIT_TASK_SWITCH,
 			      .info1 = selector,
 			      .info2 = info,
-			      .rip = event->valid ? cpu->reg[REG_RIP] : cpu->rip_start,
+			      .rip = event->valid && !event_is_software(event) ? cpu->reg[REG_RIP] : cpu->rip_start,
 		      });
 }
 

@@ -208,16 +208,16 @@ u32 vmx_msr_list_load(struct cpu *cpu, gpa_t list, u32 count)
 static struct event entry_event(const struct vmcs *v)
 {
 	u32 info = v->entry_event;
-	enum event_type type = bits_get(info, 10, 8);
-	bool software = type == EVENT_SOFT_INT || type == EVENT_SOFT_EXC || type == EVENT_PRIV_SOFT_EXC;
-	return (struct event){
+	struct event e = {
 		.valid = true,
 		.vector = info & EVENT_INFO_VECTOR,
-		.type = type,
+		.type = bits_get(info, 10, 8),
 		.has_error = info & EVENT_INFO_ERROR,
 		.error = v->entry_event_error,
-		.length = software ? (u8)v->entry_insn_length : 0,
 	};
+	if (event_is_software(&e))
+		e.length = (u8)v->entry_insn_length;
+	return e;
 }
 
 /*

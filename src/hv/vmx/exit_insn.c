@@ -406,16 +406,19 @@ void vmx_lmsw(struct cpu *cpu, u16 source, bool memory, u64 linear, u64 *value)
 
 /* --- the rest --- */
 
-/* RIP is the next instruction's for a gate met by a hardware event, the running one's otherwise (28.2.1, table 28-2).
+/*
+ * RIP is that of the instruction which asked for it, INT n and its like included; if a gate was met by another event,
+ * it is what the old TSS would get (28.3.3).
  */
 void vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source)
 {
-	bool by_event = cpu->vectoring.valid;
+	const struct event *event = &cpu->vectoring;
+	bool by_event = event->valid && !event_is_software(event);
 	vmx_exit(cpu, &(struct vmx_exit){
 			      .reason = EXIT_TASK_SWITCH,
 			      .qualification = selector | (u64)source << 30,
 			      .rip = by_event ? cpu->reg[REG_RIP] : cpu->rip_start,
-			      .length = by_event ? 0 : cpu->insn->length,
+			      .length = event->valid ? 0 : cpu->insn->length,
 		      });
 }
 
