@@ -311,6 +311,12 @@ static void refine_pause(const struct cpu *cpu, ZydisDecodedInstruction *zi, Zyd
 	op[1].reg.value = wide ? ZYDIS_REGISTER_R8 : narrow ? ZYDIS_REGISTER_R8W : ZYDIS_REGISTER_R8D;
 }
 
+/* AMD's prefetches of a register are undefined (APM vol. 3, PREFETCHx); Intel's opcode does nothing then. */
+static bool amd_prefetches_register(const struct cpu *cpu, const ZydisDecodedInstruction *zi)
+{
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && zi->raw.modrm.mod == 3 && cpu_is_amd(cpu);
+}
+
 bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t available, struct insn *insn)
 {
 	const ZydisDecoder *decoder = decoder_of(cpu, mode_key);
@@ -341,6 +347,9 @@ bool insn_decode(struct cpu *cpu, u32 mode_key, const u8 *bytes, size_t availabl
 	insn->adsize = (u8)(zi.address_width / 8);
 	fill_prefixes(&d, insn);
 	fill_operands(&d, insn);
-	choose_handler(&d, insn);
+	if (unlikely(amd_prefetches_register(cpu, &zi)))
+		make_undefined(insn, insn_exec_undefined);
+	else
+		choose_handler(&d, insn);
 	return true;
 }

@@ -116,6 +116,14 @@ static void push_sreg(struct cpu *cpu, const struct insn *insn)
 	near_push(cpu, insn->opsize, cpu->seg[insn->dst].selector);
 }
 
+/* Intel's CPUs move 16 bits into a stack slot of 32, and out of one of any size (SDM vol. 2, PUSH). */
+static void push_sreg_word(struct cpu *cpu, const struct insn *insn)
+{
+	u64 sp = near_sp(cpu, -4);
+	near_stack_write(cpu, sp, 2, cpu->seg[insn->dst].selector);
+	near_set_sp(cpu, sp);
+}
+
 static bool is_segment(const ZydisDecodedOperand *op)
 {
 	return op->type == OPERAND_REG && op->reg.value >= ZYDIS_REGISTER_ES && op->reg.value <= ZYDIS_REGISTER_GS;
@@ -126,7 +134,7 @@ bool select_push(const struct decode *d, struct insn *insn)
 	insn->opsize = near_operand_size(d);
 	bool wide = insn->opsize == 8;
 	if (is_segment(&d->op[0]))
-		insn->exec = push_sreg;
+		insn->exec = insn->opsize == 4 && !cpu_is_amd(d->cpu) ? push_sreg_word : push_sreg;
 	else if (operand_is(d, 0, OPERAND_REG))
 		insn->exec = wide ? push64_r : push_r;
 	else if (operand_is(d, 0, OPERAND_IMM))
@@ -172,7 +180,7 @@ static void pop_m(struct cpu *cpu, const struct insn *insn)
 
 static void pop_sreg(struct cpu *cpu, const struct insn *insn)
 {
-	u64 v = near_stack_read(cpu, near_sp(cpu, 0), insn->opsize);
+	u64 v = near_stack_read(cpu, near_sp(cpu, 0), cpu_is_amd(cpu) ? insn->opsize : 2);
 	u64 sp = near_sp(cpu, insn->opsize);
 	unsigned width = cpu->stack_size; /* POP SS: of the old stack */
 	segment_load(cpu, insn->dst, (u16)v);

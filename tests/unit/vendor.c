@@ -177,6 +177,65 @@ static void alignment_of_vectors(struct machine *m)
 	g_assert_cmpint(RUN(m, "\xc4\xe2\x79\x18\x00"), ==, VEC_AC);       /* VBROADCASTSS xmm0, [rax] */
 }
 
+static void prefetch_of_a_register(struct machine *m)
+{
+	m->cpu.reg[RAX] = VA;
+	g_assert_cmpint(RUN(m, "\x0f\x0d\x08"), ==, -1); /* PREFETCHW [rax] */
+	g_assert_cmpint(RUN(m, "\x0f\x0d\xc8"), ==, is_amd(m) ? VEC_UD : -1);
+	g_assert_cmpint(RUN(m, "\x0f\x0d\xc0"), ==, is_amd(m) ? VEC_UD : -1);
+	g_assert_cmpint(RUN(m, "\x0f\x18\xc8"), ==, -1); /* PREFETCHT0's opcode: a NOP */
+}
+
+/* LGS rsi, [rax] with REX.W: the selector is behind 8 bytes or behind 4. */
+static void far_pointer_with_rex_w(struct machine *m)
+{
+	u64 *reg = m->cpu.reg;
+	reg[RAX] = VA;
+	memcpy(m->mem.host + 0x160000, "\x44\x33\x22\x11\0\0\x66\x55\0\0", 10);
+	g_assert_cmpint(RUN(m, "\x48\x0f\xb5\x30"), ==, -1);
+	g_assert_cmphex(reg[RSI], ==, is_amd(m) ? 0x11223344 : 0x5566000011223344);
+	/* The last 6 bytes of the page are enough for one. */
+	reg[RAX] = VA + PAGE_SIZE - 6;
+	g_assert_cmpint(RUN(m, "\x48\x0f\xb5\x30"), ==, is_amd(m) ? -1 : VEC_PF);
+	g_assert_cmpint(RUN(m, "\x66\x0f\xb5\x30"), ==, -1);
+	/* JMP and CALL far read the same pointers; one without a selector in it faults behind the reading. */
+	g_assert_cmpint(RUN(m, "\x48\xff\x28"), ==, is_amd(m) ? VEC_GP : VEC_PF);
+	g_assert_cmpint(RUN(m, "\x48\xff\x18"), ==, is_amd(m) ? VEC_GP : VEC_PF);
+}
+
+static void let_run_compatibility_code(struct machine *m)
+{
+	struct x86_state s;
+	cpu_get_state(&m->cpu, &s);
+	s.seg[SEG_CS] = machine_segment(0x23, 0xc0fb);
+	s.seg[SEG_SS] = machine_segment(0x2b, 0xc0f3);
+	cpu_set_state(&m->cpu, &s);
+}
+
+/* PUSH FS with a 32-bit operand; POP FS where the page ends behind the selector. */
+static void segment_register_on_the_stack(struct machine *m)
+{
+	u64 *reg = m->cpu.reg;
+	let_run_compatibility_code(m);
+	memset(m->mem.host + 0x160000, 0xff, 8);
+	reg[RSP] = VA + 4;
+	g_assert_cmpint(RUN(m, "\x0f\xa0"), ==, -1);
+	g_assert_cmphex(reg[RSP], ==, VA);
+	g_assert_cmphex(mem_read_u32(&m->mem, 0x160000), ==, is_amd(m) ? 0x10 : 0xffff0010);
+	memset(m->mem.host + 0x160000 + PAGE_SIZE - 2, 0, 2);
+	reg[RSP] = VA + PAGE_SIZE - 2;
+	g_assert_cmpint(RUN(m, "\x0f\xa1"), ==, is_amd(m) ? VEC_PF : -1);
+	g_assert_cmphex(reg[RSP], ==, is_amd(m) ? VA + PAGE_SIZE - 2 : VA + PAGE_SIZE + 2);
+}
+
+/* Neither vendor's CPU here has AMD's mode for misaligned operands (MXCSR bit 17). */
+static void mxcsr_without_misaligned_mode(struct machine *m)
+{
+	m->cpu.reg[RAX] = VA;
+	memcpy(m->mem.host + 0x160000, "\x80\x1f\x02\0", 4);
+	g_assert_cmpint(RUN(m, "\x0f\xae\x10"), ==, VEC_GP);
+}
+
 static void add(const char *path, void (*test)(struct machine *))
 {
 	g_test_add_data_func(path, (const void *)(uintptr_t)test, test_both);
@@ -191,5 +250,9 @@ int main(int argc, char **argv)
 	add("/vendor/movsxd-to-16-bits-reads-intels-16-and-amds-32", movsxd_to_16_bits);
 	add("/vendor/suppressed-x87-store-touches-amds-page-only", suppressed_x87_store);
 	add("/vendor/alignment-of-whole-vectors-is-checked-by-amd-only", alignment_of_vectors);
+	add("/vendor/prefetch-of-a-register-is-amds-ud-and-intels-nop", prefetch_of_a_register);
+	add("/vendor/rex-w-makes-far-pointers-of-64-bits-for-intel-only", far_pointer_with_rex_w);
+	add("/vendor/segment-register-on-the-stack-takes-intels-16-bits", segment_register_on_the_stack);
+	add("/vendor/misaligned-mode-is-a-reserved-bit-of-mxcsr", mxcsr_without_misaligned_mode);
 	return g_test_run();
 }
