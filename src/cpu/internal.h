@@ -29,6 +29,13 @@ static inline void cpu_if_set(struct cpu *cpu)
 		cpu_attend(cpu, ATTEND_INTR | (cpu->non_root ? ATTEND_HV : 0));
 }
 
+/* Ends a handler whose instruction goes on when the run loop comes back to it: it has not retired. */
+static inline void cpu_run_again(struct cpu *cpu)
+{
+	cpu->reg[REG_RIP] = cpu->rip_start;
+	cpu->counters.instructions--;
+}
+
 static inline bool cpu_has(const struct cpu *cpu, enum feature feature)
 {
 	return feature_in(cpu->config->features, feature);

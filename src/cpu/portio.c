@@ -140,7 +140,7 @@ static void string_io(struct cpu *cpu, const struct insn *insn, void (*element)(
 		if (!(cpu->reg[RCX] & mask))
 			return;
 		if (__atomic_load_n(&cpu->attention, __ATOMIC_RELAXED)) {
-			cpu->reg[REG_RIP] = cpu->rip_start;
+			cpu_run_again(cpu);
 			return;
 		}
 	}

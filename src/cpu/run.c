@@ -348,7 +348,9 @@ bool cpu_run_crossing(struct cpu *cpu)
 	begin_fetch(cpu);
 	cpu->insn = insn;
 	cpu->reg[REG_RIP] += insn->length;
+	cpu->alone = true;
 	insn->exec(cpu, insn);
+	cpu->alone = false;
 	cpu->counters.instructions++;
 	cpu->counters.instructions_interpreted++;
 	return true;
@@ -384,8 +386,11 @@ static int run_blocks(struct cpu *cpu)
 static void account_thrown(struct cpu *cpu)
 {
 	struct block *block = cpu->blocks->running;
+	bool done = !cpu->pending.valid && !cpu->retry;
 	if (block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count)
-		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + (!cpu->pending.valid && !cpu->retry);
+		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + done;
+	else if (cpu->alone)
+		cpu->counters.instructions += done;
 	cpu->blocks->running = NULL;
 	cpu->alone = cpu->retry = false;
 }

@@ -70,12 +70,6 @@ static bool must_pause(const struct cpu *cpu)
 	return __atomic_load_n(&cpu->attention, __ATOMIC_RELAXED) || (cpu->mode_key & MODE_STEP);
 }
 
-/* Elements remain: the instruction runs again when the block loop comes back. */
-static void pause_here(struct cpu *cpu)
-{
-	cpu->reg[REG_RIP] = cpu->rip_start;
-}
-
 /* Pointers of the two instructions that processors repeat by whole blocks. */
 enum { USES_NONE = 0, USES_DEST = 1, USES_BOTH = 3 };
 
@@ -113,7 +107,7 @@ static inline void repeat(struct cpu *cpu, const struct insn *insn, bool (*one)(
 		if (!more || !count)
 			return;
 		if ((slice % SLICE == 0 || (cpu->mode_key & MODE_STEP)) && must_pause(cpu)) {
-			pause_here(cpu);
+			cpu_run_again(cpu);
 			return;
 		}
 		if (!cpu_is_amd(cpu))
@@ -211,7 +205,7 @@ static inline __attribute__((always_inline)) void repeat_chunks(struct cpu *cpu,
 		count -= bytes / size;
 		set_count(cpu, insn, count);
 		if (count && must_pause(cpu)) {
-			pause_here(cpu);
+			cpu_run_again(cpu);
 			return;
 		}
 	}

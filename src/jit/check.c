@@ -502,7 +502,7 @@ static bool checks_are_left(const struct fragments *all)
 void jit_check_run(struct cpu *cpu, struct block *block)
 {
 	struct fragments *all = fragments_of(jit_of(cpu), block);
-	const u64 start = cpu->counters.instructions;
+	u64 start = cpu->counters.instructions;
 	unsigned at = 0, n = 0;
 	/* What is done twice must not be seen in between, nor memory change. Throws end this in the run loop. */
 	bool others_stop = !group_is_exclusive(cpu) && checks_are_left(all);
@@ -511,8 +511,11 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 		group_begin_exclusive(cpu);
 	while (at < all->steps && is_next(cpu, &all->step[at])) {
 		if (n == all->count || all->fragment[n].first != at) {
-			cpu->counters.instructions = start + all->step[at].before;
+			const u64 before = start + all->step[at].before;
+			cpu->counters.instructions = before;
 			interpret_step(cpu, &all->step[at++]);
+			/* An instruction that is to go on takes itself back. */
+			start += cpu->counters.instructions - before;
 			cpu->counters.instructions = start;
 			continue;
 		}

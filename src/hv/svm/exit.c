@@ -208,6 +208,7 @@ void svm_exit(struct cpu *cpu, const struct svm_exit *x)
 {
 	struct svm *svm = svm_of(cpu);
 	count(cpu, x->code);
+	cpu->retry = x->rip == cpu->rip_start; /* or the instruction has retired */
 	record(cpu, svm, x);
 	save_guest(cpu, svm, x->rip);
 	char name[32];

@@ -286,6 +286,7 @@ void vmx_exit(struct cpu *cpu, const struct vmx_exit *x)
 	struct vmcs *v = &vmx->vmcs;
 	cpu->counters.vm_exits++;
 	cpu->counters.exit_reason[x->reason % COUNTERS_SVM_EXITS]++;
+	cpu->retry = x->rip == cpu->rip_start; /* or the instruction has retired */
 	/* The delivery of an injected NMI blocked NMIs: with virtual NMIs that is the guest's own affair. */
 	if (vmx_pin(vmx, PIN_VIRTUAL_NMIS))
 		cpu->nmi_blocked = false;
