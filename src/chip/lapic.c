@@ -278,6 +278,16 @@ void lapic_timer_expired(struct lapic *lapic)
 		accept_vector(lapic, (u8)lvt, false);
 }
 
+void lapic_counter_overflow(struct lapic *lapic, bool masks)
+{
+	u32 *lvt = &lapic->lvt[LVT_PERF];
+	if (!lapic->enabled || (*lvt & LVT_MASKED))
+		return;
+	if (masks)
+		*lvt |= LVT_MASKED;
+	accept(lapic, LVT_DELIVERY(*lvt), (u8)*lvt, false);
+}
+
 /* Only LINT0 in fixed mode can be level-triggered (SDM vol. 3, 11.5.1). */
 static bool lint_is_level(const struct lapic *lapic, unsigned pin)
 {

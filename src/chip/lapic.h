@@ -127,6 +127,9 @@ bool lapic_x2apic_takes(u32 msr, u64 value);
 u32 lapic_page_read(struct lapic *lapic, u32 offset, unsigned size);
 void lapic_page_write(struct lapic *lapic, u32 offset, unsigned size, u32 value);
 
+/* A performance counter of the CPU's overflowed. `masks`: the LVT entry's mask is set when it delivers. */
+void lapic_counter_overflow(struct lapic *lapic, bool masks);
+
 /* LINT0 (pin 0) or LINT1 (pin 1). */
 void lapic_set_lint(struct lapic *lapic, unsigned pin, bool level);
 

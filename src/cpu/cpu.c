@@ -46,6 +46,8 @@ void cpu_update_class(struct cpu *cpu)
 		mmu_set_class(&cpu->mmu, cls);
 	if (unlikely(checked != cpu->mmu.checked))
 		mmu_set_checked(&cpu->mmu, checked);
+	if (unlikely(cpu->pmu.filters))
+		pmu_changed(cpu);
 }
 
 /*
@@ -250,6 +252,7 @@ void cpu_reset(struct cpu *cpu)
 	reset_registers(cpu);
 	cpu->xcr0 = XCR0_X87;
 	msr_reset(cpu);
+	pmu_reset(cpu);
 	fpu_reset(cpu, false);
 	cpu_attended(cpu, ATTEND_NMI | ATTEND_NMI_2 | ATTEND_INIT | ATTEND_SIPI | ATTEND_SMI | ATTEND_HV |
 				  ATTEND_SHADOW | ATTEND_TRAP);

@@ -17,6 +17,7 @@
 
 #include "base/counters.h"
 #include "bus/bus.h"
+#include "cpu/pmu.h"
 #include "mem/mem.h"
 #include "mmu/mmu.h"
 #include "x86/feature.h"
@@ -64,6 +65,7 @@ enum { JIT_GROUPS = 12 };
 #define ATTEND_CODE  BIT(10) /* another thread wrote to pages with code, or is about to decode from some */
 #define ATTEND_PAUSE BIT(11) /* a CPU wants all others to stop */
 #define ATTEND_NMI_2 BIT(12) /* a second NMI came before the CPU looked at the first; see cpu_attend_nmi() */
+#define ATTEND_PMU   BIT(13) /* a performance counter is about to overflow */
 #define ATTEND_QUIET (ATTEND_CODE | ATTEND_PAUSE)
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
@@ -135,10 +137,12 @@ struct cpu_platform {
 	/* The guest moved its TSC (TSC, TSC_ADJUST): the TSC-deadline timer must look anew. May be NULL. */
 	void (*tsc_changed)(void *opaque);
 	/*
-	 * Calls cpu_attend(ATTEND_HV), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish. For
-	 * the VMX-preemption timer. May be NULL: then hv polls.
+	 * Calls cpu_attend(reason), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish for this
+	 * reason. ATTEND_HV: the VMX-preemption timer; ATTEND_PMU. May be NULL: then these are polled.
 	 */
-	void (*attend_at)(void *opaque, u64 tsc);
+	void (*attend_at)(void *opaque, u32 reason, u64 tsc);
+	/* A performance counter overflowed and interrupts: the local APIC's LVT says how. May be NULL. */
+	void (*counter_overflow)(void *opaque);
 	/* May be NULL: called on HLT, before the CPU reports idle. */
 	void *opaque;
 };
@@ -217,6 +221,7 @@ struct cpu {
 	bool monitor_armed; /* MONITOR was executed and no MWAIT, VM entry or VM exit since */
 	u8 sipi_vector;     /* written before cpu_attend(ATTEND_SIPI) */
 	u32 pauses;         /* PAUSEs executed */
+	struct pmu pmu;
 	struct cpu_msrs msr;
 	struct xsave_area fpu;
 	/* --- events --- */

@@ -53,9 +53,12 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	case FEATURE_MCDT_NO:
 	case FEATURE_NO_FCS_FDS:
 	case FEATURE_PKS:
+	case FEATURE_PDCM:
+	case FEATURE_ARCH_PERFMON:
 		return !amd;
 	case FEATURE_SVM:
 	case FEATURE_TOPOEXT:
+	case FEATURE_PERFCTR_CORE:
 	case FEATURE_RSTR_FP_ERR_PTRS:
 		return amd;
 	default:
@@ -81,6 +84,9 @@ bool cpu_may_hide(enum feature feature)
 	case FEATURE_LA57:
 	case FEATURE_RDPID:
 	case FEATURE_RDTSCP:
+	case FEATURE_ARCH_PERFMON:
+	case FEATURE_PDCM:
+	case FEATURE_PERFCTR_CORE:
 		return true;
 	default:
 		return rows[feature].leaf == 0x8000000a;
@@ -116,11 +122,17 @@ static void take_back(struct cpu_config *config)
 	static const struct {
 		u8 feature, needs;
 	} needs[] = {
-		{ FEATURE_AVX, FEATURE_XSAVE },    { FEATURE_XSAVEOPT, FEATURE_XSAVE },
-		{ FEATURE_XSAVEC, FEATURE_XSAVE }, { FEATURE_XGETBV1, FEATURE_XSAVE },
-		{ FEATURE_XSAVES, FEATURE_XSAVE }, { FEATURE_AVX2, FEATURE_AVX },
-		{ FEATURE_FMA, FEATURE_AVX },      { FEATURE_F16C, FEATURE_AVX },
-		{ FEATURE_GMET, FEATURE_NPT },     { FEATURE_PAUSE_THRESHOLD, FEATURE_PAUSE_FILTER },
+		{ FEATURE_AVX, FEATURE_XSAVE },
+		{ FEATURE_XSAVEOPT, FEATURE_XSAVE },
+		{ FEATURE_XSAVEC, FEATURE_XSAVE },
+		{ FEATURE_XGETBV1, FEATURE_XSAVE },
+		{ FEATURE_XSAVES, FEATURE_XSAVE },
+		{ FEATURE_AVX2, FEATURE_AVX },
+		{ FEATURE_FMA, FEATURE_AVX },
+		{ FEATURE_F16C, FEATURE_AVX },
+		{ FEATURE_PDCM, FEATURE_ARCH_PERFMON },
+		{ FEATURE_GMET, FEATURE_NPT },
+		{ FEATURE_PAUSE_THRESHOLD, FEATURE_PAUSE_FILTER },
 	};
 	for (unsigned i = 0; i < ARRAY_SIZE(needs); i++)
 		if (!has(config, needs[i].needs))
@@ -250,6 +262,19 @@ static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 	}
 }
 
+/* Performance monitoring: how much of it, and which of the seven architectural events are not counted (pmu.c). */
+static void leaf_perfmon(const struct cpu_config *config, u32 out[4])
+{
+	const u32 width = 48, events = 7, cache_and_branches = 0x78;
+
+	cpuid_add_features(config, 0xa, 0, out);
+	if (!out[EAX])
+		return;
+	out[EAX] |= 4 << 8 | width << 16 | events << 24;
+	out[EBX] = cache_and_branches;
+	out[EDX] = PMU_FIXED | width << 5;
+}
+
 static u32 greatest_common_divisor(u32 a, u32 b)
 {
 	while (b) {
@@ -311,6 +336,9 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 		if (subleaf == 0 && (cpu->cr4 & CR4_PKE))
 			out[ECX] |= 1 << 4; /* OSPKE */
 		break;
+	case 0xa:
+		leaf_perfmon(config, out);
+		break;
 	case 0xb:
 	case 0x1f: /* the same without modules, tiles and dies */
 		leaf_topology(config, subleaf, out);
@@ -326,7 +354,7 @@ static void query_basic(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4])
 		out[ECX] = 100;
 		break;
 	default:
-		break; /* reserved, and 0Ah: no performance monitoring */
+		break; /* reserved */
 	}
 }
 

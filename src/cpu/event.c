@@ -368,6 +368,9 @@ static int attend_start(struct cpu *cpu, u8 shadow)
 
 static int look_once(struct cpu *cpu)
 {
+	/* First, for it may bring an interrupt or NMI. */
+	if (unlikely(cpu->attention & ATTEND_PMU))
+		pmu_attend(cpu);
 	u32 attention = __atomic_load_n(&cpu->attention, __ATOMIC_SEQ_CST);
 	int r = LOOK_DONE;
 

@@ -54,6 +54,12 @@ static bool msr_valid_mtrr_default(const struct cpu *cpu, u64 value)
 	return !(value & ~0xcffULL) && is_memory_type(value & 0xff);
 }
 
+/* LBR (only AMD's CPU has last-branch records to see it), BTF, and what comes with performance counters. */
+bool msr_valid_debugctl(const struct cpu *cpu, u64 value)
+{
+	return !(value & ~(DEBUGCTL_LBR | DEBUGCTL_BTF | pmu_debugctl_bits(cpu)));
+}
+
 /* --- computed registers --- */
 
 static bool msr_read_zero(struct cpu *cpu, u32 msr, u64 *value)
@@ -223,7 +229,7 @@ static bool msr_exists(const struct cpu *cpu, u32 msr)
 	}
 }
 
-/* AMD's four oldest counters have no CPUID bit that could say no; here they count nothing, and stay 0. */
+/* AMD's four oldest counters have no CPUID bit that could say no: without the six (pmu.c) they count nothing. */
 static bool is_idle_counter(const struct cpu *cpu, u32 msr)
 {
 	return cpu_is_amd(cpu) && msr >= MSR_PERF_CTL0 && msr <= MSR_PERF_CTR3;
@@ -259,6 +265,8 @@ static bool find_and_read(struct cpu *cpu, u32 msr, u64 *value)
 	}
 	if (is_x2apic_msr(msr))
 		return msr_read_apic(cpu, msr, value);
+	if (pmu_has_msr(cpu, msr))
+		return pmu_msr_read(cpu, msr, value);
 	if (is_idle_counter(cpu, msr))
 		return msr_read_zero(cpu, msr, value);
 	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_read(cpu, msr, value);
@@ -293,6 +301,8 @@ static bool find_and_write(struct cpu *cpu, u32 msr, u64 value)
 	}
 	if (is_x2apic_msr(msr))
 		return msr_write_apic(cpu, msr, value);
+	if (pmu_has_msr(cpu, msr))
+		return pmu_msr_write(cpu, msr, value);
 	if (is_idle_counter(cpu, msr))
 		return true;
 	return is_hv_msr(msr) && cpu->hv && cpu->hv->msr_write(cpu, msr, value);

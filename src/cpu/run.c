@@ -238,6 +238,19 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 	cpu->counters.instructions_interpreted += block->count;
 }
 
+/* A block that ends before the next overflow of a performance counter, or one instruction. */
+static void run_bounded(struct cpu *cpu)
+{
+	u64 linear = code_linear(cpu);
+	struct block *block = find_block(cpu, linear);
+	if (!block || !block->count || block->count > cpu->pmu.bound || !runs_whole(cpu, block)) {
+		run_one(cpu);
+		return;
+	}
+	note_block(cpu, linear);
+	run_block(cpu, block);
+}
+
 /*
  * Runs the instruction that asked for it with all other CPUs stopped. This is still the same boundary, so nothing else
  * is looked at; if it throws, enter_loop() lets the others go.
@@ -271,7 +284,9 @@ static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 			return stop;
 	}
 	/* Single-step, a shadow, or something new: one instruction, and then another look. */
-	if ((cpu->mode_key & MODE_STEP) || cpu->attention)
+	if (unlikely(!(cpu->mode_key & MODE_STEP) && cpu->attention == ATTEND_PMU))
+		run_bounded(cpu);
+	else if ((cpu->mode_key & MODE_STEP) || cpu->attention)
 		run_one(cpu);
 	return 0;
 }
@@ -433,8 +448,12 @@ static int enter_loop(struct cpu *cpu, bool thrown)
 enum cpu_stop cpu_run(struct cpu *cpu)
 {
 	group_start(cpu);
+	if (unlikely(cpu->pmu.active))
+		pmu_changed(cpu);
 	bool thrown = _setjmp(cpu->restart) != 0;
 	int stop = enter_loop(cpu, thrown);
 	group_stop(cpu);
+	if (unlikely(cpu->pmu.active))
+		pmu_changed(cpu);
 	return (enum cpu_stop)(stop - 1);
 }

@@ -296,12 +296,14 @@ static void exec_rdtscp(struct cpu *cpu, const struct insn *insn)
 	cpu->reg[RCX] = (u32)cpu->msr.tsc_aux;
 }
 
-/* No performance counters: every index is wrong, but for AMD's oldest four (msr.c), which stay 0. */
+/* AMD's oldest four counters are there in any case (msr.c), and stay 0 without the others. */
 static void exec_rdpmc(struct cpu *cpu, const struct insn *insn)
 {
-	if (!cpu_is_amd(cpu) || (u32)cpu->reg[RCX] > 3)
+	bool idle = cpu_is_amd(cpu) && !pmu_programmable(cpu);
+	u64 value = 0;
+	if (idle ? (u32)cpu->reg[RCX] > 3 : !pmu_read(cpu, (u32)cpu->reg[RCX], &value))
 		cpu_raise_gp(cpu);
-	set_edx_eax(cpu, 0);
+	set_edx_eax(cpu, value);
 }
 
 static void exec_rdpid(struct cpu *cpu, const struct insn *insn)

@@ -25,6 +25,8 @@ u64 cr4_supported(const struct cpu *cpu);
 /* MSRs without intercepts and CPL check, for RDMSR/WRMSR and VMX MSR lists. false: #GP. */
 bool msr_read(struct cpu *cpu, u32 msr, u64 *value);
 bool msr_write(struct cpu *cpu, u32 msr, u64 value);
+/* May IA32_DEBUGCTL have this value? */
+bool msr_valid_debugctl(const struct cpu *cpu, u64 value);
 
 /* CPUID leaf and subleaf as the guest sees them now (OSXSAVE and the like follow CR4). out: EAX EBX ECX EDX. */
 void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);

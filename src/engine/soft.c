@@ -31,7 +31,7 @@ struct engine_vcpu {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	bool asleep;
-	struct timer hv_timer; /* what hv asked attend_at for; under the board lock */
+	struct timer hv_timer, pmu_timer; /* what attend_at was asked for; under the board lock */
 };
 
 struct engine {
@@ -179,13 +179,27 @@ static void hv_timer_fired(void *opaque)
 	attend(opaque, ATTEND_HV);
 }
 
-static void attend_at(void *opaque, u64 tsc)
+static void pmu_timer_fired(void *opaque)
+{
+	attend(opaque, ATTEND_PMU);
+}
+
+static void attend_at(void *opaque, u32 reason, u64 tsc)
 {
 	struct engine_vcpu *vcpu = opaque;
 	/* Rounded up: never early. */
 	u64 ns = mul_div(tsc, 1000000, vcpu->engine->board->tsc_khz) + 1;
 	bus_lock(bus_of(vcpu));
-	timer_arm(&vcpu->hv_timer, ns);
+	timer_arm(reason == ATTEND_PMU ? &vcpu->pmu_timer : &vcpu->hv_timer, ns);
+	bus_unlock(bus_of(vcpu));
+}
+
+/* Intel's local APICs mask the LVT entry until software has seen to the interrupt (SDM vol. 3, 11.5.1). */
+static void counter_overflow(void *opaque)
+{
+	struct engine_vcpu *vcpu = opaque;
+	bus_lock(bus_of(vcpu));
+	lapic_counter_overflow(vcpu->lapic, vcpu->config.nested != NESTED_SVM);
 	bus_unlock(bus_of(vcpu));
 }
 
@@ -203,6 +217,7 @@ static const struct cpu_platform platform = {
 	.tsc = platform_tsc,
 	.tsc_changed = tsc_changed,
 	.attend_at = attend_at,
+	.counter_overflow = counter_overflow,
 };
 
 /* --- what the local APIC tells --- */
@@ -281,6 +296,7 @@ static void destroy_vcpu(struct engine_vcpu *vcpu)
 	if (!vcpu)
 		return;
 	timer_disarm(&vcpu->hv_timer);
+	timer_disarm(&vcpu->pmu_timer);
 	jit_destroy(&vcpu->cpu);
 	cpu_destroy(&vcpu->cpu);
 	pthread_cond_destroy(&vcpu->wake);
@@ -339,6 +355,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 	pthread_mutex_init(&vcpu->lock, NULL);
 	pthread_cond_init(&vcpu->wake, NULL);
 	timer_init(&vcpu->hv_timer, board->clock, hv_timer_fired, vcpu);
+	timer_init(&vcpu->pmu_timer, board->clock, pmu_timer_fired, vcpu);
 	int err = cpu_init(&vcpu->cpu, board->mem, board->bus, &vcpu->config, &vcpu->platform);
 	if (err) {
 		free(vcpu);

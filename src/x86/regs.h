@@ -85,8 +85,10 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define DR7_GD     BIT(13)
 
 /* IA32_DEBUGCTL. */
-#define DEBUGCTL_LBR BIT(0)
-#define DEBUGCTL_BTF BIT(1) /* single-step on branches */
+#define DEBUGCTL_LBR            BIT(0)
+#define DEBUGCTL_BTF            BIT(1)  /* single-step on branches */
+#define DEBUGCTL_FREEZE_LBRS    BIT(11) /* on an interrupt of a performance counter */
+#define DEBUGCTL_FREEZE_PERFMON BIT(12)
 
 /* Exception vectors. */
 enum vector {

@@ -246,6 +246,37 @@ static void test_clean_bits(void)
 
 /* --- the lock --- */
 
+/* --- performance counters of guests and hosts only (13.2.1) --- */
+
+enum { PERF_CTL0 = 0xc0010200, PERF_CTR0 };
+#define COUNT_INSTRUCTIONS (0xc0 | BIT(16) | BIT(17) | BIT(22))
+#define GUEST_ONLY         BIT(40)
+#define HOST_ONLY          BIT(41)
+
+L2(l2_5_nops, "nop; nop; nop; nop; nop; vmmcall")
+L2(l2_loop, "mov $300, %ecx; 1: dec %ecx; jnz 1b; vmmcall")
+
+static u64 count_run(void (*code)(void), u64 only)
+{
+	vmcb_make(code);
+	wrmsr(PERF_CTR0, 0);
+	wrmsr(PERF_CTL0, COUNT_INSTRUCTIONS | only);
+	u64 exit = svm_run();
+	wrmsr(PERF_CTL0, 0);
+	return exit == SVM_EXIT_VMMCALL ? rdmsr(PERF_CTR0) : ~0ULL;
+}
+
+static void test_counters(void)
+{
+	/* VMRUN retires in the guest, what exits does not. */
+	CHECK_EQUAL("guest-only-counts-the-guest", count_run(l2_5_nops, GUEST_ONLY), 1 + 5);
+	CHECK_EQUAL("all-that-it-does", count_run(l2_loop, GUEST_ONLY), 1 + 601);
+	u64 host = count_run(l2_5_nops, HOST_ONLY);
+	CHECK_EQUAL("host-only-counts-the-same-for-any-guest", count_run(l2_loop, HOST_ONLY), host);
+	CHECK_EQUAL("both-bits-count-both", count_run(l2_loop, GUEST_ONLY | HOST_ONLY), host + 602);
+	CHECK_EQUAL("as-does-none", count_run(l2_loop, 0), host + 602);
+}
+
 static void test_lock(void)
 {
 	CHECK_EQUAL("svm-in-use-cannot-be-disabled", TRY("wrmsr", : : "a"(0x10), "d"(0), "c"(MSR_VM_CR)), GP);
@@ -272,6 +303,7 @@ void guest_main(void)
 	test_syscall();
 	test_near_branches();
 	test_clean_bits();
+	test_counters();
 	test_lock();
 	guest_exit();
 }

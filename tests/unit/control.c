@@ -258,7 +258,7 @@ GUEST(ring3_sldt, "sldt %eax\n hlt");
 GUEST(ring3_str, "str %eax\n hlt");
 GUEST(ring3_smsw, "smsw %eax\n hlt");
 GUEST(ring3_rdtsc, "rdtsc\n hlt");
-GUEST(ring3_rdpmc, "rdpmc\n hlt");
+GUEST(ring3_rdpmc, "xor %ecx, %ecx\n rdpmc\n hlt");
 GUEST(ring3_rdfsbase, "rdfsbase %rax\n hlt");
 GUEST(ring3_clts, "clts\n hlt");
 GUEST(ring3_wrmsr, "wrmsr\n hlt");
@@ -292,7 +292,7 @@ static const struct {
 	CASE(str, CR4_UMIP, WORKS, VEC_GP),
 	CASE(smsw, CR4_UMIP, WORKS, VEC_GP),
 	CASE(rdtsc, CR4_TSD, WORKS, VEC_GP),
-	CASE(rdpmc, CR4_PCE, VEC_GP, VEC_GP),
+	CASE(rdpmc, CR4_PCE, VEC_GP, WORKS),
 	CASE(rdfsbase, CR4_FSGSBASE, VEC_UD, WORKS),
 	CASE(xgetbv, CR4_OSXSAVE, VEC_UD, WORKS),
 	CASE(xsetbv, CR4_OSXSAVE, VEC_UD, VEC_GP),

@@ -240,7 +240,25 @@ static void test_beyond_last_leaf(void)
 	g_assert_cmpuint(query(m, 0x20, 1, ECX), ==, query(m, 0x1f, 1, ECX));
 	g_assert_cmpuint(query(m, 0x20, 1, ECX), !=, 0);
 	g_assert_cmpuint(query(m, 0x40000001, 0, EAX), ==, 0);
-	g_assert_cmpuint(query(m, 0xa, 0, EAX), ==, 0);
+	machine_free(m);
+}
+
+/* Version 2: four counters and three fixed ones, 48 bits each; of seven events those that are not counted. */
+static void test_performance_monitoring(void)
+{
+	struct machine *m = machine_new();
+	g_assert_cmphex(query(m, 0xa, 0, EAX), ==, 0x07300402);
+	g_assert_cmphex(query(m, 0xa, 0, EBX), ==, 0x78);
+	g_assert_cmphex(query(m, 0xa, 0, EDX), ==, 0x603);
+	g_assert_true(query(m, 1, 0, ECX) & 1u << 15);
+	hide(&m->config, "-arch_perfmon");
+	for (unsigned reg = EAX; reg <= EDX; reg++)
+		g_assert_cmphex(query(m, 0xa, 0, reg), ==, 0);
+	g_assert_false(query(m, 1, 0, ECX) & 1u << 15);
+	m->config.nested = NESTED_SVM;
+	hide(&m->config, "-pcid");
+	g_assert_cmphex(query(m, 0xa, 0, EAX), ==, 0);
+	g_assert_true(query(m, 0x80000001, 0, ECX) & 1u << 23);
 	machine_free(m);
 }
 
@@ -258,6 +276,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/cpuid/machine-check-exception-with-its-architecture", test_machine_check);
 	g_test_add_func("/cpuid/amd-vendor", test_amd_vendor);
+	g_test_add_func("/cpuid/performance-monitoring-of-version-2", test_performance_monitoring);
 	g_test_add_func("/cpuid/every-feature-shows-its-bit-alone", test_feature_bits);
 	g_test_add_func("/cpuid/known-bits-are-where-guests-look", test_known_bits);
 	g_test_add_func("/cpuid/names-vendor-brand-and-hypervisor", test_vendor);

@@ -448,6 +448,25 @@ static void test_lint(void)
 	g_free(rig);
 }
 
+/* An Intel APIC masks the entry when it delivers, AMD's leaves it. */
+static void test_counter_overflow(void)
+{
+	struct rig *rig = rig_new();
+	struct lapic *lapic = &rig->lapic[0];
+	lapic_counter_overflow(lapic, true); /* masked */
+	g_assert_false(lapic_interrupt_pending(lapic));
+	write_reg(rig, 0, LVT_PERF_REG, 0x42);
+	lapic_counter_overflow(lapic, true);
+	g_assert_cmphex(lapic_ack_interrupt(lapic), ==, 0x42);
+	g_assert_cmphex(read_reg(rig, 0, LVT_PERF_REG), ==, LVT_MASK | 0x42);
+	write_reg(rig, 0, LVT_PERF_REG, 0x400);
+	lapic_counter_overflow(lapic, false);
+	lapic_counter_overflow(lapic, false);
+	g_assert_cmpint(rig->cpu[0].nmi, ==, 2);
+	g_assert_cmphex(read_reg(rig, 0, LVT_PERF_REG), ==, 0x400);
+	g_free(rig);
+}
+
 static void test_errors(void)
 {
 	struct rig *rig = rig_new();
@@ -646,6 +665,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/extint-asks-the-pic", test_extint);
 	g_test_add_func("/lapic/disabled-apic-passes-pins-through", test_disabled_apic_passes_pins);
 	g_test_add_func("/lapic/lint-pins", test_lint);
+	g_test_add_func("/lapic/counter-overflow-follows-its-lvt", test_counter_overflow);
 	g_test_add_func("/lapic/errors-show-after-a-write-to-esr", test_errors);
 	g_test_add_func("/lapic/timer-divide-change-counts-on", test_timer_divide_change);
 	g_test_add_func("/lapic/reset-values", test_reset_values);

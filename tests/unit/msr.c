@@ -185,7 +185,7 @@ static void test_tsc_adjust(void)
 
 static void test_unknown(void)
 {
-	static const u32 unknown[] = { 0x2, 0x33, 0x140, 0xce, 0x345, 0x606, 0xc0010015, 0x4b564d00, 0xffffffff };
+	static const u32 unknown[] = { 0x2, 0x33, 0x140, 0xce, 0x606, 0xc0010015, 0x4b564d00, 0xffffffff };
 	struct machine *m = machine_new();
 	u64 value;
 	for (unsigned i = 0; i < ARRAY_SIZE(unknown); i++) {

@@ -247,6 +247,7 @@ static const struct breakage {
 	{ "guest CR0: PG without PE", { UNRESTRICTED, SET(guest_cr0, CR0_NE | CR0_PG) } },
 	{ "guest CR4: fixed bits", { SET(guest_cr4, CR4_PAE) } },
 	{ "guest DEBUGCTL", { SET(guest_debugctl, BIT(2)) } },
+	{ NULL, { SET(guest_debugctl, DEBUGCTL_FREEZE_PERFMON) } },
 	{ "IA-32e mode guest without paging or PAE", { SET(guest_cr4, CR4_VMXE) } },
 	{ "IA-32e mode guest without paging or PAE", { UNRESTRICTED, SET(guest_cr0, CR0_NE | CR0_PE) } },
 	{ "guest CR4.PCIDE outside IA-32e mode", { GUEST32, SET(guest_cr4, CR4_PAE | CR4_VMXE | CR4_PCIDE) } },

@@ -2,6 +2,7 @@
  * Checks of guest control registers, debug registers, MSRs, descriptor tables, RIP and RFLAGS (SDM vol. 3, 27.3.1.1,
  * 27.3.1.3 and 27.3.1.4). Failing one is a VM exit for invalid guest state.
  */
+#include "cpu/system.h"
 #include "hv/vmx/vmx.h"
 
 static bool guest_long(const struct vmx *vmx)
@@ -26,7 +27,7 @@ static bool cr4(const struct vmx *vmx)
 
 static bool debugctl(const struct vmx *vmx)
 {
-	return !vmx_entryc(vmx, ENTRYC_LOAD_DEBUG) || !(vmx->vmcs.guest_debugctl & ~VMX_DEBUGCTL_MASK);
+	return !vmx_entryc(vmx, ENTRYC_LOAD_DEBUG) || msr_valid_debugctl(vmx->cpu, vmx->vmcs.guest_debugctl);
 }
 
 static bool long_needs_paging(const struct vmx *vmx)

@@ -239,7 +239,7 @@ static bool timer_arm(struct cpu *cpu, struct vmx *vmx, u64 now)
 		return false;
 	if (vmx->timer_armed <= now || vmx->timer_armed > vmx->timer_end) {
 		vmx->timer_armed = vmx->timer_end;
-		cpu->platform->attend_at(cpu->platform->opaque, vmx->timer_end << VMX_TIMER_SHIFT);
+		cpu->platform->attend_at(cpu->platform->opaque, ATTEND_HV, vmx->timer_end << VMX_TIMER_SHIFT);
 	}
 	return true;
 }

@@ -27,8 +27,6 @@
 #include "x86/vmcs.h"
 #include "x86/vmx_bits.h"
 
-#define VMX_DEBUGCTL_MASK (DEBUGCTL_LBR | DEBUGCTL_BTF) /* IA32_DEBUGCTL bits that this CPU has */
-
 /* Bits of CR0 that VM entries and exits leave alone: ET, NW, CD and the reserved ones (27.3.2.1, 28.5.1). */
 #define VMX_CR0_KEPT (CR0_ET | CR0_NW | CR0_CD | BITS(63, 32) | BITS(28, 19) | BIT(17) | BITS(15, 6))
 
