@@ -70,24 +70,26 @@
 #define VMFUNC_EPTP_SWITCHING BIT(0)
 
 /* VM-exit controls. */
-#define EXITC_SAVE_DEBUG      BIT(2)
-#define EXITC_HOST_LONG       BIT(9) /* host address-space size */
-#define EXITC_ACK_INTERRUPT   BIT(15)
-#define EXITC_SAVE_PAT        BIT(18)
-#define EXITC_LOAD_PAT        BIT(19)
-#define EXITC_SAVE_EFER       BIT(20)
-#define EXITC_LOAD_EFER       BIT(21)
-#define EXITC_SAVE_PREEMPTION BIT(22)
-#define EXITC_LOAD_PKRS       BIT(29)
-#define EXITC_DEFAULT1        (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
+#define EXITC_SAVE_DEBUG            BIT(2)
+#define EXITC_HOST_LONG             BIT(9) /* host address-space size */
+#define EXITC_LOAD_PERF_GLOBAL_CTRL BIT(12)
+#define EXITC_ACK_INTERRUPT         BIT(15)
+#define EXITC_SAVE_PAT              BIT(18)
+#define EXITC_LOAD_PAT              BIT(19)
+#define EXITC_SAVE_EFER             BIT(20)
+#define EXITC_LOAD_EFER             BIT(21)
+#define EXITC_SAVE_PREEMPTION       BIT(22)
+#define EXITC_LOAD_PKRS             BIT(29)
+#define EXITC_DEFAULT1              (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
 
 /* VM-entry controls. */
-#define ENTRYC_LOAD_DEBUG BIT(2)
-#define ENTRYC_GUEST_LONG BIT(9) /* IA-32e mode guest */
-#define ENTRYC_LOAD_PAT   BIT(14)
-#define ENTRYC_LOAD_EFER  BIT(15)
-#define ENTRYC_LOAD_PKRS  BIT(22)
-#define ENTRYC_DEFAULT1   (BITS(8, 0) | BIT(12))
+#define ENTRYC_LOAD_DEBUG            BIT(2)
+#define ENTRYC_GUEST_LONG            BIT(9) /* IA-32e mode guest */
+#define ENTRYC_LOAD_PERF_GLOBAL_CTRL BIT(13)
+#define ENTRYC_LOAD_PAT              BIT(14)
+#define ENTRYC_LOAD_EFER             BIT(15)
+#define ENTRYC_LOAD_PKRS             BIT(22)
+#define ENTRYC_DEFAULT1              (BITS(8, 0) | BIT(12))
 
 /*
  * Events: VM-entry interruption information, VM-exit interruption information, IDT-vectoring information.

@@ -283,6 +283,88 @@ static void test_bad_msr_entries(void)
 	test_bad_msr_entry("bad-value-in-the-list-fails", (struct msr_entry){ LSTAR, 0, NON_CANONICAL });
 }
 
+/* --- performance counters --- */
+
+enum { PMC0 = 0xc1, PERFEVTSEL0 = 0x186, PERF_GLOBAL_CTRL = 0x38f };
+#define COUNT_INSTRUCTIONS (0xc0 | BIT(16) | BIT(17) | BIT(22))
+#define COUNT_INTERRUPTS   BIT(20)
+
+/* Reads the control; with the VM entry, and without the VMCALL that exits, ten instructions retire. */
+L2(l2_counted, "mov $0x38f, %ecx; rdmsr; mov %eax, %esi; mov %edx, %edi; nop; nop; nop; nop; nop; vmcall")
+enum { L2_COUNTED = 10 };
+
+static void counted_make(u32 entry, u32 exit)
+{
+	vmcs_make(l2_counted);
+	vmcs_set(F(cpu_controls), CPU_MSR_BITMAPS);
+	vmcs_set(F(entry_controls), entry);
+	vmcs_set(F(exit_controls), exit);
+	vmwrite(F(guest_perf_global_ctrl), 1);
+	vmwrite(F(host_perf_global_ctrl), 2);
+	wrmsr(PERF_GLOBAL_CTRL, 4);
+	wrmsr(PERFEVTSEL0, COUNT_INSTRUCTIONS);
+	wrmsr(PMC0, 0);
+}
+
+static void test_counter_interrupt(void)
+{
+	volatile u32 *lvt = (volatile u32 *)0xfee00340, *svr = (volatile u32 *)0xfee000f0;
+	*svr = 0x1ff;
+	*lvt = 0x400;
+	counted_make(ENTRYC_LOAD_PERF_GLOBAL_CTRL, EXITC_LOAD_PERF_GLOBAL_CTRL);
+	vmcs_set(F(pin_controls), PIN_NMI);
+	wrmsr(PERFEVTSEL0, COUNT_INSTRUCTIONS | COUNT_INTERRUPTS);
+	wrmsr(PMC0, (u32)-7);
+	CHECK_EQUAL("a-counter-of-the-guest-overflows", vmx_run(), EXIT_EXCEPTION_NMI);
+	CHECK_EQUAL("behind-its-second-nop", vmread(F(guest_rip)), (u64)l2_counted + 5 + 3 * 2 + 2);
+	*lvt = 0x10000;
+}
+
+static void test_perf_global_ctrl(void)
+{
+	u32 r[4];
+	cpuid(0xa, 0, r);
+	if (!(r[0] & 0xff)) {
+		skip("guest-perf-global-ctrl-is-loaded", "not in CPUID");
+		return;
+	}
+	counted_make(ENTRYC_LOAD_PERF_GLOBAL_CTRL, EXITC_LOAD_PERF_GLOBAL_CTRL);
+	CHECK_EQUAL("runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("guest-perf-global-ctrl-is-loaded", l2_regs[L2_RSI], 1);
+	CHECK_EQUAL("host-perf-global-ctrl-is-loaded", rdmsr(PERF_GLOBAL_CTRL), 2);
+	CHECK_EQUAL("the-counter-counts-in-the-guest-alone", rdmsr(PMC0), L2_COUNTED);
+	counted_make(0, 0);
+	CHECK_EQUAL("runs", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("without-control-the-entry-leaves-it", l2_regs[L2_RSI], 4);
+	CHECK_EQUAL("without-control-the-exit-leaves-it", rdmsr(PERF_GLOBAL_CTRL), 4);
+	CHECK_EQUAL("and-the-counter-stands", rdmsr(PMC0), 0);
+	test_counter_interrupt();
+
+	counted_make(0, 0);
+	entry_load[0] = (struct msr_entry){ PERF_GLOBAL_CTRL, 0, 1 };
+	exit_store[0] = (struct msr_entry){ PMC0, 0, 0 };
+	exit_load[0] = (struct msr_entry){ PERF_GLOBAL_CTRL, 0, 0 };
+	vmwrite(F(entry_msr_load), (u64)entry_load);
+	vmwrite(F(entry_msr_load_count), 1);
+	vmwrite(F(exit_msr_store), (u64)exit_store);
+	vmwrite(F(exit_msr_store_count), 1);
+	vmwrite(F(exit_msr_load), (u64)exit_load);
+	vmwrite(F(exit_msr_load_count), 1);
+	CHECK_EQUAL("runs-with-its-msrs-in-the-lists", vmx_run(), EXIT_VMCALL);
+	CHECK_EQUAL("the-list-stores-the-count", exit_store[0].value, L2_COUNTED);
+	CHECK_EQUAL("which-the-list-then-stopped", rdmsr(PMC0), L2_COUNTED);
+	entry_load[0].value = BIT(4);
+	CHECK_EQUAL("a-reserved-bit-in-the-list-fails", vmx_run(), EXIT_ENTRY_MSR_LOADING | EXIT_ENTRY_FAILURE);
+
+	counted_make(ENTRYC_LOAD_PERF_GLOBAL_CTRL, EXITC_LOAD_PERF_GLOBAL_CTRL);
+	vmwrite(F(guest_perf_global_ctrl), BIT(4));
+	CHECK_EQUAL("a-reserved-bit-for-the-guest-fails", vmx_run(), EXIT_ENTRY_GUEST_STATE | EXIT_ENTRY_FAILURE);
+	counted_make(ENTRYC_LOAD_PERF_GLOBAL_CTRL, EXITC_LOAD_PERF_GLOBAL_CTRL);
+	vmwrite(F(host_perf_global_ctrl), BIT(35));
+	CHECK_EQUAL("a-reserved-bit-for-the-host-fails", vmx_run(), VM_FAIL_VALID);
+	wrmsr(PERFEVTSEL0, 0);
+}
+
 /* --- guests in other modes --- */
 
 enum { ES, CS, SS_, DS, FS, GS };
@@ -403,6 +485,7 @@ void guest_main(void)
 	test_efer();
 	test_msr_lists();
 	test_bad_msr_entries();
+	test_perf_global_ctrl();
 	test_32_bits();
 	test_going_long();
 	test_real_mode();

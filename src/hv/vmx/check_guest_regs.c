@@ -55,6 +55,12 @@ static bool sysenter(const struct vmx *vmx)
 	return vmx_canonical(vmx, vmx->vmcs.guest_sysenter_esp) && vmx_canonical(vmx, vmx->vmcs.guest_sysenter_eip);
 }
 
+static bool perf_global_ctrl(const struct vmx *vmx)
+{
+	return !vmx_entryc(vmx, ENTRYC_LOAD_PERF_GLOBAL_CTRL) ||
+	       pmu_global_control_valid(vmx->cpu, vmx->vmcs.guest_perf_global_ctrl);
+}
+
 static bool pat(const struct vmx *vmx)
 {
 	return !vmx_entryc(vmx, ENTRYC_LOAD_PAT) || vmx_pat_valid(vmx->vmcs.guest_pat);
@@ -132,6 +138,7 @@ const struct vmx_check vmx_checks_guest_regs[] = {
 	CHECK("guest CR3: physical-address width", cr3),
 	CHECK("guest DR7", dr7),
 	CHECK("guest SYSENTER addresses", sysenter),
+	CHECK("guest IA32_PERF_GLOBAL_CTRL", perf_global_ctrl),
 	CHECK("guest PAT", pat),
 	CHECK("guest PKRS", pkrs),
 	CHECK("guest EFER: reserved bits", efer_reserved),

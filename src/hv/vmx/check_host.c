@@ -32,6 +32,12 @@ static bool sysenter(const struct vmx *vmx)
 	return vmx_canonical(vmx, vmx->vmcs.host_sysenter_esp) && vmx_canonical(vmx, vmx->vmcs.host_sysenter_eip);
 }
 
+static bool perf_global_ctrl(const struct vmx *vmx)
+{
+	return !vmx_exitc(vmx, EXITC_LOAD_PERF_GLOBAL_CTRL) ||
+	       pmu_global_control_valid(vmx->cpu, vmx->vmcs.host_perf_global_ctrl);
+}
+
 static bool pat(const struct vmx *vmx)
 {
 	return !vmx_exitc(vmx, EXITC_LOAD_PAT) || vmx_pat_valid(vmx->vmcs.host_pat);
@@ -121,6 +127,7 @@ const struct vmx_check vmx_checks_host[] = {
 	CHECK("host CR4: fixed bits", cr4),
 	CHECK("host CR3: physical-address width", cr3),
 	CHECK("host SYSENTER addresses", sysenter),
+	CHECK("host IA32_PERF_GLOBAL_CTRL", perf_global_ctrl),
 	CHECK("host PAT", pat),
 	CHECK("host PKRS", pkrs),
 	CHECK("host EFER: reserved bits", efer_reserved),

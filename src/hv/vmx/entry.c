@@ -98,6 +98,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 		cpu->dr[7] = (v->guest_dr7 & ~DR7_ZERO) | DR7_FIXED1;
 		cpu->msr.debugctl = v->guest_debugctl;
 	}
+	if (vmx_entryc(vmx, ENTRYC_LOAD_PERF_GLOBAL_CTRL))
+		pmu_set_global_control(cpu, v->guest_perf_global_ctrl);
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PAT))
 		cpu->msr.pat = v->guest_pat;
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PKRS))

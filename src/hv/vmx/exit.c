@@ -200,6 +200,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 	cpu->msr.sysenter_cs = v->host_sysenter_cs;
 	cpu->msr.sysenter_esp = v->host_sysenter_esp;
 	cpu->msr.sysenter_eip = v->host_sysenter_eip;
+	if (vmx_exitc(vmx, EXITC_LOAD_PERF_GLOBAL_CTRL))
+		pmu_set_global_control(cpu, v->host_perf_global_ctrl);
 	if (vmx_exitc(vmx, EXITC_LOAD_PAT))
 		cpu->msr.pat = v->host_pat;
 	if (vmx_exitc(vmx, EXITC_LOAD_PKRS))
