@@ -10,11 +10,13 @@
 
 /* Bits by leaf and register (SDM vol. 2, CPUID; AMD APM vol. 3, appendix E). */
 #define LEAF1_ECX_VMX          (1u << 5)
+#define LEAF1_ECX_PDCM         (1u << 15)
 #define LEAF1_ECX_X2APIC       (1u << 21)
 #define LEAF1_ECX_TSC_DEADLINE (1u << 24)
 #define LEAF1_ECX_HYPERVISOR   (1u << 31)
 #define LEAF1_EDX_HTT          (1u << 28)
 #define LEAF81_ECX_SVM         (1u << 2)
+#define LEAF81_ECX_PERFCTR     (1u << 23)
 
 #define MSR_IA32_FEATURE_CONTROL 0x3a
 #define MSR_IA32_MISC_ENABLE     0x1a0
@@ -141,16 +143,22 @@ static void adapt(struct engine_vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 		switch (e->function) {
 		case 1:
 			e->ecx |= LEAF1_ECX_X2APIC | LEAF1_ECX_TSC_DEADLINE | LEAF1_ECX_HYPERVISOR;
+			e->ecx &= ~LEAF1_ECX_PDCM;
 			if (board->nested != NESTING_VTX)
 				e->ecx &= ~LEAF1_ECX_VMX;
 			break;
 		case 0x80000001:
+			e->ecx &= ~LEAF81_ECX_PERFCTR;
 			if (board->nested != NESTING_SVM)
 				e->ecx &= ~LEAF81_ECX_SVM;
 			break;
 		case 0x8000000a:
 			if (board->nested != NESTING_SVM)
 				e->eax = e->ebx = e->ecx = e->edx = 0;
+			break;
+		case 0xa: /* performance monitoring */
+		case 0x80000022:
+			e->eax = e->ebx = e->ecx = e->edx = 0;
 			break;
 		}
 	}

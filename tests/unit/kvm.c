@@ -474,6 +474,26 @@ static void every_cpu_has_its_own_place_for_smis(void)
 	machine_destroy(&m);
 }
 
+/* --- CPUID --- */
+
+static void guests_have_no_performance_counters(void)
+{
+	struct machine m;
+	static const u8 code[] = {
+		0x66, 0xb8, 0x0a, 0,    0,    0,    0x0f, 0xa2, /* mov eax, 0xa; cpuid */
+		0xba, 0x00, 0x05, 0x66, 0xef,                   /* mov dx, PORT; out dx, eax */
+		0x66, 0xb8, 1,    0,    0,    0,    0x0f, 0xa2, /* mov eax, 1; cpuid */
+		0xba, 0x00, 0x05, 0x66, 0x89, 0xc8, 0x66, 0xef, /* mov dx, PORT; mov eax, ecx; out dx, eax */
+		END
+	};
+	if (!machine_create(&m, code, sizeof code))
+		return;
+	run_to_end(&m);
+	expect_write(&m.device, 0, 0, 4, 0);
+	g_assert_cmphex(m.device.value[1] & BIT(15), ==, 0);
+	machine_destroy(&m);
+}
+
 /* --- Creation and probe --- */
 
 static void nesting_that_the_host_lacks_is_refused(void)
@@ -545,6 +565,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/kvm/smi-changes-nothing-that-the-guest-sees", smi_changes_nothing_that_the_guest_sees);
 	g_test_add_func("/kvm/reset-leaves-the-smi-its-handler", reset_leaves_the_smi_its_handler);
 	g_test_add_func("/kvm/every-cpu-has-its-own-place-for-smis", every_cpu_has_its_own_place_for_smis);
+	g_test_add_func("/kvm/guests-have-no-performance-counters", guests_have_no_performance_counters);
 	g_test_add_func("/kvm/nesting-that-the-host-lacks-is-refused", nesting_that_the_host_lacks_is_refused);
 	g_test_add_func("/kvm/probe-answers-in-time-with-a-reason", probe_answers_in_time_with_a_reason);
 	g_test_add_func("/kvm/probe-leaves-nothing-behind", probe_leaves_nothing_behind);
