@@ -1,17 +1,8 @@
 #include "base/clock.h"
 
-#include <time.h>
-
-static u64 host_now(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * NS_PER_SEC + (u64)ts.tv_nsec;
-}
-
 static u64 monotonic_now(struct clock *clock)
 {
-	return host_now() - clock->base;
+	return host_clock_now(&clock->host) - clock->base;
 }
 
 static u64 manual_now(struct clock *clock)
@@ -19,9 +10,11 @@ static u64 manual_now(struct clock *clock)
 	return clock->base;
 }
 
-void clock_init_monotonic(struct clock *clock)
+void clock_init_monotonic(struct clock *clock, bool by_tsc)
 {
-	*clock = (struct clock){ .now = monotonic_now, .base = host_now() };
+	*clock = (struct clock){ .now = monotonic_now };
+	host_clock_init(&clock->host, by_tsc);
+	clock->base = host_clock_now(&clock->host);
 }
 
 void clock_init_manual(struct clock *clock)

@@ -7,6 +7,7 @@
 #ifndef STRATA_BASE_CLOCK_H
 #define STRATA_BASE_CLOCK_H
 
+#include "base/host_clock.h"
 #include "base/types.h"
 
 #define CLOCK_NEVER UINT64_MAX
@@ -28,10 +29,12 @@ struct clock {
 	void (*rearm)(void *opaque, u64 deadline);
 	void *rearm_opaque;
 	struct timer *armed;
-	u64 base; /* monotonic: host ns at the start; manual: the time itself */
+	u64 base;               /* monotonic: host ns at the start; manual: the time itself */
+	struct host_clock host; /* monotonic */
 };
 
-void clock_init_monotonic(struct clock *clock);
+/* `by_tsc`: host_clock_fits(). */
+void clock_init_monotonic(struct clock *clock, bool by_tsc);
 void clock_init_manual(struct clock *clock);
 
 static inline u64 clock_now(struct clock *clock)

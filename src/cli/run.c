@@ -240,6 +240,7 @@ static int start(struct run *run)
 		status = open_outputs(run);
 	if (status)
 		return status;
+	run->config.host_tsc = host_clock_fits();
 	if (!run->options.no_sandbox)
 		sandbox_enter(run->config.engine == &engine_kvm);
 	struct vm *vm = vm_create(&run->config, &error);

@@ -258,7 +258,7 @@ static bool plan_push_flags(struct plan *p)
 static enum plan_kind classify(const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
-	if (jit_plan_system(p))
+	if (jit_plan_system(jit, p))
 		return PLAN_SYSTEM;
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;

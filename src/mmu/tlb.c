@@ -116,16 +116,22 @@ static struct tlb_entry *empty_table(const struct mmu *mmu)
 	return mmu->tables + (size_t)CONTEXTS * MMU_CLASSES * TLB_ENTRIES;
 }
 
+static void select_class(struct mmu *mmu)
+{
+	const struct mmu_context *c = mmu->context;
+	mmu->generation = mmu->cls == MMU_USER ? c->user.generation : c->supervisor.generation;
+	mmu->tlb = mmu->class_tlb[mmu->cls];
+}
+
 /* Points the fast path at the current context and class. */
 static void select_tables(struct mmu *mmu)
 {
 	const struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
-	mmu->generation = mmu->cls == MMU_USER ? c->user.generation : c->supervisor.generation;
 	for (unsigned cls = 0; cls < MMU_CLASSES; cls++)
 		mmu->class_tlb[cls] = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls));
-	mmu->tlb = mmu->class_tlb[mmu->cls];
 	mmu->system = mmu->class_tlb[MMU_SUPERVISOR];
+	select_class(mmu);
 }
 
 /* What others cached of these translations is no longer good. */
@@ -422,7 +428,7 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 void mmu_set_class(struct mmu *mmu, enum mmu_class cls)
 {
 	mmu->cls = cls;
-	select_tables(mmu);
+	select_class(mmu);
 }
 
 void mmu_set_checked(struct mmu *mmu, bool checked)

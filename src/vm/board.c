@@ -271,7 +271,7 @@ bool board_init(struct board *board, const struct vm_config *config, const struc
 	board->engine_ops = config->engine;
 	board->ops = ops;
 	board->opaque = opaque;
-	clock_init_monotonic(&board->clock);
+	clock_init_monotonic(&board->clock, config->host_tsc);
 	int err = mem_init(&board->mem, config->memory);
 	if (err) {
 		error->status = VM_STATUS_NO_HOST;

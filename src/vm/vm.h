@@ -49,6 +49,7 @@ struct vm_config {
 	bool escape;         /* Ctrl-] (0x1d) on serial_in ends the run */
 	int debug_exit_port; /* I/O port that ends the run when written; -1: none */
 	bool test_devices;   /* the ports kvm-unit-tests expect (dev/testdev.h) */
+	bool host_tsc;       /* the host's TSC is fit to tell the time (base/host_clock.h) */
 };
 
 enum { VM_CMDLINE_MAX = 2048, VM_MAX_CPUS = 64 };

@@ -6,6 +6,7 @@
 
 enum { PWU = 7, ROUNDS = 40 };
 enum { E_P = 1 };
+#define CR4_TSD        BIT(2)
 #define CR4_FSGSBASE   BIT(16)
 #define CR4_SMAP       BIT(21)
 #define CR4_PKE        BIT(22)
@@ -66,6 +67,23 @@ static void user_read_cr2(void)
 static void user_sti(void)
 {
 	asm volatile("nop; nop; sti; nop; int $0x80");
+}
+
+static void user_rdtsc(void)
+{
+	asm volatile("nop; nop; rdtsc; int $0x80");
+}
+
+static void test_time(void)
+{
+	u64 wrong = 0;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		write_cr4(read_cr4() | CR4_TSD);
+		wrong += run_user(user_rdtsc) != GP;
+		write_cr4(read_cr4() & ~CR4_TSD);
+		wrong += run_user(user_rdtsc) != 0x80;
+	}
+	CHECK_EQUAL("rdtsc-at-cpl-3-goes-by-cr4-tsd", wrong, 0);
 }
 
 static void test_user(void)
@@ -223,4 +241,5 @@ void guest_main(void)
 	test_pkru();
 	open_to_user();
 	test_user();
+	test_time();
 }

@@ -416,6 +416,29 @@ static void test_x87(void)
 	asm volatile("fninit");
 }
 
+/* Time comes from C code, which has the host's registers for itself; guest registers that it may use stay, too. */
+static void test_time(void)
+{
+	static const u32 four[4] = { 1, 2, 3, 4 };
+	u64 wrong = 0, last = rdtsc();
+	for (unsigned i = 0; i < TIMES; i++) {
+		u64 c = i + 1, si = i + 2, di = i + 3, low, high;
+		u32 sum[4];
+		static double two;
+		asm volatile(
+			"fld1; movups %8, %%xmm1; mov %2, %%r14; mov %3, %%r8; rdtsc; movups %%xmm1, %%xmm2\n\t"
+			"paddd %%xmm1, %%xmm2; fld1; faddp; fstpl %7; movups %%xmm2, %6; sub %%r14, %2; add %%r8, %2"
+			: "=&a"(low), "=&d"(high), "+&c"(c), "+&S"(si), "+&D"(di), "+&b"(last), "=m"(sum), "=m"(two)
+			: "m"(four)
+			: "r14", "r8", "memory", "cc");
+		u64 now = low | high << 32;
+		wrong += low >> 32 || high >> 32 || now < last || c != i + 2 || si != i + 2 || di != i + 3;
+		wrong += sum[0] != 2 || sum[1] != 4 || sum[2] != 6 || sum[3] != 8 || *(u64 *)&two != BIT(62);
+		last = now;
+	}
+	CHECK_EQUAL("registers-pass-rdtsc", wrong, 0);
+}
+
 void guest_main(void)
 {
 	u32 r[4];
@@ -436,5 +459,6 @@ void guest_main(void)
 	test_mxcsr();
 	test_upper_halves();
 	test_x87();
+	test_time();
 	guest_exit();
 }

@@ -141,7 +141,7 @@ static void test_run_due(void)
 	struct clock clock;
 	struct log log = { .clock = &clock };
 	struct probe a, b, c;
-	clock_init_monotonic(&clock);
+	clock_init_monotonic(&clock, false);
 	probe_init(&a, &log, 'a');
 	probe_init(&b, &log, 'b');
 	probe_init(&c, &log, 'c');
@@ -158,12 +158,139 @@ static void test_run_due(void)
 static void test_monotonic(void)
 {
 	struct clock clock;
-	clock_init_monotonic(&clock);
+	clock_init_monotonic(&clock, false);
 	u64 before = clock_now(&clock);
 	g_assert_cmpuint(before, <, NS_PER_SEC); /* counts from its start */
 	g_usleep(2000);
 	u64 passed = clock_now(&clock) - before;
 	g_assert_cmpuint(passed, >=, 2000000);
+}
+
+/* --- the host's clock by its TSC --- */
+
+enum { TICKS_PER_US = 3000 };
+
+/* A clock whose host has counted for `us` at `ticks_per_us`, looked at each millisecond. */
+static void count(struct host_clock *clock, u64 *tsc, u64 *ns, u64 us, u64 ticks_per_us)
+{
+	for (u64 ms = 0; ms < us / 1000; ms++) {
+		*tsc += 1000 * ticks_per_us;
+		*ns += 1000000;
+		host_clock_draw(clock, *tsc, *ns);
+	}
+}
+
+static void start(struct host_clock *clock, u64 *tsc, u64 *ns)
+{
+	*tsc = 1ULL << 50;
+	*ns = 7 * NS_PER_SEC;
+	*clock = (struct host_clock){
+		.counts = true,
+		.from = { .tsc = *tsc, .ns = *ns },
+		.since = { .tsc = *tsc, .ns = *ns },
+	};
+}
+
+static void assert_near(u64 is, u64 should_be, u64 most)
+{
+	g_assert_cmpuint(is + most, >=, should_be);
+	g_assert_cmpuint(is, <=, should_be + most);
+}
+
+static void test_host_line(void)
+{
+	struct host_clock clock;
+	u64 tsc, ns;
+	start(&clock, &tsc, &ns);
+	count(&clock, &tsc, &ns, 10000, TICKS_PER_US);
+	g_assert_cmpuint(host_clock_at(&clock, tsc), ==, 0); /* too short to tell */
+	count(&clock, &tsc, &ns, 20000, TICKS_PER_US);
+	assert_near(host_clock_at(&clock, tsc), ns, 1);
+	assert_near(host_clock_at(&clock, tsc + 2000 * TICKS_PER_US), ns + 2000000, 2);
+	g_assert_cmpuint(host_clock_at(&clock, tsc - 10), ==, host_clock_at(&clock, tsc)); /* a CPU that is behind */
+}
+
+static void test_host_line_backwards(void)
+{
+	struct host_clock clock;
+	u64 tsc, ns;
+	start(&clock, &tsc, &ns);
+	count(&clock, &tsc, &ns, 30000, TICKS_PER_US);
+	/* The counter goes faster than it was measured: time is ahead by 20 us when the host says so. */
+	tsc += 2020 * TICKS_PER_US;
+	ns += 2000000;
+	u64 shown = host_clock_at(&clock, tsc);
+	assert_near(shown, ns + 20000, 2);
+	host_clock_draw(&clock, tsc, ns);
+	g_assert_cmpuint(host_clock_at(&clock, tsc), ==, shown);
+	for (unsigned us = 0; us < 2000; us++) {
+		u64 later = host_clock_at(&clock, tsc + us * TICKS_PER_US);
+		g_assert_cmpuint(later, >=, shown);
+		shown = later;
+	}
+	u64 end = HOST_LINE_TICKS / TICKS_PER_US;
+	assert_near(host_clock_at(&clock, tsc + HOST_LINE_TICKS), ns + 1000 * end, 2000);
+	/* It was behind: then it jumps. */
+	host_clock_draw(&clock, tsc + 1000 * TICKS_PER_US, ns + 3000000);
+	g_assert_cmpuint(host_clock_at(&clock, tsc + 1000 * TICKS_PER_US), ==, ns + 3000000);
+}
+
+static void test_host_line_long(void)
+{
+	struct host_clock clock;
+	u64 tsc, ns;
+	start(&clock, &tsc, &ns);
+	count(&clock, &tsc, &ns, 40000000, TICKS_PER_US);
+	/* What the rate is measured from moves along. */
+	count(&clock, &tsc, &ns, 60000000, TICKS_PER_US + 1);
+	assert_near(host_clock_at(&clock, tsc + 2000 * (TICKS_PER_US + 1)), ns + 2000000, 2);
+}
+
+static void test_host_line_anew(void)
+{
+	struct host_clock clock;
+	u64 tsc, ns;
+	start(&clock, &tsc, &ns);
+	count(&clock, &tsc, &ns, 100000, TICKS_PER_US);
+	tsc = 5;
+	ns += 1000000;
+	host_clock_draw(&clock, tsc, ns);
+	g_assert_cmpuint(host_clock_at(&clock, tsc), ==, ns);
+	assert_near(host_clock_at(&clock, tsc + 1000 * TICKS_PER_US), ns + 1000000, 2);
+	count(&clock, &tsc, &ns, 100000, TICKS_PER_US);
+	assert_near(host_clock_at(&clock, tsc), ns, 2);
+}
+
+static gpointer look_often(gpointer data)
+{
+	struct clock *clock = data;
+	u64 before = 0, end = clock_now(clock) + 150 * 1000 * 1000;
+	while (before < end) {
+		u64 now = clock_now(clock);
+		g_assert_cmpuint(now, >=, before);
+		before = now;
+	}
+	return NULL;
+}
+
+static void test_by_tsc(void)
+{
+	struct clock tsc, plain;
+	if (!host_clock_fits()) {
+		g_test_skip("the host keeps its time otherwise");
+		return;
+	}
+	clock_init_monotonic(&tsc, true);
+	clock_init_monotonic(&plain, false);
+	i64 apart = (i64)(plain.base - tsc.base);
+	GThread *other = g_thread_new("other", look_often, &tsc);
+	look_often(&tsc);
+	g_thread_join(other);
+	for (unsigned i = 0; i < 1000; i++) {
+		u64 before = clock_now(&plain), now = clock_now(&tsc) - (u64)apart, after = clock_now(&plain);
+		g_assert_cmpuint(now + 20000, >=, before);
+		g_assert_cmpuint(now, <=, after + 20000);
+	}
 }
 
 static void test_mul_div(void)
@@ -183,6 +310,11 @@ int main(int argc, char **argv)
 	g_test_add_func("/clock/tells-when-the-soonest-changes", test_rearm_hook);
 	g_test_add_func("/clock/run-due-returns-the-next-deadline", test_run_due);
 	g_test_add_func("/clock/monotonic-counts-from-its-start", test_monotonic);
+	g_test_add_func("/clock/host-tsc-is-time-once-its-rate-is-known", test_host_line);
+	g_test_add_func("/clock/host-tsc-never-takes-time-back", test_host_line_backwards);
+	g_test_add_func("/clock/host-tsc-rate-is-that-of-late", test_host_line_long);
+	g_test_add_func("/clock/host-tsc-may-begin-anew", test_host_line_anew);
+	g_test_add_func("/clock/host-tsc-tells-what-the-host-tells", test_by_tsc);
 	g_test_add_func("/clock/mul-div-does-not-overflow", test_mul_div);
 	return g_test_run();
 }

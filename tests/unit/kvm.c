@@ -70,7 +70,7 @@ static bool machine_create_cpus(struct machine *m, unsigned cpus, const u8 *code
 	memset(m, 0, sizeof *m);
 	g_assert_cmpint(mem_init(&m->mem, MEMORY), ==, 0);
 	bus_init(&m->bus);
-	clock_init_monotonic(&m->clock);
+	clock_init_monotonic(&m->clock, false);
 	g_assert_cmpint(bus_add_pio(&m->bus, PORT, 8, &device_ops, &m->device, "test"), ==, 0);
 	g_assert_cmpint(bus_add_mmio(&m->bus, DEVICE_MMIO, 4096, &device_ops, &m->device, "test"), ==, 0);
 	m->board = (struct engine_board){ .mem = &m->mem, .bus = &m->bus, .clock = &m->clock, .cpus = cpus };
