@@ -214,7 +214,7 @@ struct cpu {
 	u64 step_rip;     /* where that instruction begins */
 	u64 rf_rip;       /* the instruction that RFLAGS.RF is for */
 	bool alone;       /* the running instruction is followed by a boundary */
-	bool retry;       /* the last throw lets its instruction run again */
+	bool retry;       /* the last throw does not count its instruction: it runs again, or is counted */
 	bool hv_step;     /* hv wants a boundary after each instruction (MTF); cpu_update_mode() puts it in mode_key */
 	bool events_held; /* AMD-V's global interrupt flag is 0: see cpu_hold_events() */
 	u32 held;         /* ATTEND_* that came meanwhile */

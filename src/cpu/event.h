@@ -34,6 +34,9 @@ NORETURN void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type
  */
 NORETURN void cpu_resume(struct cpu *cpu);
 
+/* The running instruction retires here, in the circumstances it began in; a throw does not count it again. */
+void cpu_retire(struct cpu *cpu);
+
 /*
  * Before an instruction does what may cause an event, or cannot be done twice: if others of its block follow, goes back
  * and runs it alone, so that the boundary behind it is looked at. Nothing of it may have been done yet.

@@ -416,6 +416,12 @@ bool cpu_goes_on(const struct cpu *cpu)
 	return !cpu->alone && block && cpu->insn >= block->insn && cpu->insn + 1 < block->insn + block->count;
 }
 
+void cpu_retire(struct cpu *cpu)
+{
+	cpu->counters.instructions++;
+	cpu->retry = true;
+}
+
 void cpu_run_alone(struct cpu *cpu)
 {
 	if (cpu->vectoring.valid || !cpu_goes_on(cpu))

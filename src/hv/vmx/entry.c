@@ -279,6 +279,7 @@ enum vmx_error vmx_enter(struct cpu *cpu, bool launch)
 		vmx_entry_failed(cpu, EXIT_ENTRY_GUEST_STATE, failed->qualification);
 	}
 	cpu->counters.vm_entries++;
+	cpu_retire(cpu); /* in root operation: Intel's counters do not count it for the guest */
 	load_guest(cpu, vmx);
 	if (unlikely(v->entry_msr_load_count)) {
 		u32 bad = vmx_msr_list_load(cpu, v->entry_msr_load, v->entry_msr_load_count);
