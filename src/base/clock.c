@@ -1,5 +1,14 @@
 #include "base/clock.h"
 
+#include <time.h>
+
+static u64 host_thread_time(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (u64)ts.tv_sec * NS_PER_SEC + (u64)ts.tv_nsec;
+}
+
 static u64 monotonic_now(struct clock *clock)
 {
 	return host_clock_now(&clock->host) - clock->base;
@@ -12,7 +21,7 @@ static u64 manual_now(struct clock *clock)
 
 void clock_init_monotonic(struct clock *clock, bool by_tsc)
 {
-	*clock = (struct clock){ .now = monotonic_now };
+	*clock = (struct clock){ .now = monotonic_now, .thread_time = host_thread_time };
 	host_clock_init(&clock->host, by_tsc);
 	clock->base = host_clock_now(&clock->host);
 }

@@ -2,7 +2,8 @@
  * Time and timers, injected: chips never ask the host. A clock counts nanoseconds from the VM's start and keeps a list
  * of armed timers. Production clocks follow CLOCK_MONOTONIC; test clocks stand still until told.
  *
- * Threads: the caller serializes every call on one clock (in a VM: the board lock), except clock_now().
+ * Threads: the caller serializes every call on one clock (in a VM: the board lock), except clock_now() and
+ * clock_thread_time().
  */
 #ifndef STRATA_BASE_CLOCK_H
 #define STRATA_BASE_CLOCK_H
@@ -25,6 +26,7 @@ struct timer {
 
 struct clock {
 	u64 (*now)(struct clock *clock);
+	u64 (*thread_time)(void); /* NULL: threads always run, as far as this clock can tell */
 	/* Told whenever the soonest deadline changes, so that the thread that waits can wait anew. May be NULL. */
 	void (*rearm)(void *opaque, u64 deadline);
 	void *rearm_opaque;
@@ -40,6 +42,12 @@ void clock_init_manual(struct clock *clock);
 static inline u64 clock_now(struct clock *clock)
 {
 	return clock->now(clock);
+}
+
+/* How long the calling thread has had a processor, in ns of no particular beginning. */
+static inline u64 clock_thread_time(struct clock *clock)
+{
+	return clock->thread_time ? clock->thread_time() : clock->now(clock);
 }
 
 /* Manual clocks only: moves time on to `ns`, firing what falls due on the way, each at its own time. */

@@ -134,6 +134,8 @@ struct cpu_platform {
 	void (*apic_init)(void *opaque);
 	/* Guest-visible time-stamp counter before TSC_ADJUST and offsets; constant rate of tsc_khz. */
 	u64 (*tsc)(void *opaque);
+	/* Clock cycles that this CPU has run for, at the TSC's rate: those in which the host let it. NULL: the TSC. */
+	u64 (*cycles)(void *opaque);
 	/* The guest moved its TSC (TSC, TSC_ADJUST): the TSC-deadline timer must look anew. May be NULL. */
 	void (*tsc_changed)(void *opaque);
 	/*

@@ -120,19 +120,29 @@ static void interrupt(struct cpu *cpu)
 		cpu->platform->counter_overflow(cpu->platform->opaque);
 }
 
+static u64 tsc_now(const struct cpu *cpu)
+{
+	return cpu->platform->tsc(cpu->platform->opaque);
+}
+
+static u64 cycles_now(const struct cpu *cpu)
+{
+	return cpu->platform->cycles ? cpu->platform->cycles(cpu->platform->opaque) : tsc_now(cpu);
+}
+
 /* Brings the values up to date. refresh() has to follow. */
 static void settle(struct cpu *cpu)
 {
 	struct pmu *pmu = &cpu->pmu;
-	u64 retired = instructions_retired(cpu), tsc = cpu->platform->tsc(cpu->platform->opaque);
+	u64 retired = instructions_retired(cpu), cycles = pmu->counts_cycles ? cycles_now(cpu) : pmu->cycles;
 	u64 counted[] = {
 		[EVENT_INSTRUCTIONS] = retired - pmu->instructions,
-		[EVENT_CYCLES] = tsc - pmu->tsc,
+		[EVENT_CYCLES] = cycles - pmu->cycles,
 	};
 	bool interrupts = false;
 
 	pmu->instructions = retired;
-	pmu->tsc = tsc;
+	pmu->cycles = cycles;
 	for (unsigned left = pmu->counting; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctz(left);
 		struct pmu_counter *c = &pmu->counter[i];
@@ -148,12 +158,12 @@ static void settle(struct cpu *cpu)
 		interrupt(cpu);
 }
 
-/* Sees to it that the unit settles when the next interrupt is due. */
+/* Sees to it that the unit settles when the next interrupt is due: cycles go by no faster than the TSC. */
 static void arm(struct cpu *cpu)
 {
 	struct pmu *pmu = &cpu->pmu;
 	const struct cpu_platform *platform = cpu->platform;
-	u64 at = ~0ULL;
+	u64 wait = ~0ULL;
 
 	pmu->bound = ~0ULL;
 	for (unsigned left = pmu->counting; left; left &= left - 1) {
@@ -164,19 +174,22 @@ static void arm(struct cpu *cpu)
 		if (c->event == EVENT_INSTRUCTIONS)
 			pmu->bound = rest < pmu->bound ? rest : pmu->bound;
 		else
-			at = pmu->tsc + rest < at ? pmu->tsc + rest : at;
+			wait = rest < wait ? rest : wait;
 	}
 	bool bounded = pmu->bound != ~0ULL;
 	if (bounded && pmu->bound > NEAR) {
-		u64 soon = pmu->tsc + (pmu->bound - NEAR / 2) / FASTEST;
-		at = soon < at ? soon : at;
+		u64 soon = (pmu->bound - NEAR / 2) / FASTEST;
+		wait = soon < wait ? soon : wait;
 	}
-	if ((bounded && pmu->bound <= NEAR) || (at != ~0ULL && !platform->attend_at))
+	if ((bounded && pmu->bound <= NEAR) || (wait != ~0ULL && !platform->attend_at))
 		cpu_attend(cpu, ATTEND_PMU);
+	if (wait == ~0ULL || !platform->attend_at)
+		return;
 	/* A wish that comes no later is kept: it is then looked at too early, and armed again. */
-	if (at != ~0ULL && platform->attend_at && (pmu->armed <= pmu->tsc || pmu->armed > at)) {
-		pmu->armed = at;
-		platform->attend_at(platform->opaque, ATTEND_PMU, at);
+	u64 now = tsc_now(cpu);
+	if (pmu->armed <= now || pmu->armed > now + wait) {
+		pmu->armed = now + wait;
+		platform->attend_at(platform->opaque, ATTEND_PMU, pmu->armed);
 	}
 }
 
@@ -184,19 +197,23 @@ static void arm(struct cpu *cpu)
 static void refresh(struct cpu *cpu)
 {
 	struct pmu *pmu = &cpu->pmu;
+	bool counted_cycles = pmu->counts_cycles;
 
 	pmu->context = context_of(cpu);
 	pmu->counting = 0;
-	pmu->active = pmu->filters = false;
+	pmu->active = pmu->filters = pmu->counts_cycles = false;
 	for (unsigned i = 0; i < PMU_COUNTERS; i++) {
 		u8 where = pmu->counter[i].where;
 		if (!is_enabled(cpu, i))
 			continue;
 		pmu->active = true;
 		pmu->filters |= where != PMU_IN_ALL;
+		pmu->counts_cycles |= pmu->counter[i].event == EVENT_CYCLES;
 		if (pmu->context && !(pmu->context & ~where))
 			pmu->counting |= (u16)(1u << i);
 	}
+	if (pmu->counts_cycles && !counted_cycles)
+		pmu->cycles = cycles_now(cpu);
 	if (pmu->counting)
 		arm(cpu);
 	else if (!pmu->context)

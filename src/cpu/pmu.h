@@ -3,8 +3,8 @@
  * or AMD's six core counters, of which the oldest four have second numbers (APM vol. 2, 13.2).
  *
  * What is counted: instructions retired, from the count that the CPU keeps anyway, exact at every instruction; and
- * cycles, those of the time-stamp counter while the CPU is not halted. A counter of any other event counts nothing,
- * which one log line says, and CPUID too.
+ * cycles at the rate of the time-stamp counter, while the CPU is not halted and the host lets it run. A counter of any
+ * other event counts nothing, which one log line says, and CPUID too.
  *
  * How: a counter's value is as of the last time the unit settled. It settles when one of its registers is accessed,
  * when the CPU starts or stops running, and, if `filters` is set, when CPL, guest mode or EFER.SVME change: only then
@@ -41,7 +41,8 @@ struct pmu {
 	struct pmu_counter counter[PMU_COUNTERS]; /* programmable ones, then fixed ones */
 	u64 select[PMU_PROGRAMMABLE];
 	u64 fixed_control, global_control, global_status; /* Intel's */
-	u64 instructions, tsc;                            /* as of the last settling */
+	u64 instructions, cycles;                         /* as of the last settling */
+	bool counts_cycles;                               /* or `cycles` is not kept: it costs a system call */
 	u64 bound; /* so many instructions more may run before the unit has to settle; ~0: any number */
 	u64 armed; /* the platform's TSC that attention is asked for, or was; 0: never */
 };

@@ -158,12 +158,22 @@ static void apic_init(void *opaque)
 	bus_unlock(bus_of(vcpu));
 }
 
+static u64 tsc_ticks(const struct engine_vcpu *vcpu, u64 ns)
+{
+	u32 khz = vcpu->engine->board->tsc_khz;
+	return khz == 1000000 ? ns : mul_div(ns, khz, 1000000);
+}
+
 static u64 platform_tsc(void *opaque)
 {
 	struct engine_vcpu *vcpu = opaque;
-	const struct engine_board *board = vcpu->engine->board;
-	u64 ns = clock_now(board->clock);
-	return board->tsc_khz == 1000000 ? ns : mul_div(ns, board->tsc_khz, 1000000);
+	return tsc_ticks(vcpu, clock_now(vcpu->engine->board->clock));
+}
+
+static u64 platform_cycles(void *opaque)
+{
+	struct engine_vcpu *vcpu = opaque;
+	return tsc_ticks(vcpu, clock_thread_time(vcpu->engine->board->clock));
 }
 
 static void tsc_changed(void *opaque)
@@ -215,6 +225,7 @@ static const struct cpu_platform platform = {
 	.doorbell = doorbell,
 	.apic_init = apic_init,
 	.tsc = platform_tsc,
+	.cycles = platform_cycles,
 	.tsc_changed = tsc_changed,
 	.attend_at = attend_at,
 	.counter_overflow = counter_overflow,

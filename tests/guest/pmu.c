@@ -174,14 +174,13 @@ static void test_cycles(void)
 	wrmsr(count0, 0);
 	u64 start = rdtsc();
 	wrmsr(select0, config);
-	u64 inner = rdtsc();
 	for (unsigned i = 0; i < 10000; i++)
 		asm volatile("pause");
-	u64 inner_end = rdtsc();
 	wrmsr(select0, 0);
-	u64 end = rdtsc(), counted = rdmsr(count0);
-	CHECK("cycles-are-no-less-than-the-tsc-inside", counted >= inner_end - inner);
-	CHECK("and-no-more-than-it-outside", counted <= end - start);
+	u64 end = rdtsc(), counted = rdmsr(count0), more = (end - start) / 1000 + 1000;
+	CHECK("cycles-are-counted", counted > 1000);
+	/* Fewer if the host let others run; and it has two clocks. */
+	CHECK("at-the-rate-of-the-tsc-or-fewer", counted <= end - start + more);
 
 	handlers[0x41] = on_interrupt;
 	lapic[LAPIC_DIVIDE / 4] = 0xb;
