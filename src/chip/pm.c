@@ -49,12 +49,22 @@ static void see_timer(struct pm *pm)
 	pm->timer_seen = halves;
 }
 
-/* Brings TMR_STS, its timer and the SCI up to date. */
+/* Firmware hands over with ACPI switched on (ACPI 6.5, 16.3.2). */
+static void wake(struct pm *pm)
+{
+	pm->asleep = false;
+	pm->pm1_status |= PM1_WAKE;
+	pm->pm1_control |= CONTROL_SCI_EN;
+}
+
+/* Brings TMR_STS, its timer and the SCI up to date; wakes the machine. */
 static void update(struct pm *pm)
 {
 	see_timer(pm);
-	bool sci = (pm->pm1_status & pm->pm1_enable) || (pm->gpe_status & pm->gpe_enable);
-	irq_set(&pm->sci, sci && (pm->pm1_control & CONTROL_SCI_EN));
+	bool event = (pm->pm1_status & pm->pm1_enable) || (pm->gpe_status & pm->gpe_enable);
+	if (event && pm->asleep)
+		wake(pm);
+	irq_set(&pm->sci, event && (pm->pm1_control & CONTROL_SCI_EN));
 	if ((pm->pm1_enable & PM1_TIMER) && !(pm->pm1_status & PM1_TIMER)) {
 		u64 next = (pm->timer_seen + 1) << high_bit(pm);
 		timer_arm(&pm->overflow, mul_div(next, NS_PER_SEC, PM_TIMER_HZ) + 1);
@@ -74,6 +84,14 @@ void pm_power_button(struct pm *pm)
 	update(pm);
 }
 
+void pm_rtc(struct pm *pm, bool level)
+{
+	if (level && !pm->rtc_level)
+		pm->pm1_status |= PM1_RTC;
+	pm->rtc_level = level;
+	update(pm);
+}
+
 void pm_gpe(struct pm *pm, unsigned n)
 {
 	pm->gpe_status |= BIT(n & 63);
@@ -84,10 +102,16 @@ static void sleep(struct pm *pm)
 {
 	unsigned type = CONTROL_SLP_TYP(pm->pm1_control);
 
-	if (type == PM_SLEEP_S5)
-		pm->power_off(pm->opaque);
-	else
+	if (type == PM_SLEEP_S5) {
+		pm->power->power_off(pm->opaque);
+	} else if (type == PM_SLEEP_S3) {
+		/* SCI_EN has no power; an event that is pending already wakes at once. */
+		pm->pm1_control &= (u16)~CONTROL_SCI_EN;
+		pm->asleep = true;
+		pm->power->suspend(pm->opaque);
+	} else {
 		REPORT("ACPI sleep type %u is not implemented", type);
+	}
 }
 
 static u8 byte_of(u64 value, u64 index)
@@ -220,18 +244,17 @@ void pm_reset(struct pm *pm)
 {
 	pm->pm1_status = pm->pm1_enable = pm->pm1_control = 0;
 	pm->gpe_status = pm->gpe_enable = 0;
+	pm->asleep = false;
 	pm->smi_enable = pm->smi_status = 0;
 	pm->apm_command = pm->apm_status = 0;
 	pm->timer_seen = timer_ticks(pm) >> high_bit(pm);
 	update(pm);
 }
 
-void pm_init(struct pm *pm, struct clock *clock, bool timer_32bit, struct irq_line sci, void (*power_off)(void *opaque),
+void pm_init(struct pm *pm, struct clock *clock, bool timer_32bit, struct irq_line sci, const struct pm_power *power,
 	     void *opaque)
 {
-	*pm = (struct pm){
-		.clock = clock, .timer_32bit = timer_32bit, .sci = sci, .power_off = power_off, .opaque = opaque
-	};
+	*pm = (struct pm){ .clock = clock, .timer_32bit = timer_32bit, .sci = sci, .power = power, .opaque = opaque };
 	timer_init(&pm->overflow, clock, overflow_fired, pm);
 	pm_reset(pm);
 }

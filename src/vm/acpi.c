@@ -70,7 +70,6 @@ _Static_assert(sizeof(struct fadt) == 276, "ACPI 6.5, table 5.9");
 #define FADT_WBINVD         BIT(0)
 #define FADT_PROC_C1        BIT(2)
 #define FADT_SLP_BUTTON     BIT(5) /* there is none */
-#define FADT_RTC_NOT_FIXED  BIT(6)
 #define FADT_TMR_VAL_EXT    BIT(8)
 #define FADT_RESET_REG      BIT(10)
 #define FADT_LEGACY_DEVICES BIT(0)
@@ -315,19 +314,26 @@ static void describe_cpus(struct aml *aml, unsigned cpus)
 	}
 }
 
+/* A sleep state: SLP_TYP for PM1a and PM1b. */
+static void describe_sleep(struct aml *aml, const char *name, unsigned type)
+{
+	aml_name(aml, name);
+	aml_begin_package(aml, 4);
+	aml_integer(aml, type);
+	aml_integer(aml, type);
+	aml_integer(aml, 0);
+	aml_integer(aml, 0);
+	aml_end(aml);
+}
+
 static gpa_t place_dsdt(struct area *area, unsigned cpus, bool hpet)
 {
 	u8 bytes[0x8000];
 	struct table_header *h = (struct table_header *)bytes;
 	struct aml aml;
 	aml_init(&aml, bytes + sizeof *h, sizeof bytes - sizeof *h);
-	aml_name(&aml, "\\_S5");
-	aml_begin_package(&aml, 4);
-	aml_integer(&aml, PM_SLEEP_S5);
-	aml_integer(&aml, PM_SLEEP_S5);
-	aml_integer(&aml, 0);
-	aml_integer(&aml, 0);
-	aml_end(&aml);
+	describe_sleep(&aml, "\\_S3", PM_SLEEP_S3);
+	describe_sleep(&aml, "\\_S5", PM_SLEEP_S5);
 	aml_begin_scope(&aml, "\\_SB");
 	describe_cpus(&aml, cpus);
 	describe_pci(&aml);
@@ -372,8 +378,7 @@ static gpa_t place_fadt(struct area *area, gpa_t facs, gpa_t dsdt)
 		.c3_latency = 0xfff,
 		.century = 0x32,
 		.boot_flags = FADT_LEGACY_DEVICES | FADT_NO_VGA | FADT_NO_ASPM,
-		.flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RTC_NOT_FIXED | FADT_TMR_VAL_EXT |
-			 FADT_RESET_REG,
+		.flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT | FADT_RESET_REG,
 		.reset = port(0xcf9, 1, ACCESS_BYTE),
 		.reset_value = 0x0e, /* full reset, by the power planes */
 		.x_pm1a_event = port(PM_PM1_EVT, 4, ACCESS_WORD),
@@ -387,7 +392,18 @@ static gpa_t place_fadt(struct area *area, gpa_t facs, gpa_t dsdt)
 static gpa_t place_facs(struct area *area)
 {
 	struct facs t = { .signature = { 'F', 'A', 'C', 'S' }, .length = sizeof t, .version = 2 };
-	return place(area, &t, sizeof t, 64); /* has no checksum */
+	gpa_t at = place(area, &t, sizeof t, 64); /* has no checksum */
+	assert(at == ACPI_FACS);
+	return at;
+}
+
+bool acpi_waking_vector(const struct mem *mem, u64 *vector)
+{
+	struct facs facs;
+	mem_read(mem, ACPI_FACS, &facs, sizeof facs);
+	bool flat = facs.x_waking_vector != 0;
+	*vector = flat ? facs.x_waking_vector : facs.waking_vector;
+	return flat;
 }
 
 /* A table that grows: entries of different sizes behind a header. */

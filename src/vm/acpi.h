@@ -11,6 +11,7 @@
 
 #define ACPI_BASE 0xe0000ULL
 #define ACPI_SIZE 0x20000ULL
+#define ACPI_FACS (ACPI_BASE + 64) /* the guest leaves its waking vector there */
 
 /* Where 32-bit and 64-bit PCI BARs go: behind ECAM, below the chips; and the top of a 40-bit address space. */
 #define ACPI_PCI_MEM_FIRST   0xc0000000ULL
@@ -26,5 +27,8 @@
 
 /* Writes the tables for a machine with `cpus` processors, with or without an HPET; their root pointer's address. */
 gpa_t acpi_write_tables(struct mem *mem, unsigned cpus, bool hpet);
+
+/* Where a suspended guest wants to go on: true for flat 32-bit protected mode, false for real mode (5.2.10). */
+bool acpi_waking_vector(const struct mem *mem, u64 *vector);
 
 #endif

@@ -52,6 +52,20 @@ static void on_reset(void *opaque)
 	board->ops->reset(board->opaque);
 }
 
+static void on_suspend(void *opaque)
+{
+	struct board *board = opaque;
+	board->ops->suspend(board->opaque);
+}
+
+/* The RTC's interrupt goes where the HPET lets it; its alarm can wake the machine, too. */
+static void on_rtc(void *opaque, unsigned input, bool level)
+{
+	struct board *board = opaque;
+	hpet_legacy_input(&board->hpet, 1, level);
+	pm_rtc(&board->pm, level);
+}
+
 static void on_debug_exit(void *opaque, int status)
 {
 	struct board *board = opaque;
@@ -132,11 +146,12 @@ static int init_chips(struct board *board)
 	struct irq_line timer = { set_isa, board, ISA_TIMER }, keyboard = { set_isa, board, ISA_KEYBOARD };
 	struct irq_line com1 = { set_gsi, board, GSI_COM1 }, rtc = { set_gsi, board, GSI_RTC };
 	struct irq_line sci = { set_gsi, board, GSI_SCI };
+	static const struct pm_power power = { on_power_off, on_suspend };
 	static const struct uart_backend console = { on_console_output, on_console_room };
 
 	hpet_init(&board->hpet, clock, gsi, timer, rtc);
-	rtc_init(&board->rtc, clock, wall_clock, NULL, (struct irq_line){ hpet_legacy_input, &board->hpet, 1 });
-	pm_init(&board->pm, clock, true, sci, on_power_off, board);
+	pm_init(&board->pm, clock, true, sci, &power, board);
+	rtc_init(&board->rtc, clock, wall_clock, NULL, (struct irq_line){ on_rtc, board, 0 });
 	uart_init(&board->com1, clock, com1, &console, board);
 	i8042_init(&board->i8042, keyboard, on_reset, board);
 	sysport_init(&board->sysport, on_reset, board);
@@ -302,7 +317,7 @@ void board_destroy(struct board *board)
 	mem_destroy(&board->mem);
 }
 
-void board_reset(struct board *board)
+void board_suspend(struct board *board)
 {
 	/* Outputs first, then what they run into, so that no line stays up behind a reset controller. */
 	uart_reset(&board->com1);
@@ -311,8 +326,6 @@ void board_reset(struct board *board)
 	testdev_reset(&board->testdev);
 	fw_cfg_reset(&board->fw_cfg);
 	pci_host_reset(&board->pci);
-	pm_reset(&board->pm);
-	rtc_reset(&board->rtc);
 	hpet_reset(&board->hpet);
 	if (board->engine_ops->has_irqchip)
 		return;
@@ -322,4 +335,18 @@ void board_reset(struct board *board)
 	for (unsigned i = 0; i < board->cpus; i++)
 		lapic_reset(&board->lapic[i]);
 	lapic_virtual_wire(&board->lapic[0]);
+}
+
+void board_resume(struct board *board)
+{
+	for (unsigned gsi = 0; gsi < 32; gsi++)
+		if (board->gsi_levels >> gsi & 1)
+			board->engine_ops->irq(board->engine, gsi, true);
+}
+
+void board_reset(struct board *board)
+{
+	pm_reset(&board->pm);
+	rtc_reset(&board->rtc);
+	board_suspend(board);
 }

@@ -41,6 +41,7 @@ enum { BOARD_TSC_KHZ = 1000000 };
 struct board_ops {
 	void (*power_off)(void *opaque);
 	void (*reset)(void *opaque);
+	void (*suspend)(void *opaque); /* pm.asleep says until when */
 	void (*debug_exit)(void *opaque, int status);
 	size_t (*console_output)(void *opaque, const u8 *bytes, size_t n); /* returns how many it took */
 	void (*console_room)(void *opaque);                                /* COM1 can take input again */
@@ -85,5 +86,10 @@ void board_destroy(struct board *board);
 
 /* The RESET line, and then what firmware would leave behind. Memory stays. */
 void board_reset(struct board *board);
+
+/* What loses power when the machine is suspended to memory is as after RESET. */
+void board_suspend(struct board *board);
+/* After the engine's RESET that follows: its interrupt chips learn again which lines are up. */
+void board_resume(struct board *board);
 
 #endif

@@ -75,3 +75,30 @@ gpa_t firmware_leave_behind(struct board *board)
 		leave_interrupt_chips(&board->bus);
 	return acpi_write_tables(&board->mem, board->cpus, own_chips);
 }
+
+static void enter_flat(struct x86_state *state)
+{
+	for (unsigned i = 0; i <= SEG_GS; i++)
+		state->seg[i] = (struct segment){ .selector = i == SEG_CS ? 0x10 : 0x18,
+						  .limit = 0xffffffff,
+						  .ar = i == SEG_CS ? 0xc09b : 0xc093 };
+	state->cr0 |= CR0_PE;
+}
+
+/* ACPI 6.5, 5.2.10 and 16.3.2: caches on, interrupts off, no paging. */
+void firmware_resume(struct board *board, struct x86_state *state)
+{
+	u64 vector;
+	bool flat = acpi_waking_vector(&board->mem, &vector);
+	if (!board->engine_ops->has_irqchip)
+		leave_interrupt_chips(&board->bus);
+	x86_state_reset(state, 0);
+	state->cr0 = CR0_ET;
+	state->rip = flat ? (u32)vector : vector & 15;
+	if (flat) {
+		enter_flat(state);
+		return;
+	}
+	state->seg[SEG_CS].selector = (u16)(vector >> 4);
+	state->seg[SEG_CS].base = (u64)state->seg[SEG_CS].selector << 4;
+}

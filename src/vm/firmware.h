@@ -8,8 +8,12 @@
 #define STRATA_VM_FIRMWARE_H
 
 #include "vm/board.h"
+#include "x86/state.h"
 
 /* After board_reset(). Returns the guest-physical address of the ACPI root pointer. */
 gpa_t firmware_leave_behind(struct board *board);
+
+/* After a suspend to memory, in the place of all that: the state in which the boot CPU goes on. */
+void firmware_resume(struct board *board, struct x86_state *state);
 
 #endif

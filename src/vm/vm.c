@@ -52,7 +52,7 @@ struct vm {
 	bool quit;              /* CPU threads shall end */
 
 	/* The guest's or user's wish; the first one counts until it is served. */
-	bool requested, want_reset;
+	bool requested, want_reset, want_suspend;
 	struct vm_result result;
 
 	bool stop_asked;  /* vm_stop(); atomic */
@@ -123,6 +123,16 @@ static void on_reset(void *opaque)
 	wake_device_thread(vm);
 }
 
+static void on_suspend(void *opaque)
+{
+	struct vm *vm = opaque;
+	pthread_mutex_lock(&vm->lock);
+	vm->want_suspend |= !vm->requested;
+	pthread_mutex_unlock(&vm->lock);
+	kick_all(vm);
+	wake_device_thread(vm);
+}
+
 static void on_debug_exit(void *opaque, int status)
 {
 	request(opaque, VM_DEBUG_EXIT, status);
@@ -176,6 +186,7 @@ static void on_console_room(void *opaque)
 static const struct board_ops board_ops = {
 	.power_off = on_power_off,
 	.reset = on_reset,
+	.suspend = on_suspend,
 	.debug_exit = on_debug_exit,
 	.console_output = on_console_output,
 	.console_room = on_console_room,
@@ -244,7 +255,7 @@ static void park(struct vm *vm)
 static bool stop_wanted(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
-	bool wanted = vm->requested || vm->want_reset;
+	bool wanted = vm->requested || vm->want_reset || vm->want_suspend;
 	pthread_mutex_unlock(&vm->lock);
 	return wanted;
 }
@@ -275,7 +286,7 @@ static void *cpu_main(void *opaque)
 static void let_cpus_go(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
-	vm->want_reset = false;
+	vm->want_reset = vm->want_suspend = false;
 	vm->running = vm->config.cpus;
 	vm->round++;
 	pthread_cond_broadcast(&vm->changed);
@@ -332,28 +343,32 @@ static void take_stop(struct vm *vm)
 		request(vm, VM_STOPPED, VM_STATUS_OK);
 }
 
-/* Serves timers and input until something is requested. */
+/* Waits for timers, input and requests, and serves those that came. */
+static void serve_once(struct vm *vm)
+{
+	struct pollfd fd[] = {
+		{ vm->wake_fd, POLLIN, 0 },
+		{ vm->timer_fd, POLLIN, 0 },
+		{ input_wanted(vm) ? vm->config.serial_in : -1, POLLIN, 0 },
+	};
+	if (poll(fd, ARRAY_SIZE(fd), -1) < 0)
+		return;
+	if (fd[0].revents) {
+		u64 count;
+		ssize_t n = read(vm->wake_fd, &count, sizeof count);
+		(void)n;
+		take_stop(vm);
+	}
+	if (fd[1].revents)
+		run_timers(vm);
+	if (fd[2].revents)
+		receive_input(vm);
+}
+
 static void serve_devices(struct vm *vm)
 {
-	while (!stop_wanted(vm)) {
-		struct pollfd fd[] = {
-			{ vm->wake_fd, POLLIN, 0 },
-			{ vm->timer_fd, POLLIN, 0 },
-			{ input_wanted(vm) ? vm->config.serial_in : -1, POLLIN, 0 },
-		};
-		if (poll(fd, ARRAY_SIZE(fd), -1) < 0)
-			continue;
-		if (fd[0].revents) {
-			u64 count;
-			ssize_t n = read(vm->wake_fd, &count, sizeof count);
-			(void)n;
-			take_stop(vm);
-		}
-		if (fd[1].revents)
-			run_timers(vm);
-		if (fd[2].revents)
-			receive_input(vm);
-	}
+	while (!stop_wanted(vm))
+		serve_once(vm);
 	/* A guest that resets at once, each time, would else never let the loop look. */
 	take_stop(vm);
 }
@@ -409,6 +424,48 @@ static bool reset(struct vm *vm)
 	return false;
 }
 
+/* --- suspend to memory --- */
+
+static bool asleep(struct vm *vm)
+{
+	bus_lock(&vm->board.bus);
+	bool asleep = vm->board.pm.asleep;
+	bus_unlock(&vm->board.bus);
+	return asleep;
+}
+
+static void resume(struct vm *vm)
+{
+	struct x86_state state;
+	firmware_resume(&vm->board, &state);
+	for (unsigned i = 0; i < vm->config.cpus; i++)
+		vm->config.engine->reset(vm->cpu[i].vcpu);
+	bus_lock(&vm->board.bus);
+	board_resume(&vm->board);
+	bus_unlock(&vm->board.bus);
+	vm->config.engine->set_state(vm->cpu[0].vcpu, &state);
+}
+
+/* All CPUs are parked. false: the machine's end was requested before anything woke it. */
+static bool suspend(struct vm *vm)
+{
+	REPORT("suspends the machine to memory");
+	bus_lock(&vm->board.bus);
+	flush_output(vm);
+	board_suspend(&vm->board);
+	bus_unlock(&vm->board.bus);
+	pthread_mutex_lock(&vm->lock);
+	vm->want_suspend = false;
+	pthread_mutex_unlock(&vm->lock);
+	while (!stop_wanted(vm) && asleep(vm))
+		serve_once(vm);
+	take_stop(vm);
+	if (vm->requested)
+		return false;
+	resume(vm);
+	return true;
+}
+
 void vm_run(struct vm *vm, struct vm_result *result)
 {
 	u64 start = clock_now(&vm->board.clock);
@@ -416,7 +473,8 @@ void vm_run(struct vm *vm, struct vm_result *result)
 		let_cpus_go(vm);
 		serve_devices(vm);
 		wait_until_parked(vm);
-		if (vm->requested || !reset(vm))
+		bool goes_on = !vm->requested && (vm->want_reset || !vm->want_suspend ? reset(vm) : suspend(vm));
+		if (!goes_on)
 			break;
 	}
 	bus_lock(&vm->board.bus);

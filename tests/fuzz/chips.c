@@ -181,10 +181,11 @@ static void init_interrupts(struct board *b)
 
 static void init_devices(struct board *b)
 {
+	static const struct pm_power power = { ignore, ignore };
 	hpet_init(&b->hpet, &b->clock, gsi_line(b, 0), gsi_line(b, 0), gsi_line(b, 8));
 	pit_init(&b->pit, &b->clock, (struct irq_line){ hpet_legacy_input, &b->hpet, 0 });
 	rtc_init(&b->rtc, &b->clock, wall, b, (struct irq_line){ hpet_legacy_input, &b->hpet, 1 });
-	pm_init(&b->pm, &b->clock, false, gsi_line(b, 9), ignore, b);
+	pm_init(&b->pm, &b->clock, false, gsi_line(b, 9), &power, b);
 	uart_init(&b->uart, &b->clock, gsi_line(b, 4), &uart_backend, b);
 	i8042_init(&b->kbc, gsi_line(b, 1), ignore, b);
 	sysport_init(&b->ports, ignore, b);

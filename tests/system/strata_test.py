@@ -127,6 +127,25 @@ POWER_OFF = out_word(0x604, 0x2000) + HALT  # PM1 control: SLP_EN
 RESET = out_byte(0xCF9, 0x06) + HALT
 
 
+def suspend():
+    """Suspends to memory until the RTC's alarm of the next second; the waking vector, in real mode, says W on a line
+    and powers off."""
+    facs, vector = 0xE0040, 0x1000
+    # mov dx, COM1; mov al, 'W'; out dx, al; mov al, '\n'; out dx, al; mov dx, PM1 control; mov ax, SLP_EN; out dx, ax;
+    # hlt
+    awake = b"\xba\xf8\x03\xb0W\xee\xb0\n\xee\xba\x04\x06\xb8\x00\x20\xef\xf4"
+    code = b"\xc7\x05" + struct.pack("<II", facs + 12, vector)
+    code += out_word(0x602, 0x400)  # PM1 enable: RTC
+    for register, value in ((1, 0xC0), (3, 0xC0), (5, 0xC0), (11, 0x22)):  # an alarm at every second
+        code += out_byte(0x70, register) + out_byte(0x71, value)
+    code += out_word(0x604, 0x2400) + HALT  # SLP_TYP of S3, SLP_EN
+    # mov esi, awake; mov edi, vector; mov ecx, size; rep movsb
+    copy = struct.pack("<BIBIBI", 0xBE, 0, 0xBF, vector, 0xB9, len(awake)) + b"\xf3\xa4"
+    entry = LOAD + 32
+    copy = copy[:1] + struct.pack("<I", entry + len(copy) + len(code)) + copy[5:]
+    return copy + code + awake
+
+
 def say(data):
     """Sends bytes to the serial port, waiting for room before each."""
     code = b""

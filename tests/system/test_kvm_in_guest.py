@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from strata_test import (DIRECTORY, ECHO_UNTIL_Q, HALT, POWER_OFF, RESET, SPIN, STRATA, TRIPLE_FAULT, expect, guest, main,
-                         out_byte, say)
+                         out_byte, say, suspend)
 
 TEST_KVM, GUEST = (os.path.abspath(path) for path in sys.argv[2:4])
 IMAGES = os.path.join(GUEST, "cache")
@@ -29,6 +29,7 @@ GUESTS = {
     "spin": SPIN,
     "halt": HALT,
     "reset": RESET,
+    "suspend": suspend(),
     "echo": ECHO_UNTIL_Q,
 }
 
@@ -90,6 +91,7 @@ check halt run halt
 limit=2
 check reset run reset --stats=json
 limit=20
+check suspend run suspend --cpus 2
 check echo echo_bytes
 check confined confined
 check nested run poweroff --nested vt-x
@@ -223,6 +225,10 @@ def test_reset_boots_again():
     expect(seen.status == 7, seen)
     resets = re.search(r'"resets": (\d+)', seen.text)
     expect(resets and int(resets.group(1)) >= 1, seen)
+
+
+def test_suspended_machine_goes_on_at_the_waking_vector():
+    expect_status("suspend", 0, r"W")
 
 
 def test_serial_input_reaches_the_guest():

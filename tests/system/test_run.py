@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from strata_test import (ECHO, ECHO_UNTIL_Q, HALT, POWER_OFF, PROMPT, RESET, SPIN, TRIPLE_FAULT, absent, expect, guest,
-                         main, out_byte, run, say, scratch, start)
+                         main, out_byte, out_word, run, say, scratch, start, suspend)
 
 # --- How a guest ends ---
 
@@ -36,6 +36,16 @@ def test_triple_fault_is_status_9_with_the_state_on_stderr():
     for register in ("RAX", "RSP", "RIP", "CR0", "CR3"):
         expect(re.search(register, result.err, re.IGNORECASE), f"{register} is missing\n{result}")
     expect(result.out == b"", result)
+
+
+def test_suspended_machine_goes_on_at_the_waking_vector():
+    result = run(guest(suspend()), "--cpus", 2, "--timeout", PROMPT)
+    expect(result.status == 0 and result.out == b"W\n", result)
+
+
+def test_suspended_machine_without_a_way_to_wake_can_be_ended():
+    result = run(guest(out_word(0x604, 0x2400) + HALT), "--timeout", 1)
+    expect(result.status == 7, result)
 
 
 def test_reset_boots_again_and_counts():

@@ -175,6 +175,29 @@ static void dsdt_has_s5(struct tables *t, gconstpointer unused)
 	g_assert_nonnull(memmem(p, length, s5, sizeof s5));
 }
 
+static void dsdt_has_s3(struct tables *t, gconstpointer unused)
+{
+	static const u8 s3[] = { 0x08, '\\', '_', 'S', '3', '_', 0x12, 0x06, 0x04, 0x01, 0x01, 0x00, 0x00 };
+	u32 length;
+	const u8 *p = find_dsdt(t, &length);
+	G_STATIC_ASSERT(PM_SLEEP_S3 == 1);
+	g_assert_nonnull(memmem(p, length, s3, sizeof s3));
+}
+
+static void waking_vector_is_read_from_the_facs(struct tables *t, gconstpointer unused)
+{
+	u64 vector;
+	u32 length, real = 0x9a123;
+	u64 flat = 0x12345678;
+	u64 facs = number(find(t, "FACP", &length) + 36, 4);
+	mem_write(&t->mem, facs + 12, &real, sizeof real);
+	g_assert_false(acpi_waking_vector(&t->mem, &vector));
+	g_assert_cmphex(vector, ==, real);
+	mem_write(&t->mem, facs + 24, &flat, sizeof flat);
+	g_assert_true(acpi_waking_vector(&t->mem, &vector));
+	g_assert_cmphex(vector, ==, flat);
+}
+
 static void no_table_names_an_hpet_that_is_not_there(struct tables *t, gconstpointer unused)
 {
 	u32 length;
@@ -292,6 +315,8 @@ int main(int argc, char **argv)
 	ADD("/acpi/madt-has-each-cpu-and-the-overrides/64", 64, madt_has_each_cpu_and_the_overrides);
 	ADD("/acpi/hpet-and-mcfg-name-the-boards-addresses", 1, hpet_and_mcfg_name_the_boards_addresses);
 	ADD("/acpi/dsdt-has-s5", 1, dsdt_has_s5);
+	ADD("/acpi/dsdt-has-s3", 1, dsdt_has_s3);
+	ADD("/acpi/waking-vector-is-read-from-the-facs", 1, waking_vector_is_read_from_the_facs);
 	ADD("/acpi/iasl-accepts-every-table", 3, iasl_accepts_every_table);
 	g_test_add("/acpi/no-table-names-an-hpet-that-is-not-there", struct tables, GUINT_TO_POINTER(1),
 		   set_up_without_hpet, no_table_names_an_hpet_that_is_not_there, tear_down);

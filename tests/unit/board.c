@@ -8,7 +8,7 @@
 static struct board *board;
 static unsigned irq_calls, last_gsi;
 static bool last_level;
-static unsigned resets, power_offs;
+static unsigned resets, suspends, power_offs;
 static int exit_status;
 
 static void on_irq(struct engine *engine, unsigned gsi, bool level)
@@ -28,6 +28,11 @@ static void on_reset(void *opaque)
 	resets++;
 }
 
+static void on_suspend(void *opaque)
+{
+	suspends++;
+}
+
 static void on_debug_exit(void *opaque, int status)
 {
 	exit_status = status;
@@ -42,7 +47,7 @@ static void on_room(void *opaque)
 {
 }
 
-static const struct board_ops ops = { on_power_off, on_reset, on_debug_exit, on_output, on_room };
+static const struct board_ops ops = { on_power_off, on_reset, on_suspend, on_debug_exit, on_output, on_room };
 static const struct engine_ops soft = { .name = "soft" };
 static const struct engine_ops kernel_chips = { .name = "kernel", .has_irqchip = true, .irq = on_irq };
 
@@ -56,7 +61,7 @@ static void set_up(const struct engine_ops *engine, int debug_exit_port)
 	if (!board_init(board, &config, &ops, NULL, &error))
 		g_error("board_init: %s", error.text);
 	board_reset(board);
-	irq_calls = resets = power_offs = 0;
+	irq_calls = resets = suspends = power_offs = 0;
 }
 
 static void tear_down(void)
@@ -143,6 +148,29 @@ static void an_engine_with_chips_gets_the_lines(void)
 	tear_down();
 }
 
+/* A suspend silences COM1, which loses its power, and not the power button. */
+static void resumed_engine_learns_which_lines_are_up(void)
+{
+	set_up(&kernel_chips, -1);
+	board->engine = (struct engine *)&irq_calls;
+	out(PM_SMI_CMD, 1, PM_ACPI_ENABLE);
+	out(PM_PM1_EVT + 2, 2, 0x100);
+	out(COM1_BASE + 4, 1, 0x08);
+	out(COM1_BASE + 1, 1, 0x02);
+	out(PM_PM1_CNT, 2, PM_SLEEP_S3 << 10 | 1 << 13);
+	g_assert_cmpuint(suspends, ==, 1);
+	board_suspend(board);
+	g_assert_true(board->pm.asleep);
+	pm_power_button(&board->pm);
+	g_assert_false(board->pm.asleep);
+	irq_calls = 0;
+	board_resume(board);
+	g_assert_cmpuint(irq_calls, ==, 1);
+	g_assert_cmpuint(last_gsi, ==, GSI_SCI);
+	g_assert_true(last_level);
+	tear_down();
+}
+
 static void chips_answer_where_the_tables_say(void)
 {
 	set_up(&soft, -1);
@@ -223,6 +251,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/board/com1-is-irq-4", com1_is_irq_4);
 	g_test_add_func("/board/sci-is-irq-9", sci_is_irq_9);
 	g_test_add_func("/board/an-engine-with-chips-gets-the-lines", an_engine_with_chips_gets_the_lines);
+	g_test_add_func("/board/resumed-engine-learns-which-lines-are-up", resumed_engine_learns_which_lines_are_up);
 	g_test_add_func("/board/chips-answer-where-the-tables-say", chips_answer_where_the_tables_say);
 	g_test_add_func("/board/local-apic-page-follows-its-base", local_apic_page_follows_its_base);
 	g_test_add_func("/board/every-way-to-reset-and-power-off-is-heard", every_way_to_reset_and_power_off_is_heard);

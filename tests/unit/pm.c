@@ -6,7 +6,7 @@ struct rig {
 	struct pm pm;
 	struct clock clock;
 	struct pins pins;
-	unsigned power_offs;
+	unsigned power_offs, suspends;
 };
 
 static void on_power_off(void *opaque)
@@ -14,11 +14,18 @@ static void on_power_off(void *opaque)
 	((struct rig *)opaque)->power_offs++;
 }
 
+static void on_suspend(void *opaque)
+{
+	((struct rig *)opaque)->suspends++;
+}
+
+static const struct pm_power power = { on_power_off, on_suspend };
+
 static struct rig *rig_new(bool timer_32bit)
 {
 	struct rig *rig = g_new0(struct rig, 1);
 	clock_init_manual(&rig->clock);
-	pm_init(&rig->pm, &rig->clock, timer_32bit, pin(&rig->pins, 9), on_power_off, rig);
+	pm_init(&rig->pm, &rig->clock, timer_32bit, pin(&rig->pins, 9), &power, rig);
 	return rig;
 }
 
@@ -83,8 +90,60 @@ static void test_power_off(void)
 	g_assert_false(in(rig, PM_PM1_CNT, 2) & 1 << 13);       /* SLP_EN reads 0 */
 	out(rig, PM_PM1_CNT + 1, 1, PM_SLEEP_S5 << 2 | 1 << 5); /* by byte */
 	g_assert_cmpint(rig->power_offs, ==, 2);
-	out(rig, PM_PM1_CNT, 2, (PM_SLEEP_S5 ^ 1) << 10 | 1 << 13); /* another sleep state */
+	out(rig, PM_PM1_CNT, 2, 2 << 10 | 1 << 13); /* another sleep state */
 	g_assert_cmpint(rig->power_offs, ==, 2);
+	g_free(rig);
+}
+
+static struct rig *suspended(u16 enable)
+{
+	struct rig *rig = rig_new(true);
+	enable_acpi(rig);
+	out(rig, PM_PM1_EVT + 2, 2, enable);
+	out(rig, PM_PM1_CNT, 2, PM_SLEEP_S3 << 10 | 1 << 13 | 1);
+	g_assert_cmpint(rig->suspends, ==, 1);
+	g_assert_cmpint(rig->power_offs, ==, 0);
+	return rig;
+}
+
+static void test_suspend(void)
+{
+	struct rig *rig = suspended(0x100);
+	g_assert_true(rig->pm.asleep);
+	pm_rtc(&rig->pm, true); /* not enabled */
+	g_assert_true(rig->pm.asleep);
+	g_assert_false(rig->pins.level[9]);
+	pm_power_button(&rig->pm);
+	g_assert_false(rig->pm.asleep);
+	g_assert_cmphex(in(rig, PM_PM1_EVT, 2), ==, 0x8500); /* WAK_STS, RTC_STS, PWRBTN_STS */
+	g_assert_cmphex(in(rig, PM_PM1_CNT, 2) & 1, ==, 1);  /* ACPI is on */
+	g_assert_true(rig->pins.level[9]);
+	g_free(rig);
+}
+
+static void test_alarm(void)
+{
+	struct rig *rig = suspended(0x400);
+	pm_rtc(&rig->pm, false);
+	g_assert_true(rig->pm.asleep);
+	pm_rtc(&rig->pm, true);
+	g_assert_false(rig->pm.asleep);
+	g_assert_cmphex(in(rig, PM_PM1_EVT, 2), ==, 0x8400);
+	out(rig, PM_PM1_EVT, 2, 0x8400);
+	pm_rtc(&rig->pm, true); /* the same edge */
+	g_assert_cmphex(in(rig, PM_PM1_EVT, 2), ==, 0);
+	g_free(rig);
+}
+
+static void test_pending_event(void)
+{
+	struct rig *rig = rig_new(true);
+	pm_power_button(&rig->pm);
+	out(rig, PM_PM1_EVT + 2, 2, 0x100);
+	out(rig, PM_PM1_CNT, 2, PM_SLEEP_S3 << 10 | 1 << 13);
+	g_assert_cmpint(rig->suspends, ==, 1);
+	g_assert_false(rig->pm.asleep);
+	g_assert_cmphex(in(rig, PM_PM1_EVT, 2), ==, 0x8100);
 	g_free(rig);
 }
 
@@ -170,6 +229,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/pm/timer-runs-at-3.579545-mhz", test_timer);
 	g_test_add_func("/pm/timer-overflow-raises-sci", test_timer_overflow);
 	g_test_add_func("/pm/s5-with-slp-en-powers-off", test_power_off);
+	g_test_add_func("/pm/s3-sleeps-until-an-enabled-event", test_suspend);
+	g_test_add_func("/pm/alarm-of-the-rtc-wakes", test_alarm);
+	g_test_add_func("/pm/pending-event-wakes-at-once", test_pending_event);
 	g_test_add_func("/pm/power-button-raises-sci-under-acpi", test_power_button);
 	g_test_add_func("/pm/general-purpose-events", test_gpe);
 	g_test_add_func("/pm/reset-is-quiet", test_reset);
