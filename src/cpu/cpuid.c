@@ -265,13 +265,13 @@ static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 /* Performance monitoring: how much of it, and which of the seven architectural events are not counted (pmu.c). */
 static void leaf_perfmon(const struct cpu_config *config, u32 out[4])
 {
-	const u32 width = 48, events = 7, cache_and_branches = 0x78;
+	const u32 width = 48, events = 7, cache_and_misses = 0x58;
 
 	cpuid_add_features(config, 0xa, 0, out);
 	if (!out[EAX])
 		return;
 	out[EAX] |= 4 << 8 | width << 16 | events << 24;
-	out[EBX] = cache_and_branches;
+	out[EBX] = cache_and_misses;
 	out[EDX] = PMU_FIXED | width << 5;
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* What counters can count. */
-enum pmu_event { EVENT_NOTHING, EVENT_INSTRUCTIONS, EVENT_CYCLES };
+enum pmu_event { EVENT_NOTHING, EVENT_INSTRUCTIONS, EVENT_BRANCHES, EVENT_CYCLES };
 
 /* Where the CPU is: one of each line. */
 enum {
@@ -137,11 +137,13 @@ static void settle(struct cpu *cpu)
 	u64 retired = instructions_retired(cpu), cycles = pmu->counts_cycles ? cycles_now(cpu) : pmu->cycles;
 	u64 counted[] = {
 		[EVENT_INSTRUCTIONS] = retired - pmu->instructions,
+		[EVENT_BRANCHES] = pmu->branches - pmu->branches_settled,
 		[EVENT_CYCLES] = cycles - pmu->cycles,
 	};
 	bool interrupts = false;
 
 	pmu->instructions = retired;
+	pmu->branches_settled = pmu->branches;
 	pmu->cycles = cycles;
 	for (unsigned left = pmu->counting; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctz(left);
@@ -171,7 +173,7 @@ static void arm(struct cpu *cpu)
 		u64 rest = VALUE_MASK + 1 - c->value;
 		if (!c->interrupts)
 			continue;
-		if (c->event == EVENT_INSTRUCTIONS)
+		if (c->event != EVENT_CYCLES) /* each instruction is a branch at most */
 			pmu->bound = rest < pmu->bound ? rest : pmu->bound;
 		else
 			wait = rest < wait ? rest : wait;
@@ -201,7 +203,7 @@ static void refresh(struct cpu *cpu)
 
 	pmu->context = context_of(cpu);
 	pmu->counting = 0;
-	pmu->active = pmu->filters = pmu->counts_cycles = false;
+	pmu->active = pmu->filters = pmu->counts_cycles = pmu->counts_branches = false;
 	for (unsigned i = 0; i < PMU_COUNTERS; i++) {
 		u8 where = pmu->counter[i].where;
 		if (!is_enabled(cpu, i))
@@ -209,8 +211,13 @@ static void refresh(struct cpu *cpu)
 		pmu->active = true;
 		pmu->filters |= where != PMU_IN_ALL;
 		pmu->counts_cycles |= pmu->counter[i].event == EVENT_CYCLES;
+		pmu->counts_branches |= pmu->counter[i].event == EVENT_BRANCHES;
 		if (pmu->context && !(pmu->context & ~where))
 			pmu->counting |= (u16)(1u << i);
+	}
+	if (unlikely(pmu->counts_branches && !pmu->translations_count)) {
+		pmu->translations_count = true;
+		block_cache_flush(cpu);
 	}
 	if (pmu->counts_cycles && !counted_cycles)
 		pmu->cycles = cycles_now(cpu);
@@ -237,6 +244,51 @@ void pmu_attend(struct cpu *cpu)
 
 /* --- what a counter counts --- */
 
+bool pmu_is_branch(const struct insn *insn)
+{
+	switch (insn->row ? insn->row->number : ZYDIS_MNEMONIC_INVALID) {
+	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1:
+	case ZYDIS_MNEMONIC_INT3:
+	case ZYDIS_MNEMONIC_INTO:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_JB:
+	case ZYDIS_MNEMONIC_JBE:
+	case ZYDIS_MNEMONIC_JCXZ:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JL:
+	case ZYDIS_MNEMONIC_JLE:
+	case ZYDIS_MNEMONIC_JMP:
+	case ZYDIS_MNEMONIC_JNB:
+	case ZYDIS_MNEMONIC_JNBE:
+	case ZYDIS_MNEMONIC_JNL:
+	case ZYDIS_MNEMONIC_JNLE:
+	case ZYDIS_MNEMONIC_JNO:
+	case ZYDIS_MNEMONIC_JNP:
+	case ZYDIS_MNEMONIC_JNS:
+	case ZYDIS_MNEMONIC_JNZ:
+	case ZYDIS_MNEMONIC_JO:
+	case ZYDIS_MNEMONIC_JP:
+	case ZYDIS_MNEMONIC_JRCXZ:
+	case ZYDIS_MNEMONIC_JS:
+	case ZYDIS_MNEMONIC_JZ:
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_LOOPE:
+	case ZYDIS_MNEMONIC_LOOPNE:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_SYSCALL:
+	case ZYDIS_MNEMONIC_SYSENTER:
+	case ZYDIS_MNEMONIC_SYSEXIT:
+	case ZYDIS_MNEMONIC_SYSRET:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Conditions on how often in a cycle nobody can count here. */
 static enum pmu_event selected_event(const struct cpu *cpu, u64 select)
 {
@@ -245,6 +297,8 @@ static enum pmu_event selected_event(const struct cpu *cpu, u64 select)
 	if (!(select & (SELECT_EDGE | SELECT_MASK))) {
 		if (event == 0x00c0)
 			return EVENT_INSTRUCTIONS;
+		if (event == (cpu_is_amd(cpu) ? 0x00c2 : 0x00c4))
+			return EVENT_BRANCHES;
 		if (cpu_is_amd(cpu) ? event == 0x0076 : event == 0x003c || event == 0x013c)
 			return EVENT_CYCLES;
 	}

@@ -2,16 +2,17 @@
  * The performance-monitoring unit: Intel's architectural performance monitoring of version 2 (SDM vol. 3, chapter 20),
  * or AMD's six core counters, of which the oldest four have second numbers (APM vol. 2, 13.2).
  *
- * What is counted: instructions retired, from the count that the CPU keeps anyway, exact at every instruction; and
- * cycles at the rate of the time-stamp counter, while the CPU is not halted and the host lets it run. A counter of any
- * other event counts nothing, which one log line says, and CPUID too.
+ * What is counted, exactly at every instruction: instructions retired, by the count that the CPU keeps anyway; and, as
+ * long as a counter wants them, the branches among them: for that all code is translated anew. Besides, cycles at the
+ * rate of the time-stamp counter, while the CPU is not halted and the host lets it run. A counter of any other event
+ * counts nothing, which one log line says, and CPUID too.
  *
  * How: a counter's value is as of the last time the unit settled. It settles when one of its registers is accessed,
  * when the CPU starts or stops running, and, if `filters` is set, when CPL, guest mode or EFER.SVME change: only then
  * does an enabled counter tell these apart. An unused unit costs a test of `filters` or `active` in those places.
  *
  * Overflow: a counter that interrupts asks for ATTEND_PMU once it may be about to overflow. Cycles do so by the
- * platform's timer. For instructions that is set too early on purpose; over the last ones the run loop is held to
+ * platform's timer. For the others that is set too early on purpose; over the last ones the run loop is held to
  * blocks that end before the overflow (`bound`), so that the interrupt comes behind the very instruction that caused
  * it. If the host delays the timer by more than that it comes late, as any processor's may.
  *
@@ -23,6 +24,7 @@
 #include "base/types.h"
 
 struct cpu;
+struct insn;
 
 enum { PMU_PROGRAMMABLE = 6, PMU_FIXED = 3, PMU_COUNTERS = PMU_PROGRAMMABLE + PMU_FIXED };
 
@@ -41,10 +43,13 @@ struct pmu {
 	struct pmu_counter counter[PMU_COUNTERS]; /* programmable ones, then fixed ones */
 	u64 select[PMU_PROGRAMMABLE];
 	u64 fixed_control, global_control, global_status; /* Intel's */
-	u64 instructions, cycles;                         /* as of the last settling */
-	bool counts_cycles;                               /* or `cycles` is not kept: it costs a system call */
-	u64 bound; /* so many instructions more may run before the unit has to settle; ~0: any number */
-	u64 armed; /* the platform's TSC that attention is asked for, or was; 0: never */
+	u64 branches;                                     /* retired; stands while nobody counts them */
+	u64 instructions, branches_settled, cycles;       /* as of the last settling */
+	bool counts_branches;                             /* an enabled counter wants them */
+	bool translations_count; /* translated code counts them, until its area is emptied next */
+	bool counts_cycles;      /* or `cycles` is not kept, for that is a system call */
+	u64 bound;               /* so many instructions more may run before the unit has to settle; ~0: any number */
+	u64 armed;               /* the platform's TSC that attention is asked for, or was; 0: never */
 };
 
 /* How many programmable counters there are; 0: no such unit. */
@@ -62,6 +67,15 @@ bool pmu_global_control_valid(const struct cpu *cpu, u64 value);
 void pmu_set_global_control(struct cpu *cpu, u64 value);
 /* Bits of IA32_DEBUGCTL that come with the unit. */
 u64 pmu_debugctl_bits(const struct cpu *cpu);
+
+/* Is it a branch, far ones and interrupts by instructions included? */
+bool pmu_is_branch(const struct insn *insn);
+/* The instruction has retired: counts it if it is a branch, and if that is wanted. */
+static inline void pmu_retired(struct pmu *pmu, const struct insn *insn)
+{
+	if (__builtin_expect(pmu->counts_branches, false))
+		pmu->branches += pmu_is_branch(insn);
+}
 
 /* CPL, guest mode, EFER.SVME or `running` may have changed. */
 void pmu_changed(struct cpu *cpu);

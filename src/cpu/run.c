@@ -215,6 +215,7 @@ static __attribute__((noinline)) void run_one(struct cpu *cpu)
 	u64 from = cpu->rip_start, base = cpu->seg_base[SEG_CS];
 	insn->exec(cpu, insn);
 	cpu->alone = false;
+	pmu_retired(&cpu->pmu, insn);
 	cpu->counters.instructions++;
 	cpu->counters.instructions_interpreted++;
 	if (debug_records_branches(cpu))
@@ -234,6 +235,7 @@ static inline void run_block(struct cpu *cpu, struct block *block)
 		cpu->reg[REG_RIP] = rip;
 		insn->exec(cpu, insn);
 	} while (++insn != end);
+	pmu_retired(&cpu->pmu, end - 1);
 	cpu->counters.instructions += block->count;
 	cpu->counters.instructions_interpreted += block->count;
 }
@@ -366,6 +368,7 @@ bool cpu_run_crossing(struct cpu *cpu)
 	cpu->alone = true;
 	insn->exec(cpu, insn);
 	cpu->alone = false;
+	pmu_retired(&cpu->pmu, insn);
 	cpu->counters.instructions++;
 	cpu->counters.instructions_interpreted++;
 	return true;
@@ -402,10 +405,13 @@ static void account_thrown(struct cpu *cpu)
 {
 	struct block *block = cpu->blocks->running;
 	bool done = !cpu->pending.valid && !cpu->retry;
-	if (block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count)
+	bool in_block = block && cpu->insn >= block->insn && cpu->insn < block->insn + block->count;
+	if (in_block)
 		cpu->counters.instructions += (u64)(cpu->insn - block->insn) + done;
 	else if (cpu->alone)
 		cpu->counters.instructions += done;
+	if (done && (in_block || cpu->alone))
+		pmu_retired(&cpu->pmu, cpu->insn);
 	cpu->blocks->running = NULL;
 	cpu->alone = cpu->retry = false;
 }

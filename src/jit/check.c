@@ -491,6 +491,22 @@ static unsigned before_running(const struct cpu *cpu, const struct fragments *al
 	return 0;
 }
 
+/* Of the first steps. */
+static u64 branches_among(const struct fragments *all, unsigned steps)
+{
+	u64 n = 0;
+	for (unsigned i = 0; i < steps; i++)
+		n += pmu_is_branch(&all->step[i].block->insn[all->step[i].index]);
+	return n;
+}
+
+/* `before`, and the branches that this trace has made, once, whatever ran how often. NULL: they are not counted. */
+static void set_branches(struct cpu *cpu, const struct fragments *all, const u64 *before, unsigned steps)
+{
+	if (unlikely(before))
+		cpu->pmu.branches = *before + branches_among(all, steps);
+}
+
 static bool checks_are_left(const struct fragments *all)
 {
 	for (unsigned n = 0; n < all->count; n++)
@@ -503,6 +519,7 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 {
 	struct fragments *all = fragments_of(jit_of(cpu), block);
 	u64 start = cpu->counters.instructions;
+	const u64 branches_before = cpu->pmu.branches, *branches = cpu->pmu.counts_branches ? &branches_before : NULL;
 	unsigned at = 0, n = 0;
 	/* What is done twice must not be seen in between, nor memory change. Throws end this in the run loop. */
 	bool others_stop = !group_is_exclusive(cpu) && checks_are_left(all);
@@ -513,6 +530,7 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 		if (n == all->count || all->fragment[n].first != at) {
 			const u64 before = start + all->step[at].before;
 			cpu->counters.instructions = before;
+			set_branches(cpu, all, branches, at);
 			interpret_step(cpu, &all->step[at++]);
 			/* An instruction that is to go on takes itself back. */
 			start += cpu->counters.instructions - before;
@@ -520,11 +538,14 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 			continue;
 		}
 		if (run_fragment(cpu, all, &all->fragment[n++], &at)) {
-			cpu->counters.instructions = start + before_running(cpu, all);
+			unsigned done = before_running(cpu, all);
+			cpu->counters.instructions = start + done;
+			set_branches(cpu, all, branches, done);
 			_longjmp(cpu->restart, 1);
 		}
 	}
 	cpu->counters.instructions = start + at;
+	set_branches(cpu, all, branches, at);
 	if (others_stop)
 		group_end_exclusive(cpu);
 }

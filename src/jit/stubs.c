@@ -126,6 +126,7 @@ static void execute(struct cpu *cpu, u64 site)
 	if (insn->row)
 		cpu->counters.handler[insn->row->number]++;
 	insn->exec(cpu, insn);
+	pmu_retired(&cpu->pmu, insn);
 }
 
 /* A handler may have changed what can be loaded: can still be what the code behind wants? */
@@ -204,6 +205,7 @@ static void interpret(struct cpu *cpu, u64 site)
 		cpu->reg[REG_RIP] += insn->length;
 		insn->exec(cpu, insn);
 	}
+	pmu_retired(&cpu->pmu, end - 1);
 	cpu->counters.instructions += site_end(site);
 	cpu->counters.instructions_interpreted += site_end(site) - site_index(site);
 }

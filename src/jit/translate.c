@@ -324,11 +324,26 @@ static void translate_leave(struct translation *t, const struct plan *p)
 
 /* --- leaving the trace --- */
 
-/* Uses the flags. */
+/* The first n instructions of the trace, the last of which may be a branch; those before it are counted. Uses the
+ * flags. */
 static void emit_count(struct translation *t, unsigned n)
 {
 	emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
 	emit8(&t->e, (u8)n);
+	if (unlikely(t->cpu->pmu.translations_count) && pmu_is_branch(t->jit->plan[n - 1].insn)) {
+		emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.branches));
+		emit8(&t->e, 1);
+	}
+}
+
+/* A branch, where the trace goes on behind it: with the flags as they are. Uses T0. */
+static void emit_count_passed(struct translation *t)
+{
+	if (likely(!t->cpu->pmu.translations_count))
+		return;
+	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(pmu.branches));
+	emit_lea(&t->e, HOST_T0, HOST_T0, 1);
+	emit_store(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(pmu.branches));
 }
 
 static void emit_enter_block(struct translation *t)
@@ -536,8 +551,10 @@ static void translate_jcc(struct translation *t, const struct plan *p)
 		return;
 	}
 	add_exit(t, p, emit_jcc(&t->e, leaves, NULL), taken, offset);
-	if (!is_last(t, p))
+	if (!is_last(t, p)) {
+		emit_count_passed(t);
 		return;
+	}
 	if (follow == FOLLOW_NONE)
 		emit_exit(t, p, false, next_offset(p));
 	else
@@ -561,6 +578,8 @@ static void translate_jmp(struct translation *t, const struct plan *p)
 			emit_exit(t, p, true, target_offset(p));
 		else if (is_last(t, p))
 			emit_loop(t, p);
+		else
+			emit_count_passed(t);
 		return;
 	}
 	give_up_host_flags(t, true);
@@ -986,7 +1005,9 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))
 		return NULL;
-	struct loop *loop = chain && jit_plan_loop(jit, trace) ? jit->loop : NULL;
+	/* Stretches count nothing as they go. */
+	bool hoist = chain && !cpu->pmu.translations_count;
+	struct loop *loop = hoist && jit_plan_loop(jit, trace) ? jit->loop : NULL;
 	if (!loop)
 		jit_plan_state(&jit->plan[first], count, 1, chain && trace->loop);
 	translate_trace(&t, loop);

@@ -35,7 +35,7 @@ enum {
 static volatile u32 *const lapic = (volatile u32 *)0xfee00000;
 static bool amd;
 static u32 select0, count0; /* of counter 0, which the tests of both vendors use */
-static u64 instructions = 0xc0, cycles = 0x3c;
+static u64 instructions = 0xc0, cycles = 0x3c, branches = 0xc4;
 
 static volatile unsigned nmis, interrupts;
 static volatile word interrupted_at;
@@ -119,6 +119,39 @@ static void test_instructions(void)
 	CHECK_EQUAL("nor-does-a-condition-on-cycles", COUNTED(config | 2 << 24, "nop; nop"), (u64)-OVERHEAD);
 }
 
+/* All that does not just go on: taken or not, near or far. */
+static void test_branches(void)
+{
+	const u64 config = branches | BOTH;
+	CHECK_EQUAL("no-branch", COUNTED(config, "nop; nop") + OVERHEAD, 0);
+	CHECK_EQUAL("a-loop-has-one-a-round", COUNTED(config, "mov $1000, %%ebx; 1: dec %%ebx; jnz 1b") + OVERHEAD,
+		    1000);
+	CHECK_EQUAL("a-long-one-too", COUNTED(config, "mov $1000000, %%ebx; 1: dec %%ebx; jnz 1b") + OVERHEAD, 1000000);
+	CHECK_EQUAL("loop", COUNTED(config, "mov $3000, %%ecx; 1: loop 1b") + OVERHEAD, 3000);
+	CHECK_EQUAL("calls-returns-and-jumps",
+		    COUNTED(config, "mov $500, %%ebx; 1: call 2f; jmp 4f; 4: dec %%ebx; jnz 1b; jmp 3f; 2: ret; 3:") +
+			    OVERHEAD,
+		    500 * 4 + 1);
+	CHECK_EQUAL(
+		"taken-or-not",
+		COUNTED(config,
+			"mov $300, %%ebx; 1: test $1, %%bl; jz 2f; nop; 2: cmp $1, %%ebx; jb 1b; dec %%ebx; jnz 1b") +
+			OVERHEAD,
+		300 * 3);
+	CHECK_EQUAL(
+		"through-registers",
+		COUNTED(config,
+			"mov $200, %%ebx; 1: lea 2f(%%rip), %%rdi; jmp *%%rdi; 2: lea 3f(%%rip), %%rdi; call *%%rdi;"
+			"dec %%ebx; jnz 1b; jmp 4f; 3: ret; 4:") +
+			OVERHEAD,
+		200 * 4 + 1);
+	CHECK_EQUAL("to-other-pages",
+		    COUNTED(config, "mov $100, %%ebx; 1: call sled; test %%ebx, %%ebx; jz far_jump; dec %%ebx; jnz 1b;"
+				    "jmp far_jump; .globl far_back; far_back:") +
+			    OVERHEAD,
+		    100 * 4 + 2);
+}
+
 /* At CPL 3, entered by IRET, which retires there. INT and faulting instructions do not. */
 asm(".text\n"
     "user_nops: nop; nop; nop; int $0x80\n"
@@ -144,6 +177,10 @@ static void test_privilege(void)
 	CHECK_EQUAL("user-counter-counts-the-user", count_user(USER, user_nops), 4);
 	CHECK_EQUAL("a-fault-does-not-retire", count_user(USER, user_fault), 3);
 	CHECK_EQUAL("the-users-loop", count_user(USER, user_loop), 1002);
+	u64 event = instructions;
+	instructions = branches;
+	CHECK_EQUAL("the-users-branches", count_user(USER, user_loop), 501);
+	instructions = event;
 	u64 kernel = count_user(KERNEL, user_nops);
 	CHECK("kernel-counter-counts-around-it", kernel > 10);
 	CHECK_EQUAL("whatever-the-user-does", count_user(KERNEL, user_loop), kernel);
@@ -201,7 +238,8 @@ static void test_cycles(void)
 /* --- overflow --- */
 
 asm(".text\n"
-    "sled: .fill 300, 1, 0x90; ret\n");
+    "sled: .fill 300, 1, 0x90; ret\n"
+    ".balign 4096; nop; far_jump: jmp far_back\n");
 extern u8 sled[];
 
 /* The NMI comes behind the n-th instruction that counts; the first is the enabling WRMSR, the second a call. */
@@ -276,6 +314,13 @@ static void test_user_overflow(void)
 	wrmsr(select0, 0);
 	/* IRET, MOV, and then by turns: the 600th is a JNZ, behind which DEC is next. */
 	CHECK_EQUAL("nmi-at-the-users-600th-instruction", nmis ? interrupted_at - (word)user_loop : 0, 5);
+	nmis = 0;
+	set_lvt(LVT_NMI);
+	wrmsr(count0, minus(501));
+	wrmsr(select0, branches | USER | INTERRUPT | ENABLE);
+	run_user(user_loop);
+	wrmsr(select0, 0);
+	CHECK_EQUAL("and-at-its-last-branch", nmis ? interrupted_at - (word)user_loop : 0, 9);
 	set_lvt(LVT_MASKED);
 }
 
@@ -450,6 +495,7 @@ void guest_main(void)
 	select0 = amd ? MSR_AMD_CTL0 : MSR_PERFEVTSEL0;
 	count0 = amd ? MSR_AMD_CTR0 : MSR_A_PMC0;
 	cycles = amd ? 0x76 : 0x3c;
+	branches = amd ? 0xc2 : 0xc4;
 	lapic[LAPIC_SVR / 4] = 0x1ff;
 	open_to_user();
 	if (amd)
@@ -457,6 +503,7 @@ void guest_main(void)
 	else
 		test_intel_registers();
 	test_instructions();
+	test_branches();
 	test_privilege();
 	test_steps();
 	test_cycles();

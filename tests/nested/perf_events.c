@@ -95,6 +95,7 @@ int main(void)
 	struct perf_event_attr user = { .config = PERF_COUNT_HW_INSTRUCTIONS, .exclude_kernel = 1 };
 	struct perf_event_attr kernel = { .config = PERF_COUNT_HW_INSTRUCTIONS, .exclude_user = 1 };
 	struct perf_event_attr both = { .config = PERF_COUNT_HW_INSTRUCTIONS };
+	struct perf_event_attr branches = { .config = PERF_COUNT_HW_BRANCH_INSTRUCTIONS, .exclude_kernel = 1 };
 	struct perf_event_attr cycles = { .config = PERF_COUNT_HW_CPU_CYCLES };
 	struct perf_event_attr reference = { .config = PERF_COUNT_HW_REF_CPU_CYCLES };
 
@@ -109,6 +110,8 @@ int main(void)
 	check("instructions-of-the-kernel-are-not", value > 0 && value < INSTRUCTIONS, value);
 	value = count(&both);
 	check("both-are-at-least-the-loops", value > INSTRUCTIONS, value);
+	value = count(&branches);
+	check("branches-are-the-loops-rounds", is_about(value, ROUNDS), value);
 	value = count(&cycles);
 	check("cycles-are-counted", value > 0, value);
 	value = count(&reference);
