@@ -140,7 +140,7 @@ struct cpu_platform {
 	void (*tsc_changed)(void *opaque);
 	/*
 	 * Calls cpu_attend(reason), and wakes the CPU, once tsc() reaches `tsc`; replaces the last such wish for this
-	 * reason. ATTEND_HV: the VMX-preemption timer; ATTEND_PMU. May be NULL: then these are polled.
+	 * reason. ATTEND_HV: the VMX-preemption timer; ATTEND_PMU: cycles. May be NULL: then these are polled.
 	 */
 	void (*attend_at)(void *opaque, u32 reason, u64 tsc);
 	/* A performance counter overflowed and interrupts: the local APIC's LVT says how. May be NULL. */

@@ -7,8 +7,6 @@
 #include "cpu/internal.h"
 #include "x86/msr.h"
 
-#include <string.h>
-
 /* What counters can count. */
 enum pmu_event { EVENT_NOTHING, EVENT_INSTRUCTIONS, EVENT_BRANCHES, EVENT_CYCLES };
 
@@ -52,10 +50,12 @@ enum { FIXED_KERNEL = 1, FIXED_USER = 2, FIXED_INTERRUPT = 8, FIXED_DEFINED = 0x
 #define STATUS_CHANGED BIT(63)
 
 /*
- * Translated code is watched by time alone: it runs no faster than this, in instructions for a tick of the TSC. What is
- * left below NEAR is interpreted.
+ * What is left below NEAR instructions is interpreted: more than any trace or block has, which are looked at before
+ * they run. What is farther than FAR is watched by time alone, for no code runs FASTEST instructions in a tick of the
+ * TSC: Linux has all counters interrupt, those it only reads after half their range.
  */
-enum { FASTEST = 8, NEAR = 1 << 15 };
+enum { NEAR = 256, FASTEST = 16 };
+#define FAR BIT(36)
 
 unsigned pmu_programmable(const struct cpu *cpu)
 {
@@ -160,6 +160,12 @@ static void settle(struct cpu *cpu)
 		interrupt(cpu);
 }
 
+/* Does the run loop have to stop before it overflows? */
+static bool is_bound(const struct pmu_counter *c)
+{
+	return c->interrupts && c->event != EVENT_CYCLES && VALUE_MASK + 1 - c->value <= FAR;
+}
+
 /* Sees to it that the unit settles when the next interrupt is due: cycles go by no faster than the TSC. */
 static void arm(struct cpu *cpu)
 {
@@ -167,23 +173,21 @@ static void arm(struct cpu *cpu)
 	const struct cpu_platform *platform = cpu->platform;
 	u64 wait = ~0ULL;
 
-	pmu->bound = ~0ULL;
 	for (unsigned left = pmu->counting; left; left &= left - 1) {
 		const struct pmu_counter *c = &pmu->counter[__builtin_ctz(left)];
 		u64 rest = VALUE_MASK + 1 - c->value;
 		if (!c->interrupts)
 			continue;
-		if (c->event != EVENT_CYCLES) /* each instruction is a branch at most */
+		if (is_bound(c)) { /* each instruction is a branch at most */
 			pmu->bound = rest < pmu->bound ? rest : pmu->bound;
-		else
-			wait = rest < wait ? rest : wait;
+			continue;
+		}
+		u64 ticks = c->event == EVENT_CYCLES ? rest : (rest - FAR) / FASTEST;
+		wait = ticks < wait ? ticks : wait;
 	}
-	bool bounded = pmu->bound != ~0ULL;
-	if (bounded && pmu->bound > NEAR) {
-		u64 soon = (pmu->bound - NEAR / 2) / FASTEST;
-		wait = soon < wait ? soon : wait;
-	}
-	if ((bounded && pmu->bound <= NEAR) || (wait != ~0ULL && !platform->attend_at))
+	if (pmu->bound != ~0ULL && pmu->bound > NEAR)
+		pmu->stop_at = pmu->instructions + pmu->bound - NEAR;
+	if (pmu->bound <= NEAR || (wait != ~0ULL && !platform->attend_at))
 		cpu_attend(cpu, ATTEND_PMU);
 	if (wait == ~0ULL || !platform->attend_at)
 		return;
@@ -203,20 +207,22 @@ static void refresh(struct cpu *cpu)
 
 	pmu->context = context_of(cpu);
 	pmu->counting = 0;
-	pmu->active = pmu->filters = pmu->counts_cycles = pmu->counts_branches = false;
+	pmu->bound = pmu->stop_at = ~0ULL;
+	pmu->active = pmu->filters = pmu->tracks = pmu->counts_cycles = pmu->counts_branches = false;
 	for (unsigned i = 0; i < PMU_COUNTERS; i++) {
-		u8 where = pmu->counter[i].where;
+		const struct pmu_counter *c = &pmu->counter[i];
 		if (!is_enabled(cpu, i))
 			continue;
 		pmu->active = true;
-		pmu->filters |= where != PMU_IN_ALL;
-		pmu->counts_cycles |= pmu->counter[i].event == EVENT_CYCLES;
-		pmu->counts_branches |= pmu->counter[i].event == EVENT_BRANCHES;
-		if (pmu->context && !(pmu->context & ~where))
+		pmu->filters |= c->where != PMU_IN_ALL;
+		pmu->counts_cycles |= c->event == EVENT_CYCLES;
+		pmu->counts_branches |= c->event == EVENT_BRANCHES;
+		pmu->tracks |= c->event == EVENT_BRANCHES || is_bound(c);
+		if (pmu->context && !(pmu->context & ~c->where))
 			pmu->counting |= (u16)(1u << i);
 	}
-	if (unlikely(pmu->counts_branches && !pmu->translations_count)) {
-		pmu->translations_count = true;
+	if (unlikely(pmu->tracks && !pmu->tracked)) {
+		pmu->tracked = true;
 		block_cache_flush(cpu);
 	}
 	if (pmu->counts_cycles && !counted_cycles)
@@ -552,7 +558,7 @@ bool pmu_read(struct cpu *cpu, u32 index, u64 *value)
 /* The programmable counters' global enable bits are 1 from the start (SDM vol. 3, table 10-1). */
 void pmu_reset(struct cpu *cpu)
 {
-	memset(&cpu->pmu, 0, sizeof(cpu->pmu));
+	cpu->pmu = (struct pmu){ .bound = ~0ULL, .stop_at = ~0ULL };
 	cpu_attended(cpu, ATTEND_PMU);
 	if (cpu_has(cpu, FEATURE_ARCH_PERFMON))
 		cpu->pmu.global_control = BITS(INTEL_PROGRAMMABLE - 1, 0);

@@ -2,19 +2,21 @@
  * The performance-monitoring unit: Intel's architectural performance monitoring of version 2 (SDM vol. 3, chapter 20),
  * or AMD's six core counters, of which the oldest four have second numbers (APM vol. 2, 13.2).
  *
- * What is counted, exactly at every instruction: instructions retired, by the count that the CPU keeps anyway; and, as
- * long as a counter wants them, the branches among them: for that all code is translated anew. Besides, cycles at the
- * rate of the time-stamp counter, while the CPU is not halted and the host lets it run. A counter of any other event
- * counts nothing, which one log line says, and CPUID too.
+ * What is counted, exactly at every instruction: instructions retired, by the count that the CPU keeps anyway, and the
+ * branches among them. Besides, cycles at the rate of the time-stamp counter, while the CPU is not halted and the host
+ * lets it run. A counter of any other event counts nothing, which one log line says, and CPUID too.
  *
  * How: a counter's value is as of the last time the unit settled. It settles when one of its registers is accessed,
  * when the CPU starts or stops running, and, if `filters` is set, when CPL, guest mode or EFER.SVME change: only then
  * does an enabled counter tell these apart. An unused unit costs a test of `filters` or `active` in those places.
  *
- * Overflow: a counter that interrupts asks for ATTEND_PMU once it may be about to overflow. Cycles do so by the
- * platform's timer. For the others that is set too early on purpose; over the last ones the run loop is held to
- * blocks that end before the overflow (`bound`), so that the interrupt comes behind the very instruction that caused
- * it. If the host delays the timer by more than that it comes late, as any processor's may.
+ * Overflow: a counter that interrupts asks for ATTEND_PMU once it is about to overflow: one of cycles by the platform's
+ * timer, the others by `stop_at`, which the run loop and tracked code look at. Over the last instructions the run loop
+ * is held to blocks that end before the overflow (`bound`), so that the interrupt comes behind the very instruction
+ * that caused it.
+ *
+ * Translated code is `tracked` where it must count branches, or stop before an overflow: all code is translated anew
+ * once a counter first wants that, and stays so until there is another reason to do it.
  *
  * Owner and thread: part of struct cpu, the CPU's thread alone.
  */
@@ -45,11 +47,13 @@ struct pmu {
 	u64 fixed_control, global_control, global_status; /* Intel's */
 	u64 branches;                                     /* retired; stands while nobody counts them */
 	u64 instructions, branches_settled, cycles;       /* as of the last settling */
+	bool counts_cycles;                               /* or `cycles` is not kept, for that is a system call */
 	bool counts_branches;                             /* an enabled counter wants them */
-	bool translations_count; /* translated code counts them, until its area is emptied next */
-	bool counts_cycles;      /* or `cycles` is not kept, for that is a system call */
-	u64 bound;               /* so many instructions more may run before the unit has to settle; ~0: any number */
-	u64 armed;               /* the platform's TSC that attention is asked for, or was; 0: never */
+	bool tracks;  /* that, or one that counts no cycles may interrupt before long */
+	bool tracked; /* code that is translated from now on */
+	u64 bound;    /* so many instructions more may run before the unit has to settle; ~0: any number */
+	u64 stop_at;  /* counters.instructions from which on attention is due; ~0: never */
+	u64 armed;    /* the platform's TSC that attention is asked for, or was; 0: never */
 };
 
 /* How many programmable counters there are; 0: no such unit. */

@@ -380,6 +380,8 @@ static int run_blocks(struct cpu *cpu)
 	u64 start = 0;
 
 	for (;;) {
+		if (unlikely(cpu->counters.instructions >= cpu->pmu.stop_at))
+			cpu_attend(cpu, ATTEND_PMU);
 		u32 attention = __atomic_load_n(&cpu->attention, __ATOMIC_RELAXED);
 		if (unlikely(attention | (cpu->mode_key & MODE_STEP))) {
 			int stop = run_attentive(cpu);

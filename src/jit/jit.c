@@ -129,7 +129,7 @@ static void flushed(struct cpu *cpu)
 	adapt_hotness(cpu, jit);
 	jit_look_emptied(cpu, jit);
 	jit_area_empty(jit);
-	cpu->pmu.translations_count = cpu->pmu.counts_branches;
+	cpu->pmu.tracked = cpu->pmu.tracks;
 	cpu->counters.translation_flushes++;
 }
 

@@ -330,7 +330,7 @@ static void emit_count(struct translation *t, unsigned n)
 {
 	emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
 	emit8(&t->e, (u8)n);
-	if (unlikely(t->cpu->pmu.translations_count) && pmu_is_branch(t->jit->plan[n - 1].insn)) {
+	if (unlikely(t->cpu->pmu.tracked) && pmu_is_branch(t->jit->plan[n - 1].insn)) {
 		emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.branches));
 		emit8(&t->e, 1);
 	}
@@ -339,7 +339,7 @@ static void emit_count(struct translation *t, unsigned n)
 /* A branch, where the trace goes on behind it: with the flags as they are. Uses T0. */
 static void emit_count_passed(struct translation *t)
 {
-	if (likely(!t->cpu->pmu.translations_count))
+	if (likely(!t->cpu->pmu.tracked))
 		return;
 	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(pmu.branches));
 	emit_lea(&t->e, HOST_T0, HOST_T0, 1);
@@ -943,6 +943,11 @@ static void emit_entry(struct translation *t)
 		emit8(e, 0);
 		add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_ATTENTION;
 	}
+	if (unlikely(t->chain && t->cpu->pmu.tracked)) {
+		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(counters.instructions));
+		emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.stop_at));
+		add_cold(t, emit_jcc(e, COND_AE, NULL))->kind = COLD_ATTENTION;
+	}
 	if (t->trace->crossing)
 		emit_crossing(t);
 	emit_needs(t, t->plan);
@@ -1005,8 +1010,8 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))
 		return NULL;
-	/* Stretches count nothing as they go. */
-	bool hoist = chain && !cpu->pmu.translations_count;
+	/* Stretches neither count as they go nor look at anything. */
+	bool hoist = chain && !cpu->pmu.tracked;
 	struct loop *loop = hoist && jit_plan_loop(jit, trace) ? jit->loop : NULL;
 	if (!loop)
 		jit_plan_state(&jit->plan[first], count, 1, chain && trace->loop);

@@ -38,12 +38,13 @@ static u32 select0, count0; /* of counter 0, which the tests of both vendors use
 static u64 instructions = 0xc0, cycles = 0x3c, branches = 0xc4;
 
 static volatile unsigned nmis, interrupts;
-static volatile word interrupted_at;
+static volatile word interrupted_at, interrupted_bx;
 
 static void on_nmi(struct frame *f)
 {
 	nmis++;
 	interrupted_at = f->ip;
+	interrupted_bx = f->bx;
 }
 
 static void on_interrupt(struct frame *f)
@@ -266,6 +267,8 @@ static void test_overflow(void)
 	wrmsr(count0, minus(3000000));
 	RUN_COUNTED(instructions | BOTH | INTERRUPT | ENABLE, "mov $2000000, %%ebx; 1: dec %%ebx; jnz 1b");
 	CHECK_EQUAL("one-comes-in-a-long-loop", nmis, 1);
+	/* WRMSR, MOV, and two for each round that is done. */
+	CHECK_EQUAL("behind-the-3000000th-instruction", interrupted_bx, 2000000 - (3000000 - 2) / 2);
 	CHECK("and-it-has-counted-all", rdmsr(count0) >= 1000000);
 
 	nmis = 0;

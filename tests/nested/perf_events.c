@@ -79,7 +79,7 @@ static void check_sampling(void)
 	run_loop();
 	ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
 	close(fd);
-	/* Fewer where the host delays them, or Linux finds them slow. */
+	/* Fewer where Linux finds them slow. */
 	check("overflows-come-by-their-period", overflows > 0 && overflows <= INSTRUCTIONS / PERIOD, overflows);
 }
 
