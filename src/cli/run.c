@@ -274,6 +274,6 @@ int run_main(int argc, char **argv)
 		.debug_exit_port = run.options.debug_exit,
 		.test_devices = run.options.test_devices,
 	};
-	memcpy(run.config.hidden, run.options.hidden, sizeof run.config.hidden);
+	run.config.choice = run.options.choice;
 	return start(&run);
 }

@@ -86,15 +86,22 @@ static int take_check_translation(void *target, const char *value)
 	return 0;
 }
 
-/* `name` gives the features that the option knows. */
-static int refuse_feature(const char *option, const char *unknown, const char *(*name)(enum feature))
+/* What --host-features takes. */
+static bool may_hide_of_host(enum feature feature, bool more)
+{
+	return !more && host_feature_name(feature);
+}
+
+/* `may` knows the words that the option takes. */
+static int refuse_feature(const char *option, const char *unknown, bool (*may)(enum feature feature, bool more))
 {
 	char names[512] = "";
-	for (enum feature f = FEATURE_BASE; f < FEATURE_COUNT; f++) {
-		const char *word = name(f);
+	for (unsigned i = 0; i < 2 * FEATURE_COUNT; i++) {
+		enum feature f = i % FEATURE_COUNT;
+		bool more = i >= FEATURE_COUNT;
 		size_t n = strlen(names);
-		if (word)
-			snprintf(names + n, sizeof names - n, " -%s", word);
+		if (may(f, more))
+			snprintf(names + n, sizeof names - n, " %c%s", more ? '+' : '-', feature_name(f));
 	}
 	return cli_fail(CLI_USAGE, "run: --%s: not '%.*s', but a list of%s", option, (int)strcspn(unknown, ","),
 			unknown, names);
@@ -104,20 +111,15 @@ static int take_host_features(void *target, const char *value)
 {
 	const char *unknown = host_hide(value);
 	((struct run_options *)target)->soft_only = "host-features";
-	return unknown ? refuse_feature("host-features", unknown, host_feature_name) : 0;
-}
-
-static const char *hidable_name(enum feature feature)
-{
-	return cpu_may_hide(feature) ? feature_name(feature) : NULL;
+	return unknown ? refuse_feature("host-features", unknown, may_hide_of_host) : 0;
 }
 
 static int take_cpu_features(void *target, const char *value)
 {
 	struct run_options *options = target;
-	const char *unknown = feature_list(value, cpu_may_hide, options->hidden);
+	const char *unknown = feature_list(value, cpu_may_choose, &options->choice);
 	options->soft_only = "cpu-features";
-	return unknown ? refuse_feature("cpu-features", unknown, hidable_name) : 0;
+	return unknown ? refuse_feature("cpu-features", unknown, cpu_may_choose) : 0;
 }
 
 static int take_translation_memory(void *target, const char *value)
@@ -339,8 +341,8 @@ static const struct option_row rows[] = {
 	  "bound of what is kept of guest code, decoded and translated;\n96M unless given", take_translation_memory },
 	{ "host-features", OPTION_VALUE, "-NAME[,-NAME...]", "do without these features of the host's processor",
 	  take_host_features },
-	{ "cpu-features", OPTION_VALUE, "-NAME[,-NAME...]", "the guest's processor has none of these features",
-	  take_cpu_features },
+	{ "cpu-features", OPTION_VALUE, "-NAME[,+NAME...]",
+	  "features that the guest's processor has not, or has besides", take_cpu_features },
 	{ "dump-block", OPTION_VALUE, "ADDRESS",
 	  "print the translation that holds this linear address or RAM\noffset, guest and host code side by side, once",
 	  take_dump_block },

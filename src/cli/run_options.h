@@ -17,7 +17,7 @@ struct run_options {
 	bool interpret;
 	struct translation_config translation; /* its mode TRANSLATION_OFF: not given */
 	const char *soft_only;                 /* the last option given that only engine soft has */
-	u8 hidden[FEATURE_SET_BYTES];          /* CPU features that the guest shall not have */
+	struct feature_choice choice;          /* CPU features that the guest shall have or not */
 	bool perf_map;
 	const char *perf_map_path; /* NULL: where perf looks for it */
 	u64 memory;                /* bytes */

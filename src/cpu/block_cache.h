@@ -17,7 +17,16 @@
 /* No mode of the CPU has this key. */
 #define MODE_DROPPED 0xffffffffu
 
-enum decoder_mode { DECODER_16, DECODER_32, DECODER_64, DECODER_COUNT };
+enum decoder_mode {
+	DECODER_16,
+	DECODER_32,
+	DECODER_64,
+	/* With MPX's instructions. */
+	DECODER_16_BOUNDS,
+	DECODER_32_BOUNDS,
+	DECODER_64_BOUNDS,
+	DECODER_COUNT
+};
 
 struct decoders {
 	ZydisDecoder mode[DECODER_COUNT];

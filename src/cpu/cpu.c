@@ -38,6 +38,17 @@ static bool wants_checks(const struct cpu *cpu)
 	return unlikely(cpu->dr[7] & 0xff) && debug_watches_data(cpu);
 }
 
+bool cpu_update_bounds(struct cpu *cpu)
+{
+	const u64 needed = XCR0_BNDREGS | XCR0_BNDCSR;
+	u32 old = cpu->mode_key;
+	if ((bounds_config(cpu) & BNDCFG_EN) && (cpu->xcr0 & needed) == needed && (cpu->cr4 & CR4_OSXSAVE))
+		cpu->mode_key |= MODE_BOUNDS;
+	else
+		cpu->mode_key &= ~(u32)MODE_BOUNDS;
+	return cpu->mode_key != old;
+}
+
 void cpu_update_class(struct cpu *cpu)
 {
 	enum mmu_class cls = access_class(cpu);
@@ -48,6 +59,8 @@ void cpu_update_class(struct cpu *cpu)
 		mmu_set_checked(&cpu->mmu, checked);
 	if (unlikely(cpu->pmu.filters))
 		pmu_changed(cpu);
+	if (unlikely(cpu->xcr0 & XCR0_BNDREGS))
+		cpu_update_bounds(cpu);
 }
 
 /*
@@ -238,6 +251,8 @@ static void reset_registers(struct cpu *cpu)
 	memset(cpu->dr, 0, sizeof(cpu->dr));
 	cpu->dr[6] = DR6_FIXED1;
 	cpu->dr[7] = DR7_FIXED1;
+	cpu->bounds = (struct cpu_bounds){ 0 };
+	cpu->msr.bndcfgs = 0;
 	cpu_set_state(cpu, &state);
 	/* An application processor waits for its start-up IPI (SDM vol. 3, 9.4.3). */
 	cpu->activity = cpu->config->cpu_index == 0 ? CPU_ACTIVE : CPU_WAIT_SIPI;

@@ -168,6 +168,14 @@ struct xsave_area {
 	u8 spare[256];
 } __attribute__((aligned(64)));
 
+/* MPX: bounds and what they are looked up by. An upper bound is in ones' complement, so that 0 allows everything. */
+struct cpu_bounds {
+	struct {
+		u64 lower, upper;
+	} reg[4];
+	u64 config, status; /* BNDCFGU, BNDSTATUS; BNDCFGS is an MSR */
+};
+
 /* Bytes of one page with code that are written. */
 struct code_write {
 	u64 ram_offset;
@@ -254,6 +262,7 @@ struct cpu {
 	struct counters counters;
 	u64 last_rip[16]; /* linear start addresses of the last blocks, a ring, for the state dump */
 	unsigned last_rip_at;
+	struct cpu_bounds bounds;
 };
 
 enum nested_kind { NESTED_NONE, NESTED_VTX, NESTED_SVM };
@@ -265,7 +274,7 @@ struct cpu_config {
 	u32 tsc_khz;
 	unsigned phys_bits;           /* MAXPHYADDR shown in CPUID */
 	size_t block_memory;          /* bytes for decoded blocks; 0: as is usual */
-	u8 hidden[FEATURE_SET_BYTES]; /* features not to have; see cpu_may_hide() */
+	struct feature_choice choice; /* features asked for; see cpu_may_choose() */
 	/* Filled by cpu_cpuid_init() from what the host can execute and what Strata implements. */
 	u8 features[FEATURE_SET_BYTES];
 };

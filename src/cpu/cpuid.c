@@ -55,6 +55,7 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	case FEATURE_PKS:
 	case FEATURE_PDCM:
 	case FEATURE_ARCH_PERFMON:
+	case FEATURE_MPX:
 		return !amd;
 	case FEATURE_SVM:
 	case FEATURE_TOPOEXT:
@@ -66,8 +67,16 @@ static bool fits_vendor(const struct cpu_config *config, unsigned feature)
 	}
 }
 
-bool cpu_may_hide(enum feature feature)
+/* Features that a CPU has only if it is asked for: those that processors of today have no more. */
+static bool is_extra(enum feature feature)
 {
+	return feature == FEATURE_MPX;
+}
+
+bool cpu_may_choose(enum feature feature, bool more)
+{
+	if (more)
+		return is_extra(feature);
 	switch (feature) {
 	case FEATURE_MONITOR:
 	case FEATURE_PCID:
@@ -95,7 +104,9 @@ bool cpu_may_hide(enum feature feature)
 
 static bool is_offered(const struct cpu_config *config, unsigned feature)
 {
-	if (!fits_vendor(config, feature) || feature_in(config->hidden, feature))
+	if (!fits_vendor(config, feature) || feature_in(config->choice.less, feature))
+		return false;
+	if (is_extra((enum feature)feature) && !feature_in(config->choice.more, feature))
 		return false;
 	if (rows[feature].source == HOST && !host_has(feature))
 		return false;
@@ -133,6 +144,8 @@ static void take_back(struct cpu_config *config)
 		{ FEATURE_PDCM, FEATURE_ARCH_PERFMON },
 		{ FEATURE_GMET, FEATURE_NPT },
 		{ FEATURE_PAUSE_THRESHOLD, FEATURE_PAUSE_FILTER },
+		{ FEATURE_X2AVIC, FEATURE_AVIC },
+		{ FEATURE_MPX, FEATURE_XSAVE },
 	};
 	for (unsigned i = 0; i < ARRAY_SIZE(needs); i++)
 		if (!has(config, needs[i].needs))
@@ -252,13 +265,13 @@ static void leaf_xsave(struct cpu *cpu, u32 subleaf, u32 out[4])
 		return;
 	if (subleaf == 0) {
 		out[EAX] = (u32)all;
-		out[EBX] = xsave_size(cpu->xcr0, false);
-		out[ECX] = xsave_size(all, false);
+		out[EBX] = xsave_size(cpu, cpu->xcr0, false);
+		out[ECX] = xsave_size(cpu, all, false);
 	} else if (subleaf == 1) {
 		cpuid_add_features(config, 0xd, 1, out);
-		out[EBX] = xsave_size(cpu->xcr0, true);
+		out[EBX] = xsave_size(cpu, cpu->xcr0, true);
 	} else if (subleaf < 32 && all >> subleaf & 1) {
-		out[EAX] = xsave_component(1u << subleaf, &out[EBX]);
+		out[EAX] = xsave_component(cpu, BIT(subleaf), &out[EBX]);
 	}
 }
 

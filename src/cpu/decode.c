@@ -250,6 +250,8 @@ static void choose_handler(const struct decode *d, struct insn *insn)
 		make_undefined(insn, insn_exec_undefined);
 		return;
 	}
+	if (unlikely(d->mode_key & MODE_BOUNDS))
+		bounds_wrap_branch(d, insn);
 	bool privileged = insn->row->privilege != PRIV_ANY && insn->row->privilege != PRIV_PROTECTED &&
 			  !(d->mode_key & MODE_REAL);
 	bool intercepted = (d->mode_key & MODE_NON_ROOT) && row_exit(d->cpu, insn->row) >= 0;
@@ -268,6 +270,9 @@ int decoders_init(struct cpu *cpu, struct decoders *decoders)
 		[DECODER_16] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
 		[DECODER_32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
 		[DECODER_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+		[DECODER_16_BOUNDS] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
+		[DECODER_32_BOUNDS] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
+		[DECODER_64_BOUNDS] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
 	};
 
 	for (unsigned i = 0; i < DECODER_COUNT; i++) {
@@ -275,7 +280,7 @@ int decoders_init(struct cpu *cpu, struct decoders *decoders)
 		if (!ZYAN_SUCCESS(ZydisDecoderInit(z, modes[i].machine, modes[i].stack)))
 			return -ENOTSUP;
 		/* Encodings that are NOPs, or BSF and BSR, on a CPU without the extension. */
-		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, i >= DECODER_16_BOUNDS);
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
 		ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, cpu_is_amd(cpu));
@@ -288,9 +293,10 @@ int decoders_init(struct cpu *cpu, struct decoders *decoders)
 static const ZydisDecoder *decoder_of(const struct cpu *cpu, u32 mode_key)
 {
 	const struct decoders *all = &cpu->blocks->decoders;
+	unsigned bounds = mode_key & MODE_BOUNDS ? DECODER_16_BOUNDS : 0;
 	if (mode_key & MODE_CODE64)
-		return &all->mode[DECODER_64];
-	return &all->mode[mode_key & MODE_CODE32 ? DECODER_32 : DECODER_16];
+		return &all->mode[DECODER_64 + bounds];
+	return &all->mode[(mode_key & MODE_CODE32 ? DECODER_32 : DECODER_16) + bounds];
 }
 
 /*

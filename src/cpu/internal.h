@@ -15,6 +15,14 @@
 /* --- cpu.c: the cheap parts of cpu_update_mode(), for changes of CPL or AC, and of TF, DR7 or hv_step alone --- */
 void cpu_update_class(struct cpu *cpu);
 void cpu_update_step(struct cpu *cpu);
+/* After a change of XCR0 or of what MPX is enabled by. true: what follows is decoded otherwise. */
+bool cpu_update_bounds(struct cpu *cpu);
+
+/* MPX's configuration at this privilege. */
+static inline u64 bounds_config(const struct cpu *cpu)
+{
+	return cpu->cpl == 3 ? cpu->bounds.config : cpu->msr.bndcfgs;
+}
 
 /* Does anybody wait for IF to become 1? */
 static inline bool cpu_if_matters(const struct cpu *cpu)
@@ -69,6 +77,11 @@ static inline void register_write(struct cpu *cpu, unsigned gpr, unsigned size, 
 	else
 		cpu->reg[gpr] = size == 4 ? (u32)value : value;
 }
+
+/* --- bounds.c --- */
+
+/* With MPX: makes a branch without its prefix one that takes bounds back. */
+void bounds_wrap_branch(const struct decode *d, struct insn *insn);
 
 /* --- segment.c --- */
 bool segment_select_mov(const struct decode *d, struct insn *insn);

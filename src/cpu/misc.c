@@ -1,6 +1,7 @@
 /*
  * Integer instructions that belong to no family: NOP and hints, fences, cache lines, UDn, BOUND, CRC32, RDRAND, RDSEED.
  */
+#include "cpu/block.h"
 #include "cpu/operand.h"
 
 #include <sched.h>
@@ -67,8 +68,12 @@ static void exec_bound(struct cpu *cpu, const struct insn *insn)
 		low = (i32)mem_read32(cpu, linear);
 		high = (i32)mem_read32(cpu, (linear + 4) & linear_mask(cpu));
 	}
-	if (index < low || index > high)
-		cpu_raise(cpu, VEC_BR);
+	if (index >= low && index <= high)
+		return;
+	/* No fault of MPX's (SDM vol. 1, 17.3.3). */
+	if (cpu->mode_key & MODE_BOUNDS)
+		cpu->bounds.status = 0;
+	cpu_raise(cpu, VEC_BR);
 }
 
 bool select_bound(const struct decode *d, struct insn *insn)

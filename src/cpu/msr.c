@@ -60,6 +60,11 @@ bool msr_valid_debugctl(const struct cpu *cpu, u64 value)
 	return !(value & ~(DEBUGCTL_LBR | DEBUGCTL_BTF | pmu_debugctl_bits(cpu)));
 }
 
+static bool msr_valid_bndcfgs(const struct cpu *cpu, u64 value)
+{
+	return !(value & ~BNDCFG_DEFINED) && is_canonical_base(cpu, value & PAGE_MASK);
+}
+
 /* --- computed registers --- */
 
 static bool msr_read_zero(struct cpu *cpu, u32 msr, u64 *value)
@@ -212,6 +217,8 @@ static bool msr_exists(const struct cpu *cpu, u32 msr)
 	switch (msr) {
 	case MSR_PKRS:
 		return cpu_has(cpu, FEATURE_PKS);
+	case MSR_BNDCFGS:
+		return cpu_has(cpu, FEATURE_MPX);
 	case MSR_TSC_AUX:
 		return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
 	case MSR_PLATFORM_ID:
@@ -325,6 +332,8 @@ bool msr_write(struct cpu *cpu, u32 msr, u64 value)
 		cpu->platform->tsc_changed(cpu->platform->opaque);
 	if (unlikely(msr == MSR_DEBUGCTL))
 		cpu_update_step(cpu);
+	if (unlikely(msr == MSR_BNDCFGS))
+		cpu_update_bounds(cpu);
 	TRACE(msr, "WRMSR %x = %llx%s", msr, (unsigned long long)value, known ? "" : ": #GP");
 	return known;
 }

@@ -39,8 +39,8 @@ bool xsave_xcr0_valid(const struct cpu *cpu, u64 value);
 /* Which components are not in their initial configuration, for XGETBV. */
 u64 xsave_in_use(struct cpu *cpu);
 /* Bytes of an XSAVE area that holds `components`. For CPUID leaf 0DH. */
-u32 xsave_size(u64 components, bool compacted);
+u32 xsave_size(const struct cpu *cpu, u64 components, bool compacted);
 /* Bytes of one component, and where it is in the standard format; not for the first two. For CPUID leaf 0DH. */
-u32 xsave_component(u64 component, u32 *offset);
+u32 xsave_component(const struct cpu *cpu, u64 component, u32 *offset);
 
 #endif

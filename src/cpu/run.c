@@ -313,7 +313,7 @@ static inline struct block *next_block(struct cpu *cpu, struct block **link, u64
 
 static inline bool is_translated(struct cpu *cpu, struct block *block)
 {
-	if (!cpu->jit || !(block->mode_key & MODE_CODE64))
+	if (!cpu->jit || (block->mode_key & (MODE_CODE64 | MODE_BOUNDS)) != MODE_CODE64)
 		return false;
 	if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
 		cpu->jit->translate(cpu, block);

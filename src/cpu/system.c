@@ -467,6 +467,7 @@ static void exec_xsetbv(struct cpu *cpu, const struct insn *insn)
 	if (!xsave_xcr0_valid(cpu, edx_eax(cpu)) || (u32)cpu->reg[RCX] != 0)
 		cpu_raise_gp(cpu);
 	cpu->xcr0 = edx_eax(cpu);
+	cpu_update_bounds(cpu);
 }
 
 SYSTEM_SELECT_END(xsetbv)

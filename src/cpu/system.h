@@ -32,13 +32,16 @@ bool msr_valid_debugctl(const struct cpu *cpu, u64 value);
 void cpuid_query(struct cpu *cpu, u32 leaf, u32 subleaf, u32 out[4]);
 
 /*
- * Fills config->features from the host and from what Strata implements, less what is hidden and what needs that.
- * Returns 0, or -ENOTSUP below x86-64-v2.
+ * Fills config->features from the host and from what Strata implements, as config->choice has it, less what
+ * needs something that is not there. Returns 0, or -ENOTSUP below x86-64-v2.
  */
 int cpu_cpuid_init(struct cpu_config *config);
 
-/* Features that config->hidden may name: the CPU does without them as a processor does that never had them. */
-bool cpu_may_hide(enum feature feature);
+/*
+ * May config->choice name the feature? Without those it may take away the CPU is as a processor that never had them;
+ * those it may ask for (`more`) it has not otherwise.
+ */
+bool cpu_may_choose(enum feature feature, bool more);
 
 /*
  * Selects of forms that share a mnemonic with an integer instruction: MOV to and from segment, control and debug

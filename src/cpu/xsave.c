@@ -1,6 +1,6 @@
 /*
- * FXSAVE and the XSAVE family (SDM vol. 1, chapter 13). Components: x87, SSE, AVX, PKRU; no supervisor ones, so
- * IA32_XSS has no bit to set, and XSAVES is XSAVEC with the modified optimization.
+ * FXSAVE and the XSAVE family (SDM vol. 1, chapter 13). Components: x87, SSE, AVX, MPX's two, PKRU; no supervisor ones,
+ * so IA32_XSS has no bit to set, and XSAVES is XSAVEC with the modified optimization.
  */
 #include "cpu/access.h"
 #include "cpu/fpu.h"
@@ -8,41 +8,81 @@
 #include "cpu/vector.h"
 
 enum { LEGACY_SIZE = 512, HEADER_SIZE = 64, AVX_OFFSET = 576, AVX_SIZE = 256 };
-enum { PKRU_OFFSET = AVX_OFFSET + AVX_SIZE, PKRU_SIZE = 8 };
-enum { AREA_MAX = PKRU_OFFSET + PKRU_SIZE };
+enum { BNDREGS_OFFSET = 960, BNDREGS_SIZE = 64, BNDCSR_OFFSET = 1024, BNDCSR_SIZE = 64 };
+enum { PKRU_OFFSET = AVX_OFFSET + AVX_SIZE, PKRU_OFFSET_MPX = BNDCSR_OFFSET + BNDCSR_SIZE, PKRU_SIZE = 8 };
+enum { AREA_MAX = PKRU_OFFSET_MPX + PKRU_SIZE };
+
+/* Components past the header, in the order of their bits. */
+static const struct component {
+	u64 bit;
+	u16 offset, size; /* in the standard format; see standard_offset() */
+} extended[] = {
+	{ XCR0_AVX, AVX_OFFSET, AVX_SIZE },
+	{ XCR0_BNDREGS, BNDREGS_OFFSET, BNDREGS_SIZE },
+	{ XCR0_BNDCSR, BNDCSR_OFFSET, BNDCSR_SIZE },
+	{ XCR0_PKRU, PKRU_OFFSET, PKRU_SIZE },
+};
 
 #define XCOMP_COMPACT BIT(63)
 
 u64 xsave_supported(const struct cpu *cpu)
 {
 	return XCR0_X87 | XCR0_SSE | (cpu_has(cpu, FEATURE_AVX) ? XCR0_AVX : 0) |
-	       (cpu_has(cpu, FEATURE_PKU) ? XCR0_PKRU : 0);
+	       (cpu_has(cpu, FEATURE_PKU) ? XCR0_PKRU : 0) |
+	       (cpu_has(cpu, FEATURE_MPX) ? XCR0_BNDREGS | XCR0_BNDCSR : 0);
 }
 
 bool xsave_xcr0_valid(const struct cpu *cpu, u64 value)
 {
 	if (!(value & XCR0_X87) || value & ~xsave_supported(cpu))
 		return false;
+	if (!(value & XCR0_BNDREGS) != !(value & XCR0_BNDCSR))
+		return false;
 	return !(value & XCR0_AVX) || value & XCR0_SSE;
 }
 
-/* AVX is the first component past the header in both formats; what follows moves up if it is not in a compacted one. */
-static unsigned pkru_offset(u64 components, bool compacted)
+/* Behind MPX's if there are some: Linux wants the order of the bits in both formats. */
+static unsigned standard_offset(const struct cpu *cpu, const struct component *c)
 {
-	return compacted && !(components & XCR0_AVX) ? AVX_OFFSET : PKRU_OFFSET;
+	return c->bit == XCR0_PKRU && unlikely(cpu_has(cpu, FEATURE_MPX)) ? PKRU_OFFSET_MPX : c->offset;
 }
 
-u32 xsave_size(u64 components, bool compacted)
+/* Which components an area has, which decides where they are. */
+struct layout {
+	u64 components;
+	bool compacted;
+};
+
+static unsigned component_offset(const struct cpu *cpu, const struct layout *l, u64 bit)
 {
-	if (components & XCR0_PKRU)
-		return pkru_offset(components, compacted) + PKRU_SIZE;
-	return components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : LEGACY_SIZE + HEADER_SIZE;
+	unsigned at = LEGACY_SIZE + HEADER_SIZE;
+	for (const struct component *c = extended;; c++) {
+		if (c->bit == bit)
+			return l->compacted ? at : standard_offset(cpu, c);
+		if (l->components & c->bit)
+			at += c->size;
+	}
 }
 
-u32 xsave_component(u64 component, u32 *offset)
+u32 xsave_size(const struct cpu *cpu, u64 components, bool compacted)
 {
-	*offset = component == XCR0_AVX ? AVX_OFFSET : PKRU_OFFSET;
-	return component == XCR0_AVX ? AVX_SIZE : PKRU_SIZE;
+	unsigned size = LEGACY_SIZE + HEADER_SIZE;
+	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++) {
+		if (!(components & extended[i].bit))
+			continue;
+		unsigned end = (compacted ? size : standard_offset(cpu, &extended[i])) + extended[i].size;
+		size = end > size ? end : size;
+	}
+	return size;
+}
+
+u32 xsave_component(const struct cpu *cpu, u64 component, u32 *offset)
+{
+	const struct component *c = extended;
+	while (c->bit != component)
+		c++;
+	*offset = standard_offset(cpu, c);
+	return c->size;
 }
 
 /* --- memory, in pieces that access_* takes --- */
@@ -99,6 +139,11 @@ u64 xsave_in_use(struct cpu *cpu)
 		in_use |= XCR0_AVX;
 	if (mmu_pkru(&cpu->mmu))
 		in_use |= XCR0_PKRU;
+	for (unsigned i = 0; i < ARRAY_SIZE(cpu->bounds.reg); i++)
+		if (cpu->bounds.reg[i].lower | cpu->bounds.reg[i].upper)
+			in_use |= XCR0_BNDREGS;
+	if (cpu->bounds.config | cpu->bounds.status)
+		in_use |= XCR0_BNDCSR;
 	return in_use;
 }
 
@@ -225,7 +270,22 @@ static void write_field(struct cpu *cpu, u64 linear, const u8 *image, unsigned a
 		state_write(cpu, (linear + at) & linear_mask(cpu), image + at, size);
 }
 
-static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr, bool wide, unsigned pkru_at)
+static void write_extended(struct cpu *cpu, u64 linear, const struct layout *l, u64 bit, const void *from,
+			   unsigned size)
+{
+	state_write(cpu, (linear + component_offset(cpu, l, bit)) & linear_mask(cpu), from, size);
+}
+
+static void write_bounds(struct cpu *cpu, u64 linear, const struct layout *l, u64 store)
+{
+	const u64 csr[BNDCSR_SIZE / 8] = { cpu->bounds.config, cpu->bounds.status };
+	if (store & XCR0_BNDREGS)
+		write_extended(cpu, linear, l, XCR0_BNDREGS, cpu->bounds.reg, BNDREGS_SIZE);
+	if (store & XCR0_BNDCSR)
+		write_extended(cpu, linear, l, XCR0_BNDCSR, csr, BNDCSR_SIZE);
+}
+
+static void write_components(struct cpu *cpu, u64 linear, const struct layout *l, u64 store, bool mxcsr, bool wide)
 {
 	u8 image[LEGACY_SIZE];
 	unsigned n = vector_registers(cpu);
@@ -242,22 +302,25 @@ static void write_components(struct cpu *cpu, u64 linear, u64 store, bool mxcsr,
 		state_write(cpu, (linear + FPU_XMM) & linear_mask(cpu), fpu_xmm(cpu, 0), 16 * n);
 	if (store & XCR0_AVX)
 		state_write(cpu, (linear + AVX_OFFSET) & linear_mask(cpu), cpu->fpu.ymm_high[0], 16 * n);
+	if (unlikely(store & (XCR0_BNDREGS | XCR0_BNDCSR)))
+		write_bounds(cpu, linear, l, store);
 	if (store & XCR0_PKRU)
-		mem_write64(cpu, linear + pkru_at, mmu_pkru(&cpu->mmu));
+		mem_write64(cpu, linear + component_offset(cpu, l, XCR0_PKRU), mmu_pkru(&cpu->mmu));
 }
 
 /* XSAVE, XSAVEOPT: standard format. XSTATE_BV bits outside the request stay as memory has them. */
 static void save_standard(struct cpu *cpu, const struct insn *insn, bool optimized)
 {
 	u64 rfbm = requested(cpu);
-	unsigned size = xsave_size(rfbm, false);
+	unsigned size = xsave_size(cpu, rfbm, false);
 	u64 linear = xsave_address(cpu, insn, size, MMU_WRITE);
 	u64 in_use = xsave_in_use(cpu);
 	state_probe(cpu, linear, size);
 	u64 bv = mem_read64(cpu, linear + LEGACY_SIZE);
 	bv = (bv & ~rfbm) | (rfbm & in_use);
-	write_components(cpu, linear, optimized ? rfbm & in_use : rfbm, rfbm & (XCR0_SSE | XCR0_AVX), insn->cond,
-			 PKRU_OFFSET);
+	const struct layout layout = { .components = rfbm };
+	write_components(cpu, linear, &layout, optimized ? rfbm & in_use : rfbm, rfbm & (XCR0_SSE | XCR0_AVX),
+			 insn->cond);
 	mem_write64(cpu, linear + LEGACY_SIZE, bv);
 }
 
@@ -275,14 +338,15 @@ static void exec_xsaveopt(struct cpu *cpu, const struct insn *insn)
 static void exec_xsave_compacted(struct cpu *cpu, const struct insn *insn)
 {
 	u64 rfbm = requested(cpu);
-	unsigned size = xsave_size(rfbm, true);
+	unsigned size = xsave_size(cpu, rfbm, true);
 	u64 linear = xsave_address(cpu, insn, size, MMU_WRITE);
 	u64 in_use = xsave_in_use(cpu);
 	if (fpu_mxcsr(cpu) != MXCSR_INIT)
 		in_use |= XCR0_SSE;
 	u64 bv = rfbm & in_use, comp = rfbm | XCOMP_COMPACT;
 	state_probe(cpu, linear, size);
-	write_components(cpu, linear, bv, bv & XCR0_SSE, insn->cond, pkru_offset(rfbm, true));
+	const struct layout layout = { .components = rfbm, .compacted = true };
+	write_components(cpu, linear, &layout, bv, bv & XCR0_SSE, insn->cond);
 	mem_write64(cpu, linear + LEGACY_SIZE, bv);
 	mem_write64(cpu, linear + LEGACY_SIZE + 8, comp);
 }
@@ -305,7 +369,29 @@ static bool header_valid(const struct cpu *cpu, const struct header *h, bool sup
 	return !supervisor && !h->comp && !(h->bv & ~cpu->xcr0) && all_zero(h->reserved, 8);
 }
 
-static void load_components(struct cpu *cpu, const u8 *image, u64 rfbm, u64 bv, bool wide, unsigned pkru_at)
+/* BNDCFGU takes any value, and keeps what is defined of it, its address made canonical (SDM vol. 1, 17.3.3). */
+static u64 bndcfgu_of(const struct cpu *cpu, u64 value)
+{
+	return sign_extend(value & BNDCFG_DEFINED, cpu_has(cpu, FEATURE_LA57) ? 57 : 48);
+}
+
+static void load_bounds(struct cpu *cpu, const u8 *image, const struct layout *l, u64 rfbm, u64 bv)
+{
+	if (rfbm & XCR0_BNDREGS) {
+		memset(cpu->bounds.reg, 0, sizeof(cpu->bounds.reg));
+		if (bv & XCR0_BNDREGS)
+			memcpy(cpu->bounds.reg, image + component_offset(cpu, l, XCR0_BNDREGS), BNDREGS_SIZE);
+	}
+	if (rfbm & XCR0_BNDCSR) {
+		u64 csr[2] = { 0 };
+		if (bv & XCR0_BNDCSR)
+			memcpy(csr, image + component_offset(cpu, l, XCR0_BNDCSR), sizeof(csr));
+		cpu->bounds.config = bndcfgu_of(cpu, csr[0]);
+		cpu->bounds.status = csr[1];
+	}
+}
+
+static void load_components(struct cpu *cpu, const u8 *image, const struct layout *l, u64 rfbm, u64 bv, bool wide)
 {
 	unsigned n = vector_registers(cpu);
 	if (rfbm & XCR0_X87) {
@@ -329,9 +415,30 @@ static void load_components(struct cpu *cpu, const u8 *image, u64 rfbm, u64 bv, 
 	if (rfbm & XCR0_PKRU) {
 		u32 pkru = 0;
 		if (bv & XCR0_PKRU)
-			memcpy(&pkru, image + pkru_at, sizeof(pkru));
+			memcpy(&pkru, image + component_offset(cpu, l, XCR0_PKRU), sizeof(pkru));
 		mmu_set_pkru(&cpu->mmu, pkru);
 	}
+	if (unlikely(rfbm & (XCR0_BNDREGS | XCR0_BNDCSR)))
+		load_bounds(cpu, image, l, rfbm, bv);
+}
+
+/* Behind the last of these components. */
+static unsigned area_end(const struct cpu *cpu, const struct layout *l, u64 components)
+{
+	unsigned end = LEGACY_SIZE + HEADER_SIZE;
+	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++) {
+		if (!(components & extended[i].bit))
+			continue;
+		unsigned at = component_offset(cpu, l, extended[i].bit) + extended[i].size;
+		end = at > end ? at : end;
+	}
+	return end;
+}
+
+static void read_extended(struct cpu *cpu, u64 linear, const struct layout *l, const struct component *c, u8 *image)
+{
+	unsigned at = component_offset(cpu, l, c->bit);
+	state_read(cpu, (linear + at) & linear_mask(cpu), image + at, c->size);
 }
 
 static void exec_xrstor(struct cpu *cpu, const struct insn *insn)
@@ -346,21 +453,25 @@ static void exec_xrstor(struct cpu *cpu, const struct insn *insn)
 	bool compacted = h.comp & XCOMP_COMPACT;
 	/* What is restored from memory; what is requested but not there becomes initial. */
 	u64 load = rfbm & h.bv;
-	unsigned pkru_at = pkru_offset(h.comp, compacted);
-	access_linear(cpu, insn, load & XCR0_PKRU ? pkru_at + PKRU_SIZE : xsave_size(load, compacted), MMU_READ);
-	state_read(cpu, linear, image, load & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : LEGACY_SIZE);
-	if (load & XCR0_PKRU)
-		state_read(cpu, (linear + pkru_at) & linear_mask(cpu), image + pkru_at, PKRU_SIZE);
+	const struct layout layout = { .components = h.comp, .compacted = compacted };
+	access_linear(cpu, insn, area_end(cpu, &layout, load), MMU_READ);
+	state_read(cpu, linear, image, LEGACY_SIZE);
+	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++)
+		if (load & extended[i].bit)
+			read_extended(cpu, linear, &layout, &extended[i], image);
 	/* Standard form: MXCSR comes with SSE or AVX whether in use or not. Compacted: with SSE, initial if not in use.
 	 */
 	bool mxcsr = compacted ? load & XCR0_SSE : rfbm & (XCR0_SSE | XCR0_AVX);
 	if (mxcsr && image_mxcsr(image) & ~MXCSR_VALID)
 		cpu_raise_gp(cpu);
-	load_components(cpu, image, rfbm, h.bv, insn->cond, pkru_at);
+	load_components(cpu, image, &layout, rfbm, h.bv, insn->cond);
 	if (mxcsr)
 		fpu_set_mxcsr(cpu, image_mxcsr(image));
 	else if (compacted && rfbm & XCR0_SSE)
 		fpu_set_mxcsr(cpu, MXCSR_INIT);
+	/* What follows in the block was decoded for another mode. */
+	if (unlikely(rfbm & XCR0_BNDCSR) && cpu_update_bounds(cpu))
+		cpu_resume(cpu);
 }
 
 bool xsave_select(const struct decode *d, struct insn *insn)

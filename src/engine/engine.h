@@ -40,7 +40,7 @@ struct engine_board {
 	unsigned cpus;
 	u32 tsc_khz; /* soft: rate of the guest's TSC, counted from `clock`; the local APICs know the same */
 	enum nested_choice nested;
-	u8 hidden[FEATURE_SET_BYTES];          /* soft: CPU features not to have; see cpu_may_hide() */
+	struct feature_choice choice;          /* soft: CPU features asked for; see cpu_may_choose() */
 	struct translation_config translation; /* soft */
 	/* soft: local APIC of CPU n (chip/lapic.h) and the PIC's INTR pin behind it. NULL with an in-kernel irqchip. */
 	struct lapic **lapics;

@@ -361,7 +361,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 		.phys_bits = PHYS_BITS,
 		.block_memory = decoded_memory(&board->translation),
 	};
-	memcpy(vcpu->config.hidden, board->hidden, sizeof(vcpu->config.hidden));
+	vcpu->config.choice = board->choice;
 	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : board->nested == NESTING_SVM ? &svm_ops : NULL;
 	pthread_mutex_init(&vcpu->lock, NULL);
 	pthread_cond_init(&vcpu->wake, NULL);

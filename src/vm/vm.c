@@ -557,7 +557,7 @@ static bool create_engine(struct vm *vm, struct vm_error *error)
 		.translation = vm->config.translation,
 		.lapics = ops->has_irqchip ? NULL : vm->board.lapics,
 	};
-	memcpy(vm->engine_board.hidden, vm->config.hidden, sizeof vm->config.hidden);
+	vm->engine_board.choice = vm->config.choice;
 	int err = ops->create(&vm->engine_board, &vm->engine);
 	if (err)
 		return fail(error, VM_STATUS_FAILED, "engine %s cannot start: %s", ops->name, strerror(-err));

@@ -38,7 +38,7 @@ struct vm_config {
 	u64 memory;                      /* bytes of guest RAM; any value, checked by vm_create() */
 	unsigned cpus;                   /* 1 to VM_MAX_CPUS */
 	enum nested_choice nested;
-	u8 hidden[FEATURE_SET_BYTES]; /* CPU features not to have (engine_board) */
+	struct feature_choice choice; /* CPU features asked for (engine_board) */
 	struct translation_config translation;
 	struct vm_file kernel, initrd;
 	struct vm_module module[VM_MAX_MODULES];

@@ -28,10 +28,16 @@ static inline bool feature_in(const u8 set[FEATURE_SET_BYTES], enum feature feat
 /* The name in lower case, as options take it; NULL for FEATURE_BASE. It lasts until the thread's next call. */
 const char *feature_name(enum feature feature);
 
+/* What a list of features asks for. */
+struct feature_choice {
+	u8 less[FEATURE_SET_BYTES], more[FEATURE_SET_BYTES];
+};
+
 /*
- * Adds the features of a list "-NAME,-NAME,..." to `set`. Returns NULL, or the first word that names no feature that
- * `may` lets through (pointing into `list`).
+ * Takes a list "-NAME,+NAME,...": features to go without, and ones to have. The last word about a feature counts.
+ * Returns NULL, or the first word that names no feature that `may` lets through (pointing into `list`); `more` is how
+ * it is asked for.
  */
-const char *feature_list(const char *list, bool (*may)(enum feature feature), u8 set[FEATURE_SET_BYTES]);
+const char *feature_list(const char *list, bool (*may)(enum feature feature, bool more), struct feature_choice *choice);
 
 #endif

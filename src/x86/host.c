@@ -16,7 +16,7 @@ static const struct {
 #undef X
 };
 
-static u8 hidden[FEATURE_SET_BYTES];
+static struct feature_choice choice;
 
 /* Features that Strata gives its guest on any host, and its translator takes the host's instructions for. */
 static bool is_shortcut(enum feature feature)
@@ -45,9 +45,14 @@ const char *host_feature_name(enum feature feature)
 	return is_choice(feature) ? feature_name(feature) : NULL;
 }
 
+static bool may_hide(enum feature feature, bool more)
+{
+	return !more && is_choice(feature);
+}
+
 const char *host_hide(const char *list)
 {
-	return feature_list(list, is_choice, hidden);
+	return feature_list(list, may_hide, &choice);
 }
 
 static bool has_bit(enum feature feature)
@@ -72,7 +77,7 @@ bool host_has(enum feature feature)
 {
 	if (feature == FEATURE_BASE)
 		return true;
-	if (feature_in(hidden, feature) || !has_bit(feature))
+	if (feature_in(choice.less, feature) || !has_bit(feature))
 		return false;
 	switch (feature) {
 	case FEATURE_AVX:

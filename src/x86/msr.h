@@ -40,6 +40,7 @@
 #define MSR_PKRS                 0x6e1
 #define MSR_X2APIC_FIRST         0x800
 #define MSR_X2APIC_LAST          0x8ff
+#define MSR_BNDCFGS              0xd90
 #define MSR_XSS                  0xda0
 #define MSR_EFER                 0xc0000080
 #define MSR_STAR                 0xc0000081

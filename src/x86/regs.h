@@ -72,10 +72,17 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define EFER_NXE  BIT(11)
 #define EFER_SVME BIT(12)
 
-#define XCR0_X87  BIT(0)
-#define XCR0_SSE  BIT(1)
-#define XCR0_AVX  BIT(2)
-#define XCR0_PKRU BIT(9)
+#define XCR0_X87     BIT(0)
+#define XCR0_SSE     BIT(1)
+#define XCR0_AVX     BIT(2)
+#define XCR0_BNDREGS BIT(3)
+#define XCR0_BNDCSR  BIT(4)
+#define XCR0_PKRU    BIT(9)
+
+/* BNDCFGU and IA32_BNDCFGS: bits 63:12 are the linear address of the bound directory. */
+#define BNDCFG_EN       BIT(0)
+#define BNDCFG_PRESERVE BIT(1)
+#define BNDCFG_DEFINED  (BITS(63, 12) | BNDCFG_EN | BNDCFG_PRESERVE)
 
 #define DR6_FIXED1 0xffff0ff0ULL
 #define DR6_BD     BIT(13)

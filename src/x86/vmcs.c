@@ -4,7 +4,7 @@
 
 enum { INDEXES = 64, SLOTS = 16 * INDEXES };
 
-_Static_assert(sizeof(struct vmcs) == 952, "the layout of VMCS regions changed: so must VMCS_REVISION");
+_Static_assert(sizeof(struct vmcs) == 960, "the layout of VMCS regions changed: so must VMCS_REVISION");
 _Static_assert(offsetof(struct vmcs, host_sysenter_cs) + 8 <= sizeof(struct vmcs), "");
 _Static_assert(offsetof(struct vmcs, abort) == VMCS_ABORT_OFFSET, "");
 _Static_assert(offsetof(struct vmcs, launch) == VMCS_LAUNCH_OFFSET, "");

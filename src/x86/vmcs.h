@@ -12,7 +12,7 @@
 
 typedef u64 natural;
 
-#define VMCS_REVISION 0x00535407u
+#define VMCS_REVISION 0x00535408u
 #define VMCS_SHADOW   BIT(31) /* of the region's first word: a shadow VMCS */
 
 enum vmcs_width { VMCS_U16, VMCS_U64, VMCS_U32, VMCS_NATURAL };

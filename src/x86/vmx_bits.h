@@ -79,6 +79,7 @@
 #define EXITC_SAVE_EFER             BIT(20)
 #define EXITC_LOAD_EFER             BIT(21)
 #define EXITC_SAVE_PREEMPTION       BIT(22)
+#define EXITC_CLEAR_BNDCFGS         BIT(23)
 #define EXITC_LOAD_PKRS             BIT(29)
 #define EXITC_DEFAULT1              (BITS(8, 0) | BITS(11, 10) | BITS(14, 13) | BITS(17, 16))
 
@@ -88,6 +89,7 @@
 #define ENTRYC_LOAD_PERF_GLOBAL_CTRL BIT(13)
 #define ENTRYC_LOAD_PAT              BIT(14)
 #define ENTRYC_LOAD_EFER             BIT(15)
+#define ENTRYC_LOAD_BNDCFGS          BIT(16)
 #define ENTRYC_LOAD_PKRS             BIT(22)
 #define ENTRYC_DEFAULT1              (BITS(8, 0) | BIT(12))
 

@@ -76,6 +76,8 @@ int main(int argc, char **argv)
 {
 	static const u32 modes[] = { MODE_CODE64,
 				     MODE_CODE64 | MODE_NON_ROOT,
+				     MODE_CODE64 | MODE_BOUNDS,
+				     MODE_CODE32 | MODE_STACK32 | MODE_BOUNDS,
 				     MODE_CODE32 | MODE_STACK32 | MODE_FLAT,
 				     MODE_CODE32 | MODE_STACK16,
 				     MODE_CODE16 | MODE_STACK16,

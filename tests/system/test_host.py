@@ -106,8 +106,8 @@ def test_guest_does_without_the_features_it_shall_not_have():
 
 
 def test_feature_that_a_guest_cannot_do_without_is_refused():
-    for value in ("pcid", "-sse42", "-pcid,-nothing", "", "-"):
-        expect_refusal(strata("run", f"--cpu-features={value}"), 2, "--cpu-features: not '.*', but a list of .*-pcid")
+    for value in ("pcid", "-sse42", "-pcid,-nothing", "+pcid", "-mpx", "", "-", "+"):
+        expect_refusal(strata("run", f"--cpu-features={value}"), 2, "--cpu-features: not '.*', but a list of .*-pcid.* [+]mpx")
     expect_refusal(strata("run", "--engine", "kvm", "--cpu-features=-pcid", "--kernel", scratch(guest(POWER_OFF))), 2,
                    "--cpu-features is for engine soft")
 

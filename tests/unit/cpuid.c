@@ -143,31 +143,46 @@ static void test_monitor_only_alone(void)
 	g_assert_false(config.features[FEATURE_MONITOR / 8] >> FEATURE_MONITOR % 8 & 1);
 }
 
-static void hide(struct cpu_config *config, const char *list)
+static void choose(struct cpu_config *config, const char *list)
 {
-	memset(config->hidden, 0, sizeof config->hidden);
-	g_assert_null(feature_list(list, cpu_may_hide, config->hidden));
+	config->choice = (struct feature_choice){ 0 };
+	g_assert_null(feature_list(list, cpu_may_choose, &config->choice));
 	g_assert_cmpint(cpu_cpuid_init(config), ==, 0);
 }
 
 static void test_hidden(void)
 {
 	struct cpu_config config = { .cpu_count = 1, .nested = NESTED_SVM };
-	hide(&config, "-pcid,-npt");
+	choose(&config, "-pcid,-npt");
 	g_assert_false(feature_in(config.features, FEATURE_PCID));
 	g_assert_false(feature_in(config.features, FEATURE_NPT));
 	g_assert_false(feature_in(config.features, FEATURE_GMET)); /* is nothing without NPT */
 	g_assert_true(feature_in(config.features, FEATURE_INVPCID));
-	hide(&config, "-xsave");
+	choose(&config, "-xsave");
 	static const u8 needing[] = { FEATURE_XSAVE, FEATURE_AVX,      FEATURE_AVX2,   FEATURE_FMA,
 				      FEATURE_F16C,  FEATURE_XSAVEOPT, FEATURE_XSAVEC, FEATURE_XSAVES };
 	for (unsigned i = 0; i < ARRAY_SIZE(needing); i++)
 		g_assert_false(feature_in(config.features, needing[i]));
 	g_assert_true(feature_in(config.features, FEATURE_PCID));
 	/* What the CPU needs, or what is no name. */
-	static const char *const refused[] = { "-sse2", "-npt,-lm", "npt", "-npt,", "-", "" };
+	static const char *const refused[] = { "-sse2", "-npt,-lm", "npt",  "-npt,", "-",
+					       "",      "+npt",     "-mpx", "+",     "+mpx," };
 	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++)
-		g_assert_nonnull(feature_list(refused[i], cpu_may_hide, config.hidden));
+		g_assert_nonnull(feature_list(refused[i], cpu_may_choose, &config.choice));
+}
+
+static void test_asked_for(void)
+{
+	struct cpu_config config = { .cpu_count = 1 };
+	g_assert_cmpint(cpu_cpuid_init(&config), ==, 0);
+	g_assert_false(feature_in(config.features, FEATURE_MPX));
+	choose(&config, "+mpx");
+	g_assert_true(feature_in(config.features, FEATURE_MPX));
+	choose(&config, "-pcid,+mpx,-xsave");
+	g_assert_false(feature_in(config.features, FEATURE_MPX)); /* is nothing without XSAVE */
+	config.nested = NESTED_SVM;
+	choose(&config, "+mpx");
+	g_assert_false(feature_in(config.features, FEATURE_MPX)); /* Intel's */
 }
 
 /* Nothing of a hidden feature is left: its bits of CR4, its registers. */
@@ -178,7 +193,7 @@ static void test_hidden_is_not_there(void)
 	u64 value;
 	g_assert_cmphex(cr4_supported(&m->cpu) & bits, ==, bits);
 	g_assert_true(msr_read(&m->cpu, MSR_TSC_AUX, &value));
-	hide(&m->config, "-pcid,-smep,-smap,-umip,-pku,-fsgsbase,-xsave,-la57,-rdtscp,-rdpid");
+	choose(&m->config, "-pcid,-smep,-smap,-umip,-pku,-fsgsbase,-xsave,-la57,-rdtscp,-rdpid");
 	g_assert_cmphex(cr4_supported(&m->cpu) & bits, ==, 0);
 	g_assert_false(msr_read(&m->cpu, MSR_TSC_AUX, &value));
 	g_assert_cmphex(query(m, 0xd, 0, EAX), ==, 0);
@@ -251,12 +266,12 @@ static void test_performance_monitoring(void)
 	g_assert_cmphex(query(m, 0xa, 0, EBX), ==, 0x58);
 	g_assert_cmphex(query(m, 0xa, 0, EDX), ==, 0x603);
 	g_assert_true(query(m, 1, 0, ECX) & 1u << 15);
-	hide(&m->config, "-arch_perfmon");
+	choose(&m->config, "-arch_perfmon");
 	for (unsigned reg = EAX; reg <= EDX; reg++)
 		g_assert_cmphex(query(m, 0xa, 0, reg), ==, 0);
 	g_assert_false(query(m, 1, 0, ECX) & 1u << 15);
 	m->config.nested = NESTED_SVM;
-	hide(&m->config, "-pcid");
+	choose(&m->config, "-pcid");
 	g_assert_cmphex(query(m, 0xa, 0, EAX), ==, 0);
 	g_assert_true(query(m, 0x80000001, 0, ECX) & 1u << 23);
 	machine_free(m);
@@ -285,6 +300,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/cpuid/osxsave-follows-cr4", test_osxsave);
 	g_test_add_func("/cpuid/xsave-size-follows-xcr0", test_xsave_size);
 	g_test_add_func("/cpuid/hidden-features-and-what-needs-them-are-gone", test_hidden);
+	g_test_add_func("/cpuid/some-features-are-there-if-asked-for", test_asked_for);
 	g_test_add_func("/cpuid/nothing-of-a-hidden-feature-is-left", test_hidden_is_not_there);
 	g_test_add_func("/cpuid/leaf-15h-gives-the-exact-tsc-rate", test_tsc_rate);
 	g_test_add_func("/cpuid/leaves-beyond-the-last-repeat-it", test_beyond_last_leaf);

@@ -1,6 +1,6 @@
 /*
  * The decoder and the instruction table: every row is reached by some encoding, and decoding keeps its promises on the
- * way. The encodings are all opcodes of all maps, with every prefix that matters, a few ModRM bytes, in three modes.
+ * way. The encodings are all opcodes of all maps, with every prefix that matters, a few ModRM bytes, in several modes.
  */
 /* <ucontext.h>, which GLib brings along, has a REG_RIP of its own for GNU sources. */
 #undef _GNU_SOURCE
@@ -26,6 +26,7 @@ static const u32 modes[] = {
 	MODE_CODE32 | MODE_STACK32,
 	MODE_CODE32 | MODE_STACK32 | MODE_FLAT,
 	MODE_CODE16 | MODE_STACK16,
+	MODE_CODE64 | MODE_BOUNDS,
 };
 
 static void setup(void)

@@ -32,6 +32,7 @@ static u32 fit_vendor(struct machine *m, u32 msr)
 static void test_table(void)
 {
 	struct machine *m = machine_new();
+	memset(m->config.features, 0xff, sizeof m->config.features);
 #define MSR_STORED(field, number, reset, writable)                                                                     \
 	g_assert_cmphex(get(m, fit_vendor(m, number)), ==, (u64)(reset));                                              \
 	g_assert_true(put(m, number, (u64)(writable)));                                                                \

@@ -186,7 +186,7 @@ static const struct breakage {
 	{ NULL, { SECONDARY(CPU2_TSC_SCALING), SET(tsc_multiplier, 1) } },
 	/* VM-exit controls. */
 	{ "VM-exit controls: reserved bits", { SET(exit_controls, 0) } },
-	{ "VM-exit controls: reserved bits", { EXIT(BIT(23)) } },
+	{ "VM-exit controls: reserved bits", { EXIT(BIT(24)) } },
 	{ NULL, { SET(exit_controls, (EXITC_DEFAULT1 | EXITC_HOST_LONG) & ~EXITC_SAVE_DEBUG) } },
 	{ "saving of an inactive preemption timer", { EXIT(EXITC_SAVE_PREEMPTION) } },
 	{ NULL, { EXIT(EXITC_SAVE_PREEMPTION), SET(pin_controls, PIN_DEFAULT1 | PIN_PREEMPTION_TIMER) } },
@@ -263,6 +263,9 @@ static const struct breakage {
 	{ NULL, { ENTRY(ENTRYC_LOAD_PERF_GLOBAL_CTRL), SET(guest_perf_global_ctrl, 0x70000000f) } },
 	{ NULL, { SET(guest_perf_global_ctrl, BIT(35)) } },
 	{ "guest PAT", { ENTRY(ENTRYC_LOAD_PAT), SET(guest_pat, 0x0800) } },
+	{ "guest BNDCFGS", { ENTRY(ENTRYC_LOAD_BNDCFGS), SET(guest_bndcfgs, 4) } },
+	{ "guest BNDCFGS", { ENTRY(ENTRYC_LOAD_BNDCFGS), SET(guest_bndcfgs, NON_CANONICAL & ~0xfffULL) } },
+	{ NULL, { SET(guest_bndcfgs, 4) } },
 	{ "guest PKRS", { ENTRY(ENTRYC_LOAD_PKRS), SET(guest_pkrs, BIT(32)) } },
 	{ NULL, { SET(guest_pkrs, BIT(32)) } },
 	{ "guest EFER: reserved bits", { ENTRY(ENTRYC_LOAD_EFER), SET(guest_efer, BIT(1)) } },

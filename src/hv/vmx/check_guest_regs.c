@@ -66,6 +66,13 @@ static bool pat(const struct vmx *vmx)
 	return !vmx_entryc(vmx, ENTRYC_LOAD_PAT) || vmx_pat_valid(vmx->vmcs.guest_pat);
 }
 
+static bool bndcfgs(const struct vmx *vmx)
+{
+	u64 value = vmx->vmcs.guest_bndcfgs;
+	return !vmx_entryc(vmx, ENTRYC_LOAD_BNDCFGS) ||
+	       (!(value & ~BNDCFG_DEFINED) && vmx_canonical(vmx, value & PAGE_MASK));
+}
+
 static bool pkrs(const struct vmx *vmx)
 {
 	return !vmx_entryc(vmx, ENTRYC_LOAD_PKRS) || !(vmx->vmcs.guest_pkrs >> 32);
@@ -140,6 +147,7 @@ const struct vmx_check vmx_checks_guest_regs[] = {
 	CHECK("guest SYSENTER addresses", sysenter),
 	CHECK("guest IA32_PERF_GLOBAL_CTRL", perf_global_ctrl),
 	CHECK("guest PAT", pat),
+	CHECK("guest BNDCFGS", bndcfgs),
 	CHECK("guest PKRS", pkrs),
 	CHECK("guest EFER: reserved bits", efer_reserved),
 	CHECK("guest EFER: LMA", efer_lma),

@@ -102,6 +102,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 		pmu_set_global_control(cpu, v->guest_perf_global_ctrl);
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PAT))
 		cpu->msr.pat = v->guest_pat;
+	if (vmx_entryc(vmx, ENTRYC_LOAD_BNDCFGS))
+		cpu->msr.bndcfgs = v->guest_bndcfgs;
 	if (vmx_entryc(vmx, ENTRYC_LOAD_PKRS))
 		mmu_set_pkrs(&cpu->mmu, (u32)v->guest_pkrs);
 }

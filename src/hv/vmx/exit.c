@@ -48,7 +48,9 @@ static void save_registers(struct cpu *cpu, struct vmx *vmx, const struct vmx_ex
 		v->guest_pat = cpu->msr.pat;
 	if (vmx_exitc(vmx, EXITC_SAVE_EFER))
 		v->guest_efer = cpu->efer;
-	v->guest_pkrs = mmu_pkrs(&cpu->mmu); /* saved wherever it can be loaded, by no control */
+	/* Saved wherever they can be loaded, by no control. */
+	v->guest_pkrs = mmu_pkrs(&cpu->mmu);
+	v->guest_bndcfgs = cpu->msr.bndcfgs;
 	if (unlikely(cpu_long_mode(cpu) != vmx_entryc(vmx, ENTRYC_GUEST_LONG))) {
 		v->entry_controls ^= ENTRYC_GUEST_LONG;
 		vmx->checked = 0;
@@ -204,6 +206,8 @@ static void load_control_registers(struct cpu *cpu, struct vmx *vmx)
 		pmu_set_global_control(cpu, v->host_perf_global_ctrl);
 	if (vmx_exitc(vmx, EXITC_LOAD_PAT))
 		cpu->msr.pat = v->host_pat;
+	if (vmx_exitc(vmx, EXITC_CLEAR_BNDCFGS))
+		cpu->msr.bndcfgs = 0;
 	if (vmx_exitc(vmx, EXITC_LOAD_PKRS))
 		mmu_set_pkrs(&cpu->mmu, (u32)v->host_pkrs);
 }
