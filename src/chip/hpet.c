@@ -1,5 +1,7 @@
 #include "chip/hpet.h"
 
+#include "chip/missed.h"
+
 /* Register offsets (HPET specification 1.0a, 2.3). Timer n's registers are 0x20 bytes from TIMER0 on. */
 enum { CAPABILITIES = 0x000, CONFIG = 0x010, STATUS = 0x020, COUNTER = 0x0f0, TIMER0 = 0x100, TIMER_STRIDE = 0x20 };
 enum { TIMER_CONFIG = 0x00, TIMER_COMPARATOR = 0x08 };
@@ -24,12 +26,6 @@ enum { CONFIG_ENABLE = 0x1, CONFIG_LEGACY = 0x2 };
 
 /* The host is woken at most this often for one timer. */
 #define MIN_PERIOD_NS 10000ULL
-
-/*
- * Periods that go by while the host runs something else are made up for, at this many times their rate: a guest that
- * counts ticks loses none, as long as there are not too many.
- */
-enum { CATCH_UP = 8, MISSED_MAX = 64 };
 
 /* Waits longer than this many ticks (30 years) never end. */
 #define FAR_TICKS BIT(56)
@@ -133,13 +129,11 @@ static void match_periodic(struct hpet_timer *t)
 	if (late > width_mask(t) / 2) {
 		t->missed--; /* the comparator lies ahead */
 	} else {
-		u64 missed = t->missed + late / t->period;
-		t->missed = missed < MISSED_MAX ? (u32)missed : MISSED_MAX;
+		t->missed = missed_add(t->missed, late / t->period);
 		t->comparator = (t->comparator + (late / t->period + 1) * t->period) & width_mask(t);
 	}
 	arm(t, now + MIN_PERIOD_NS);
-	u64 soon = t->period * HPET_PERIOD_NS / CATCH_UP;
-	soon = now + (soon < MIN_PERIOD_NS ? MIN_PERIOD_NS : soon);
+	u64 soon = now + missed_wait(t->period * HPET_PERIOD_NS, MIN_PERIOD_NS);
 	if (t->missed && soon < t->timer.deadline)
 		timer_arm(&t->timer, soon);
 }

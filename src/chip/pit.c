@@ -1,5 +1,7 @@
 #include "chip/pit.h"
 
+#include "chip/missed.h"
+
 /* Control word (8254 data sheet): SC 7..6, RW 5..4, M 3..1, BCD 0. */
 enum { SELECT_READ_BACK = 3, ACCESS_LATCH = 0, ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
 
@@ -128,21 +130,25 @@ static u16 channel_value(struct pit_channel *ch, u64 now)
 
 /* --- channel 0's interrupt --- */
 
+/* Tick at which the current period began; `start` until the first is over. */
+static u64 period_start(const struct pit_channel *ch, u64 now)
+{
+	return ch->start + elapsed(ch, now) / ch->count * ch->count;
+}
+
 /* The tick of the next edge worth waking for, UINT64_MAX if none will come. */
 static u64 next_edge(const struct pit_channel *ch, u64 now)
 {
 	if (!ch->loaded || ch->paused)
 		return UINT64_MAX;
-	u64 gone = elapsed(ch, now);
-	u64 period_start = ch->start + gone / ch->count * ch->count;
+	u64 gone = elapsed(ch, now), start = period_start(ch, now);
 	switch (ch->mode) {
 	case 0:
 		return gone < ch->count ? ch->start + ch->count : UINT64_MAX;
 	case 2: /* low for just one tick: only the rising edge */
-		return period_start + ch->count;
+		return start + ch->count;
 	case 3:
-		return gone % ch->count < high_ticks(ch) && ch->count > 1 ? period_start + high_ticks(ch)
-									  : period_start + ch->count;
+		return gone % ch->count < high_ticks(ch) && ch->count > 1 ? start + high_ticks(ch) : start + ch->count;
 	case 4:
 		return gone <= ch->count ? ch->start + ch->count + 1 : UINT64_MAX;
 	default:
@@ -150,11 +156,47 @@ static u64 next_edge(const struct pit_channel *ch, u64 now)
 	}
 }
 
+/* A rising edge, whatever OUT is now. */
+static void pulse(struct pit *pit)
+{
+	irq_set(&pit->irq, false);
+	irq_set(&pit->irq, true);
+}
+
+/*
+ * Periods that are over: the last one's edge comes now, those before it are still to come. false: there are none, or
+ * the mode knows none.
+ */
+static bool note_periods(struct pit *pit, u64 now)
+{
+	struct pit_channel *ch = &pit->channel[0];
+	settle(ch, now);
+	if (!is_periodic(ch) || !ch->loaded || ch->paused)
+		return false;
+	u64 start = period_start(ch, now);
+	if (start <= pit->period)
+		return false;
+	u64 passed = (start - pit->period) / ch->count;
+	pit->missed = missed_add(pit->missed, passed ? passed - 1 : 0);
+	pit->period = start;
+	pulse(pit);
+	return true;
+}
+
+/* Channel 0 was programmed: it begins anew. */
+static void forget_periods(struct pit *pit, u64 now)
+{
+	const struct pit_channel *ch = &pit->channel[0];
+	pit->missed = 0;
+	pit->period = ch->loaded ? period_start(ch, now) : UINT64_MAX;
+}
+
 static void update_irq(struct pit *pit)
 {
 	struct pit_channel *ch = &pit->channel[0];
 	u64 now = ticks_now(pit);
 
+	note_periods(pit, now);
 	irq_set(&pit->irq, channel_out(ch, now));
 	u64 edge = next_edge(ch, now);
 	if (edge == UINT64_MAX) {
@@ -163,17 +205,26 @@ static void update_irq(struct pit *pit)
 	}
 	u64 soonest = clock_now(pit->clock) + (is_periodic(ch) ? MIN_PERIOD_NS : 0);
 	u64 deadline = tick_ns(edge);
-	timer_arm(&pit->timer, deadline < soonest ? soonest : deadline);
+	deadline = deadline < soonest ? soonest : deadline;
+	if (pit->missed) {
+		pit->make_up_at = clock_now(pit->clock) + missed_wait(tick_ns(ch->count), MIN_PERIOD_NS);
+		deadline = pit->make_up_at < deadline ? pit->make_up_at : deadline;
+	}
+	timer_arm(&pit->timer, deadline);
 }
 
 static void edge_fired(void *opaque)
 {
 	struct pit *pit = opaque;
-	u8 mode = pit->channel[0].mode;
+	bool make_up = pit->missed && clock_now(pit->clock) >= pit->make_up_at;
 
-	/* The low tick of modes 2 and 4, which nobody woke up for. */
-	if (mode == 2 || mode == 4)
+	/* The low tick of mode 4, which nobody woke up for. */
+	if (pit->channel[0].mode == 4)
 		irq_set(&pit->irq, false);
+	if (!note_periods(pit, ticks_now(pit)) && make_up) {
+		pit->missed--;
+		pulse(pit);
+	}
 	update_irq(pit);
 }
 
@@ -341,11 +392,17 @@ static u64 pit_read(void *device, u64 offset, unsigned size)
 static void pit_write(void *device, u64 offset, unsigned size, u64 value)
 {
 	struct pit *pit = device;
+	u64 now = ticks_now(pit);
+	bool programs = offset == 0 || (offset == 3 && !(value >> 6 & 3) && (value >> 4 & 3) != ACCESS_LATCH);
 
+	if (programs)
+		note_periods(pit, now);
 	if (offset < 3)
-		write_count(&pit->channel[offset], (u8)value, ticks_now(pit));
+		write_count(&pit->channel[offset], (u8)value, now);
 	else
-		write_control(pit, (u8)value, ticks_now(pit));
+		write_control(pit, (u8)value, now);
+	if (programs)
+		forget_periods(pit, now);
 	if (offset == 0 || offset == 3)
 		update_irq(pit);
 }
@@ -382,6 +439,7 @@ void pit_reset(struct pit *pit)
 			.reload_at = UINT64_MAX,
 		};
 	pit->port61 = 0;
+	forget_periods(pit, ticks_now(pit));
 	update_irq(pit);
 }
 

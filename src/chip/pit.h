@@ -41,7 +41,10 @@ struct pit_channel {
 
 struct pit {
 	struct pit_channel channel[3];
-	struct timer timer; /* channel 0's next edge */
+	struct timer timer; /* channel 0's next edge, or one in place of a missed one */
+	u64 period;         /* tick at which the last period of channel 0 that was noticed began */
+	u32 missed;         /* rising edges of its OUT that went by unseen and are still to be made up for */
+	u64 make_up_at;     /* nanosecond of the next of them */
 	struct clock *clock;
 	struct irq_line irq;
 	u8 port61;

@@ -441,6 +441,40 @@ static void test_control_stops(void)
 	g_free(rig);
 }
 
+/* Ticks of a millisecond, and five that come while nobody looks. */
+static void test_missed(gconstpointer mode)
+{
+	struct rig *rig = rig_new();
+	const u64 millisecond = 1000000;
+	start(rig, 0, GPOINTER_TO_UINT(mode), 1193);
+	int first = (int)rig->pins.rises[0]; /* with the mode alone OUT becomes high */
+	clock_advance(&rig->clock, millisecond / 2);
+	rig->clock.base += 5 * millisecond;
+	clock_advance(&rig->clock, 1);
+	g_assert_cmpint(rig->pins.rises[0], ==, first + 1);
+	clock_advance(&rig->clock, millisecond / 7);
+	g_assert_cmpint(rig->pins.rises[0], ==, first + 2); /* one by one, or the guest would see one only */
+	/* Neither a look at the count nor another channel's programming loses any. */
+	value(rig, 0);
+	out(rig, 0x43, 0xb6);
+	clock_advance(&rig->clock, 3 * millisecond / 7);
+	g_assert_cmpint(rig->pins.rises[0], ==, first + 5);
+	clock_advance(&rig->clock, 5 * millisecond);
+	g_assert_cmpint(rig->pins.rises[0], ==, first + 11);
+	/* A guest that slept for long is not flooded. */
+	rig->clock.base += 10000 * millisecond;
+	clock_advance(&rig->clock, 20 * millisecond);
+	g_assert_cmpint(rig->pins.rises[0], >, first + 11 + 21);
+	g_assert_cmpint(rig->pins.rises[0], <=, first + 11 + 21 + 64);
+	/* Nor after it programmed the channel anew. */
+	rig->clock.base += 10 * millisecond;
+	start(rig, 0, GPOINTER_TO_UINT(mode), 1193);
+	int rises = (int)rig->pins.rises[0];
+	clock_advance(&rig->clock, 5 * millisecond);
+	g_assert_cmpint(rig->pins.rises[0], <=, rises + 5);
+	g_free(rig);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -467,5 +501,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/pit/count-written-while-gate-is-low-starts-over", test_count_while_paused);
 	g_test_add_func("/pit/second-count-replaces-the-waiting-one", test_two_counts_in_a_period);
 	g_test_add_func("/pit/control-word-stops-the-channel", test_control_stops);
+	g_test_add_data_func("/pit/missed-periods-are-made-up-for-in-mode-2", GUINT_TO_POINTER(2), test_missed);
+	g_test_add_data_func("/pit/missed-periods-are-made-up-for-in-mode-3", GUINT_TO_POINTER(3), test_missed);
 	return g_test_run();
 }
