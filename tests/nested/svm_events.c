@@ -368,6 +368,48 @@ static void test_single_step(void)
 	CHECK("dr6-says-so", vmcb.save.dr6 & BIT(14));
 }
 
+/* --- INIT and SMI --- */
+
+enum { SX = 30, SX_INIT = 1 };
+
+/* To itself, through the ICR; by the address's register, as it does not fit into a displacement. */
+L2(l2_init, "mov $0xfee00300, %ecx; movl $0, 0x10(%rcx); movl $0x4500, (%rcx)\n"
+	    "l2_init_sent: jmp 1f; 1: nop; vmmcall")
+L2(l2_smi, "mov $0xfee00300, %ecx; movl $0, 0x10(%rcx); movl $0x4200, (%rcx)\n"
+	   "l2_smi_sent: jmp 1f; 1: nop; vmmcall")
+extern u8 l2_init_sent[], l2_smi_sent[];
+
+/* The intercepted signal is not taken: it waits for GIF, and R_INIT lets it become #SX then (15.13.3, 15.28). */
+static void test_init(void)
+{
+	wrmsr(MSR_VM_CR, rdmsr(MSR_VM_CR) | VM_CR_R_INIT);
+	handlers[SX] = note;
+	vmcb_make(l2_init);
+	intercept(SVM_EXIT_INIT);
+	forget();
+	CHECK_EQUAL("an-intercepted-init-exits", svm_run_gif_clear(), SVM_EXIT_INIT);
+	CHECK_EQUAL("behind-the-instruction-that-sent-it", vmcb.save.rip, (u64)l2_init_sent);
+	CHECK_EQUAL("and-is-not-taken", seen.count, 0);
+	stgi();
+	let_come();
+	CHECK_EQUAL("gif-lets-it-come-redirected", seen.vector, SX);
+	CHECK_EQUAL("with-init-as-its-reason", seen.error, SX_INIT);
+	CHECK_EQUAL("once", seen.count, 1);
+	wrmsr(MSR_VM_CR, rdmsr(MSR_VM_CR) & ~VM_CR_R_INIT);
+}
+
+/* An SMI that is not intercepted does nothing that anybody sees. */
+static void test_smi(void)
+{
+	vmcb_make(l2_smi);
+	intercept(SVM_EXIT_SMI);
+	CHECK_EQUAL("an-intercepted-smi-exits", svm_run(), SVM_EXIT_SMI);
+	CHECK_EQUAL("behind-the-instruction-that-sent-it", vmcb.save.rip, (u64)l2_smi_sent);
+	CHECK_EQUAL("l2-goes-on-behind-it", svm_run(), SVM_EXIT_VMMCALL);
+	vmcb_make(l2_smi);
+	CHECK_EQUAL("an-smi-that-is-not-intercepted-is-not-seen", svm_run(), SVM_EXIT_VMMCALL);
+}
+
 void guest_main(void)
 {
 	for (unsigned i = 0; i < 256; i++)
@@ -389,5 +431,7 @@ void guest_main(void)
 	test_virtual_nmi();
 	test_single_step();
 	test_iret_step();
+	test_init();
+	test_smi();
 	guest_exit();
 }

@@ -111,7 +111,7 @@ exception_entries:
 	.set vector, 0
 	.rept 256
 	.balign 16
-	.if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21)
+	.if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 30)
 	.else
 	push $0
 	.endif
