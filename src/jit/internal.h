@@ -45,7 +45,8 @@ enum plan_kind {
 	PLAN_LEAVE,
 	PLAN_JMP,
 	PLAN_CALL,
-	PLAN_RET
+	PLAN_RET,
+	PLAN_RING /* SYSCALL, SYSRET: rings.c */
 };
 
 /*
@@ -289,6 +290,9 @@ bool jit_plan_x87(const struct jit *jit, struct plan *p);
  */
 bool jit_plan_system(const struct jit *jit, const struct plan *p);
 bool jit_changes_spaces(const struct plan *p);
+
+/* rings.c */
+bool jit_plan_ring(const struct cpu *cpu, const struct jit *jit, const struct plan *p);
 
 /* x87.c: what cpu->x87_allowed must be. */
 bool jit_x87_allowed(const struct cpu *cpu);

@@ -255,11 +255,13 @@ static bool plan_push_flags(struct plan *p)
 	return p->insn->opsize == 8;
 }
 
-static enum plan_kind classify(const struct jit *jit, struct plan *p)
+static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
 	if (jit_plan_system(jit, p))
 		return PLAN_SYSTEM;
+	if (jit_plan_ring(cpu, jit, p))
+		return PLAN_RING;
 	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
@@ -374,6 +376,7 @@ static bool shows_flags(const struct plan *p)
 	case PLAN_CALL:
 	case PLAN_JMP:
 	case PLAN_RET:
+	case PLAN_RING:
 	case PLAN_JCC:
 		return true;
 	default:
@@ -417,7 +420,7 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 		       ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
 	if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
 		decodes = false;
-	p->kind = decodes ? classify(jit, p) : PLAN_HANDLER;
+	p->kind = decodes ? classify(cpu, jit, p) : PLAN_HANDLER;
 	if (p->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && cpu->config->cpu_count > 1)
 		p->kind = PLAN_HANDLER; /* it yields the host's processor */
 	p->native = p->kind != PLAN_HANDLER;

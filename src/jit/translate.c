@@ -275,12 +275,9 @@ static void translate_push(struct translation *t, const struct plan *p)
 	emit_adjust_rsp(t, -8);
 }
 
-/* The image has RF and VM clear (SDM vol. 2, PUSHF). */
-static void translate_push_flags(struct translation *t, const struct plan *p)
+void emit_rflags(struct translation *t, i32 mask)
 {
 	struct emit *e = &t->e;
-	give_up_host_flags(t, true);
-	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith) + 1);
 	emit_alu_imm(e, 4, false, HOST_T2, RFLAGS_ARITH & 0xff);
 	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
@@ -289,7 +286,15 @@ static void translate_push_flags(struct translation *t, const struct plan *p)
 	emit8(e, __builtin_ctz(RFLAGS_OF));
 	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T2, HOST_T0);
 	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys));
-	emit_alu_imm(e, 4, true, HOST_T2, ~(i32)(RFLAGS_RF | RFLAGS_VM));
+	emit_alu_imm(e, 4, true, HOST_T2, mask);
+}
+
+/* The image has RF and VM clear (SDM vol. 2, PUSHF). */
+static void translate_push_flags(struct translation *t, const struct plan *p)
+{
+	give_up_host_flags(t, true);
+	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
+	emit_rflags(t, ~(i32)(RFLAGS_RF | RFLAGS_VM));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
 }
@@ -449,6 +454,12 @@ static void emit_go_far(struct translation *t, const struct plan *p)
 		return;
 	}
 	emit_enter_far(t);
+}
+
+void emit_go_to(struct translation *t, const struct plan *p)
+{
+	emit_lookup(t, NULL, executed(t, p));
+	emit_go_far(t, p);
 }
 
 static bool is_in_page(i64 offset)
@@ -907,6 +918,9 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 		return;
 	case PLAN_RET:
 		translate_ret(t, p);
+		return;
+	case PLAN_RING:
+		translate_ring(t, p);
 		return;
 	}
 	flags_behind(t, p);

@@ -188,6 +188,14 @@ void translate_divide(struct translation *t, const struct plan *p);
 void translate_bit_string(struct translation *t, const struct plan *p);
 void translate_direction(struct translation *t, const struct plan *p);
 
+/* T2 = RFLAGS & mask; the guest's arithmetic flags are in cpu->arith. Uses T0, and the flags. */
+void emit_rflags(struct translation *t, i32 mask);
+/* Behind the last instruction, to T0, wherever that is. */
+void emit_go_to(struct translation *t, const struct plan *p);
+
+/* rings.c */
+void translate_ring(struct translation *t, const struct plan *p);
+
 /* system.c */
 void translate_system(struct translation *t, const struct plan *p);
 

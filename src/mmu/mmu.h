@@ -88,8 +88,9 @@ struct mmu {
 	struct tlb_entry *tlb;    /* table of the current class */
 	u64 revision;             /* of the current context, 0..4095, never 0 */
 	struct tlb_entry *system; /* table of MMU_SUPERVISOR, for implicit accesses */
-	/* What `tlb` is for each class; for STAC and CLAC in translated code. */
+	/* What `tlb` is for each class; for STAC, SYSCALL and their like in translated code. */
 	struct tlb_entry *class_tlb[MMU_CLASSES];
+	u64 class_generation[MMU_CLASSES]; /* likewise of `generation` */
 	/* Cold. */
 	struct mem *mem;
 	struct counters *counters;

@@ -118,8 +118,7 @@ static struct tlb_entry *empty_table(const struct mmu *mmu)
 
 static void select_class(struct mmu *mmu)
 {
-	const struct mmu_context *c = mmu->context;
-	mmu->generation = mmu->cls == MMU_USER ? c->user.generation : c->supervisor.generation;
+	mmu->generation = mmu->class_generation[mmu->cls];
 	mmu->tlb = mmu->class_tlb[mmu->cls];
 }
 
@@ -128,8 +127,10 @@ static void select_tables(struct mmu *mmu)
 {
 	const struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
-	for (unsigned cls = 0; cls < MMU_CLASSES; cls++)
+	for (unsigned cls = 0; cls < MMU_CLASSES; cls++) {
 		mmu->class_tlb[cls] = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls));
+		mmu->class_generation[cls] = cls == MMU_USER ? c->user.generation : c->supervisor.generation;
+	}
 	mmu->system = mmu->class_tlb[MMU_SUPERVISOR];
 	select_class(mmu);
 }

@@ -5,11 +5,16 @@
 #include "lib/guest.h"
 
 enum { PWU = 7, ROUNDS = 40 };
-enum { E_P = 1 };
+enum { E_P = 1, E_U = 4 };
 #define CR4_TSD        BIT(2)
 #define CR4_FSGSBASE   BIT(16)
 #define CR4_SMAP       BIT(21)
 #define CR4_PKE        BIT(22)
+#define EFER_SCE       1
+#define MSR_EFER       0xc0000080
+#define MSR_STAR       0xc0000081
+#define MSR_LSTAR      0xc0000082
+#define MSR_FMASK      0xc0000084
 #define MSR_FS_BASE    0xc0000100
 #define MSR_GS_BASE    0xc0000101
 #define MSR_KERNEL_GS  0xc0000102
@@ -84,6 +89,62 @@ static void test_time(void)
 		wrong += run_user(user_rdtsc) != 0x80;
 	}
 	CHECK_EQUAL("rdtsc-at-cpl-3-goes-by-cr4-tsd", wrong, 0);
+}
+
+/* --- SYSCALL and SYSRET --- */
+
+#define SUPERVISOR_ONLY "0x40000000" /* open_to_user() opens what is below */
+
+asm(".pushsection .text\n"
+    /* Goes to the kernel 40 times, each time with CF set, and sums up what it finds behind SYSCALL. */
+    ".global rings_user, rings_entry\n"
+    "rings_user: mov $40, %ebx\n"
+    "1: stc; syscall; adcq $0, rings_found; mov %cs, %edx; add %rdx, rings_found+8; mov %ss, %edx\n"
+    "add %rdx, rings_found+16; dec %ebx; jnz 1b; mov " SUPERVISOR_ONLY ", %rdx; int $0x80\n"
+    /* So does the kernel; what it does with flags is undone. */
+    "rings_entry: mov %cs, %edx; lea (%rdx, %rdx), %rdx; pushf; add %rdx, rings_found+24; mov %ss, %edx\n"
+    "add %rdx, rings_found+32; popq %rdx; and $0x6d5, %edx; add %rdx, rings_found+40\n"
+    "add %rcx, rings_found+48; mov %r11, %rdx; and $1, %edx; add %rdx, rings_found+56\n"
+    "mov " SUPERVISOR_ONLY ", %rdx; xor %edx, %edx; sysretq\n"
+    ".popsection\n");
+u64 rings_found[8];
+void rings_user(void), rings_entry(void);
+
+static void test_rings(void)
+{
+	enum { SELECTORS = 0x33, USER_SS = SELECTORS + 8, USER_CS = SELECTORS + 16, TIMES = 40 };
+	u64 efer = rdmsr(MSR_EFER), fault_found = 0;
+	wrmsr(MSR_EFER, efer | EFER_SCE);
+	wrmsr(MSR_STAR, (u64)CODE64 << 32 | (u64)SELECTORS << 48);
+	wrmsr(MSR_LSTAR, (u64)rings_entry);
+	wrmsr(MSR_FMASK, 0x47fd5);
+	word vector = run_user(rings_user);
+	CHECK_EQUAL("sysret-brings-flags-back", rings_found[0], TIMES);
+	CHECK_EQUAL("sysret-loads-cs", rings_found[1], TIMES * USER_CS);
+	/* AMD's processors leave its RPL to STAR, which has it here. */
+	CHECK_EQUAL("sysret-loads-ss", rings_found[2], TIMES * USER_SS);
+	CHECK_EQUAL("syscall-loads-cs", rings_found[3], TIMES * 2 * CODE64);
+	CHECK_EQUAL("syscall-loads-ss", rings_found[4], TIMES * (CODE64 + 8));
+	CHECK_EQUAL("syscall-clears-the-flags-of-fmask", rings_found[5], 0);
+	CHECK_EQUAL("syscall-keeps-where-it-was", rings_found[6] / TIMES - (u64)rings_user, 8);
+	CHECK_EQUAL("syscall-keeps-flags", rings_found[7], TIMES);
+	CHECK("sysret-ends-the-supervisors-rights", vector == PF && fault.error == (E_P | E_U));
+	/* The same without all of that in the mask: the interpreter's way, over the same code. */
+	memset(rings_found, 0, sizeof rings_found);
+	wrmsr(MSR_FMASK, 0x40200);
+	run_user(rings_user);
+	CHECK("syscall-leaves-other-flags", rings_found[5] >= TIMES);
+	u32 r[4];
+	cpuid(0, 0, r);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		TRY_AT("sysretq", : : "c"(NOT_CANONICAL), "a"(0) : "r11");
+		fault_found += is_fault(GP, 0);
+	}
+	if (r[2] == 0x444d4163) /* cAMD */
+		skip("sysret-to-what-is-not-canonical-is-gp", "AMD's goes there");
+	else
+		CHECK_EQUAL("sysret-to-what-is-not-canonical-is-gp", fault_found, ROUNDS);
+	wrmsr(MSR_EFER, efer);
 }
 
 static void test_user(void)
@@ -242,4 +303,5 @@ void guest_main(void)
 	open_to_user();
 	test_user();
 	test_time();
+	test_rings();
 }
