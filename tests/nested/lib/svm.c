@@ -8,8 +8,6 @@ u64 npt_pml4[512] ALIGNED(4096), npt_pdpt[512] ALIGNED(4096), npt_pd[4][512] ALI
 
 static u8 l2_stack[8192] ALIGNED(16);
 
-void svm_enter(struct vmcb *at);
-
 void svm_start(void)
 {
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);

@@ -70,6 +70,9 @@ static inline bool svm_has(unsigned bit)
 	return r[3] >> bit & 1;
 }
 
+/* One VMRUN, with the registers of l2_regs. */
+void svm_enter(struct vmcb *at);
+
 /* Enters L2 until its next #VMEXIT; the exit code. GIF is 1 before and after. */
 u64 svm_run(void);
 /* The same with GIF as #VMEXIT leaves it. */
