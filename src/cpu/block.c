@@ -102,8 +102,10 @@ void block_cache_flush_now(struct cpu *cpu)
 
 static struct block **bucket_of(const struct block_cache *cache, u64 ram_offset, u32 key)
 {
-	u64 h = (ram_offset ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ULL;
-	return &cache->hash[h >> 40 & (HASH_BUCKETS - 1)];
+	/* Neighbours in a page are neighbours here, too: who looks one up mostly looks up others. */
+	u64 page = (ram_offset >> PAGE_SHIFT ^ (u64)key << 40) * 0x9e3779b97f4a7c15ULL;
+	u64 place = (ram_offset & (PAGE_SIZE - 1)) >> 4;
+	return &cache->hash[((page >> 40) + place) & (HASH_BUCKETS - 1)];
 }
 
 u64 block_lines(const struct block *block)
