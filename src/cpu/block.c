@@ -82,6 +82,8 @@ void block_cache_flush_now(struct cpu *cpu)
 	code_pages_lock(cpu);
 	for (u64 i = 0; i < cache->page_count; i++) {
 		struct code_page *page = &cache->pages[i];
+		if (page->predictions)
+			page->predictions = 0;
 		if (!page->blocks)
 			continue;
 		page->blocks = NULL;
@@ -269,6 +271,11 @@ void block_group_failed(struct cpu *cpu, struct block *block)
 void block_stop_hoisting(struct cpu *cpu, struct block *block)
 {
 	block->unhoisted = true;
+	untranslate(cpu, block);
+}
+
+void block_retranslate(struct cpu *cpu, struct block *block)
+{
 	untranslate(cpu, block);
 }
 

@@ -23,7 +23,7 @@
  *   dropped by the writer. An owner whose queue is full empties its cache.
  *
  *   Looking. A CPU looks at ATTEND_CODE between blocks in the run loop; in translated code where a translation is
- *   entered, and behind each handler.
+ *   entered, but on the way forward in one page, and behind each handler.
  *
  * What this promises: the writing CPU itself executes the new bytes with the next instruction. Another CPU that has
  * seen the write, or any later write of that CPU, executes old bytes at most until it looks: its attention was set

@@ -48,6 +48,8 @@ struct block {
 	u32 failing_since;     /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
 	bool plain;            /* its operands are each checked by themselves */
 	bool unhoisted;        /* a loop from here back to here checks its operands each round */
+	u8 flags_dead;         /* the translator's: see jit_flags_are_dead() */
+	u8 quiet;              /* bytes of the translation that links may leave out */
 	i64 stretch_credit;    /* the translator's: how well it pays not to */
 	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
@@ -61,6 +63,7 @@ struct code_page {
 	u32 drops_since; /* counters.instructions >> HOT_WINDOW_SHIFT when drops was 0 */
 	u16 misses;      /* writes beside the blocks since the last eviction: see is_mostly_data() */
 	u16 evictions;
+	u32 predictions; /* the translator's; 0 once the cache is emptied */
 };
 
 struct jump_entry {
@@ -139,6 +142,9 @@ void block_group_failed(struct cpu *cpu, struct block *block);
 
 /* Checking a loop's operands before its rounds did not pay: its translation is to do without. */
 void block_stop_hoisting(struct cpu *cpu, struct block *block);
+
+/* Its translation is to be made anew: something was learnt of its instructions. */
+void block_retranslate(struct cpu *cpu, struct block *block);
 
 /* Bits of the 64-byte lines of its page that the block's bytes lie in. */
 u64 block_lines(const struct block *block);

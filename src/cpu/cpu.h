@@ -66,7 +66,8 @@ enum { JIT_GROUPS = 12 };
 #define ATTEND_PAUSE BIT(11) /* a CPU wants all others to stop */
 #define ATTEND_NMI_2 BIT(12) /* a second NMI came before the CPU looked at the first; see cpu_attend_nmi() */
 #define ATTEND_PMU   BIT(13) /* a performance counter is about to overflow */
-#define ATTEND_QUIET (ATTEND_CODE | ATTEND_PAUSE)
+#define ATTEND_JIT   BIT(14) /* the translator has something to do between blocks */
+#define ATTEND_QUIET (ATTEND_CODE | ATTEND_PAUSE | ATTEND_JIT)
 
 enum cpu_activity { CPU_ACTIVE, CPU_HALTED, CPU_SHUTDOWN, CPU_WAIT_SIPI, CPU_MWAIT };
 
@@ -203,6 +204,8 @@ struct cpu {
 	u8 vectors_allowed; /* translated code: how much may be */
 	u8 x87;             /* translated code: are the x87 registers of `fpu` in the host's? Never where C code runs */
 	u8 x87_allowed;     /* translated code: may they be? */
+	u32 jit_misses_left; /* translated code: until a missed prediction is looked at */
+	void *jit_missed;    /* translated code: that one; private to src/jit */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */

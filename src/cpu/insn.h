@@ -42,6 +42,7 @@ struct insn {
 	u8 flags;
 	u8 cond;     /* condition code 0..15, or a small constant of the form */
 	bool direct; /* a near branch whose only targets are the next instruction and a fixed one */
+	bool roams;  /* the translator's: its operand in memory is in another page each time */
 };
 
 /* What Zydis found, for select functions. */

@@ -32,6 +32,8 @@ struct jit_ops {
 	void (*run)(struct cpu *cpu, struct block *block);
 	/* block->entry is about to go: nothing may lead there any more. */
 	void (*untranslate)(struct cpu *cpu, struct block *block);
+	/* ATTEND_JIT, between blocks. */
+	void (*attend)(struct cpu *cpu);
 	/* All blocks are gone; no translated code runs. */
 	void (*flushed)(struct cpu *cpu);
 };

@@ -274,6 +274,10 @@ static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 		code_pages_attend(cpu);
 	if (attention & ATTEND_PAUSE)
 		group_pause(cpu);
+	if (attention & ATTEND_JIT) {
+		cpu_attended(cpu, ATTEND_JIT);
+		cpu->jit->attend(cpu);
+	}
 	if (__atomic_load_n(&cpu->blocks->flush_wanted, __ATOMIC_SEQ_CST))
 		block_cache_flush_now(cpu);
 	if (cpu->exclusive_wanted) {

@@ -19,9 +19,14 @@ static unsigned segment_of(const struct plan *p)
 	return p->insn->flags & INSN_MEM ? p->insn->seg : SEG_FLAT;
 }
 
+void emit_add_to(struct emit *e, unsigned reg, i32 field)
+{
+	emit_rm(e, OPCODE_WIDE(0x03), reg, HOST_CPU, HOST_NONE, 0, field);
+}
+
 void emit_add_field(struct translation *t, unsigned reg, i32 field)
 {
-	emit_rm(&t->e, OPCODE_WIDE(0x03), reg, HOST_CPU, HOST_NONE, 0, field);
+	emit_add_to(&t->e, reg, field);
 }
 
 void emit_add_segment(struct translation *t, unsigned reg, unsigned seg)
@@ -127,9 +132,11 @@ static void give_up_for_check(struct translation *t, const struct plan *p)
 		t->plain_at[p - t->plan] = t->e.at;
 }
 
-/* T0 = host address of `size` bytes at linear address T0, or the handler does it all. */
+/* The host address of `size` bytes at linear address T0, or the handler does it all. */
 static struct place_in_memory emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
 {
+	if (emit_predicted(t, p, (struct range){ HOST_T0, 0, size, write }, false))
+		return (struct place_in_memory){ .base = HOST_T0, .index = HOST_T1 };
 	emit_compare(t, HOST_T0, 0, size, write);
 	emit_handler_if(t, p, COND_NZ);
 	emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
@@ -140,9 +147,11 @@ static struct place_in_memory emit_check(struct translation *t, const struct pla
 static struct place_in_memory emit_near_check(struct translation *t, const struct plan *p, unsigned base, i32 disp,
 					      unsigned size, bool write)
 {
-	emit_compare(t, base, disp, size, write);
-	emit_handler_if(t, p, COND_NZ);
-	emit_load(&t->e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+	if (!emit_predicted(t, p, (struct range){ base, disp, size, write }, false)) {
+		emit_compare(t, base, disp, size, write);
+		emit_handler_if(t, p, COND_NZ);
+		emit_load(&t->e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+	}
 	return (struct place_in_memory){ (u8)base, HOST_T1, 0, disp };
 }
 
@@ -240,6 +249,8 @@ static void emit_lead_check(struct translation *t, const struct plan *p)
 		emit_test_alignment(t, p->alignment);
 		emit_ungroup_if(t, p, COND_NZ);
 	}
+	if (emit_predicted(t, p, (struct range){ start.base, start.disp, p->group_size, p->group_write }, true))
+		return;
 	emit_compare(t, start.base, start.disp, p->group_size, p->group_write);
 	if (t->loop) {
 		emit_go_on_plain_if(t, p, COND_NZ);
@@ -258,22 +269,36 @@ void emit_cold_ungroup(struct translation *t, const struct cold *c)
 	emit_jmp(&t->e, t->jit->stub_ungroup);
 }
 
-/* The TLB has not got the group's range: fills it with the leader's page, and looks once more. */
-void emit_cold_fill(struct translation *t, const struct cold *c)
+/* Fills the TLB with the leader's page; T0 is where the range begins. */
+static void emit_fill(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	const struct plan *p = c->plan;
-	struct range_start start = range_start(t, p);
-	if (start.base != HOST_T0)
-		emit_lea(e, HOST_T0, start.base, start.disp);
 	emit_mov_imm(e, HOST_T2, (u64)(u32)-p->group_low << 1 | jit_writes(p));
 	emit_call(e, t->jit->stub_fill);
 	if (p->vectors_before)
 		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
 	if (p->x87_before)
 		emit_call(e, t->jit->stub_load_x87);
+}
+
+/* The TLB has not got the group's range: fills it, and looks once more. */
+void emit_cold_fill(struct translation *t, const struct cold *c)
+{
+	const struct plan *p = c->plan;
+	struct range_start start = range_start(t, p);
+	if (start.base != HOST_T0)
+		emit_lea(&t->e, HOST_T0, start.base, start.disp);
+	emit_fill(t, p);
 	emit_compare(t, HOST_T0, 0, p->group_size, p->group_write);
-	emit_jcc(e, COND_Z, c->back);
+	emit_jcc(&t->e, COND_Z, c->back);
+	emit_cold_ungroup(t, c);
+}
+
+/* The same behind emit_cold_predict(). */
+void emit_cold_fill_predicted(struct translation *t, const struct cold *c)
+{
+	emit_fill(t, c->plan);
+	emit_cold_predict_again(t, c);
 	emit_cold_ungroup(t, c);
 }
 

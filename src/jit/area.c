@@ -18,6 +18,12 @@ enum {
 	HUGE_BYTES = 2 << 20,
 };
 
+/* Traces with more operands in memory than there is room for do without. */
+static size_t predictions_size(const struct jit *jit)
+{
+	return (jit->size / 8 + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
+}
+
 /* Address space for `size` bytes that begins at a multiple of the huge-page size; NULL: there is none. */
 static void *reserve(size_t size)
 {
@@ -38,30 +44,34 @@ static void *reserve(size_t size)
  */
 int jit_area_create(struct jit *jit)
 {
-	void *w = reserve(jit->size), *x = reserve(jit->size);
+	size_t beside = predictions_size(jit);
+	void *w = reserve(jit->size), *x = reserve(jit->size + beside);
 	bool mapped = w && x;
 	mapped = mapped &&
 		 mmap(w, jit->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == w &&
 		 mremap(w, 0, jit->size, MREMAP_MAYMOVE | MREMAP_FIXED, x) == x &&
-		 !mprotect(x, jit->size, PROT_READ | PROT_EXEC);
+		 !mprotect(x, jit->size, PROT_READ | PROT_EXEC) &&
+		 !mprotect((u8 *)x + jit->size, beside, PROT_READ | PROT_WRITE);
 	if (!mapped) {
 		int error = -errno;
 		if (w)
 			munmap(w, jit->size);
 		if (x)
-			munmap(x, jit->size);
+			munmap(x, jit->size + beside);
 		return error;
 	}
 	jit->writable = w;
 	jit->executable = x;
 	jit->links_start = jit->size;
+	jit->predictions = (struct prediction *)((u8 *)x + jit->size);
+	jit->predictions_max = beside / sizeof(*jit->predictions);
 	return 0;
 }
 
 void jit_area_destroy(struct jit *jit)
 {
 	munmap(jit->writable, jit->size);
-	munmap((void *)jit->executable, jit->size);
+	munmap((void *)jit->executable, jit->size + predictions_size(jit));
 }
 
 void jit_area_empty(struct jit *jit)
@@ -70,6 +80,7 @@ void jit_area_empty(struct jit *jit)
 	jit->forgotten = 0;
 	jit->links_start = jit->size;
 	jit->full = false;
+	jit->predictions_used = 0;
 }
 
 bool jit_has_room(struct jit *jit, size_t n, unsigned links)

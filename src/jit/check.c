@@ -447,6 +447,7 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 {
 	for (unsigned i = 0; i < c->writes; i++)
 		cpu->mmu.tlb[tlb_index(c->journal[i].linear)] = (struct tlb_entry){ 0 };
+	mmu_renew_copies(&cpu->mmu);
 }
 
 /* Runs a fragment, both ways if that is still due; true if it threw. */

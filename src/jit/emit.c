@@ -124,6 +124,13 @@ void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp)
 	emit_rm(e, OPCODE_WIDE(0x89), from, base, HOST_NONE, 0, disp);
 }
 
+void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp)
+{
+	emit_head(e, OPCODE_WIDE(opcode), (reg >> 3 & 1) << 2, 0);
+	emit8(e, (u8)((reg & 7) << 3 | 5));
+	emit32(e, (u32)disp);
+}
+
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp)
 {
 	if (disp)

@@ -55,6 +55,8 @@ void emit_mov(struct emit *e, unsigned to, unsigned from);
 void emit_mov_imm(struct emit *e, unsigned to, u64 value);
 void emit_load(struct emit *e, unsigned to, unsigned base, i32 disp);
 void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp);
+/* 64-bit, with `reg` and [RIP + disp]. */
+void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp);
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp);
 /* Opcode 81h or 83h, /n: AND 4, OR 1, CMP 7, ADD 0, on 32-bit register or, wide, 64-bit. */
 void emit_alu_imm(struct emit *e, unsigned n, bool wide, unsigned reg, i32 imm);

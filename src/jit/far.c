@@ -30,7 +30,10 @@ static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, str
 
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 {
+	u64 stamp = cpu->mmu.copies.stamp;
 	struct block *block = cpu_block_at(cpu, cpu->jit_page + (u64)far->offset);
+	if (cpu->mmu.copies.stamp != stamp)
+		return 0; /* the trace must not go on with its predictions */
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return 0;
 	lead_to(cpu, jit_of(cpu), &far->link, block);

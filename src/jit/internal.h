@@ -111,6 +111,7 @@ struct jit_link {
 	u64 ram_offset;        /* of the target */
 	u32 mode_key;          /* likewise */
 	bool bound;            /* in the target's list */
+	bool quiet;            /* leads behind what is looked at where a trace is entered */
 	struct jit_link *next; /* in that list: block->incoming */
 	struct jit_far *far;   /* NULL: the target is in the same page */
 };
@@ -143,6 +144,34 @@ struct jit_made {
 	const u8 *at[TRACE_MAX + 1]; /* each instruction's code; [count]: what comes behind them all */
 	size_t size;
 	unsigned first, count;
+	u8 quiet;  /* bytes that links of the same page may leave out */
+	u64 lines; /* of the page, besides the trace's own: what it relies on */
+};
+
+/* Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. */
+struct prediction {
+	u64 page;   /* linear address */
+	u64 limit;  /* the operand may begin below this in it; 0: nothing is predicted */
+	u64 addend; /* as in struct tlb_entry */
+	u32 insn;   /* place in the arena of the instruction */
+	u16 index;  /* behind the header */
+	u16 misses; /* that were looked at */
+};
+
+/* Those of a trace. */
+struct predictions {
+	struct predictions *next; /* of the same page */
+	u64 count;
+	struct block *head; /* of the trace */
+	u64 unused;
+	struct prediction of[];
+};
+
+/* All of a page with code. */
+struct page_predictions {
+	u64 stamp; /* the MMU's copies' when they were made */
+	struct predictions *first;
+	u64 unused[2];
 };
 
 enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
@@ -158,6 +187,9 @@ struct jit {
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
 	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
+	struct prediction *predictions; /* beside the executable mapping, neither of them executable */
+	size_t predictions_max, predictions_used;
+	u64 missed_at;  /* counters.instructions when one that missed was looked at */
 	u64 emptied_at; /* counters.instructions then */
 	u32 host;       /* HOST_POPCNT and so on */
 	/* Stubs, in the writable mapping. */
@@ -168,7 +200,9 @@ struct jit {
 	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
 	/* call: T0 = linear address, T2 = what is to be filled: see emit_cold_fill(). Keeps T0. */
 	const u8 *stub_fill;
-	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
+	const u8 *stub_forget;     /* call: T1 = struct page_predictions */
+	const u8 *stub_predict[2]; /* call, for reads and writes: see make_predict() */
+	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
@@ -236,6 +270,13 @@ bool jit_has_room(struct jit *jit, size_t n, unsigned links);
  */
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 
+/* predict.c */
+void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e);
+/* A translation that has these was made. */
+void jit_keep_predictions(struct jit *jit, struct page_predictions *page, struct predictions *predictions);
+/* ATTEND_JIT: an operand that has missed its prediction. */
+void jit_attend(struct cpu *cpu);
+
 /* jit.c: a jump leads to the block's translation from now on. */
 void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);
 
@@ -251,6 +292,11 @@ u64 jit_trace_lines(const struct trace *trace);
 
 /* plan.c: fills plan[] for the block's instructions. */
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
+/*
+ * Are the arithmetic flags overwritten where the block begins, before anything may look at them? Then a jump to there
+ * need not bring them along.
+ */
+bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block);
 /* The same for the block's only instruction, which lies across pages, and has these bytes. */
 void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
 		       struct plan *plan);
@@ -354,6 +400,13 @@ bool jit_verify(const struct jit *jit, const u8 *code, size_t size, const struct
 unsigned jit_verify_decoded(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end, u32 bases);
 /* verify_plain.c: the same without a decoder, for the most usual ones; 0: ask the decoder. */
 unsigned jit_verify_plain(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end);
+
+/* Is it a prediction's field that the instruction behind which `next` lies (in the writable mapping) refers to? */
+static inline bool jit_prediction_is_right(const struct jit *jit, const u8 *next, i64 disp)
+{
+	u64 at = (u64)jit_executable(jit, next) + (u64)disp - (u64)jit->predictions;
+	return at % 8 == 0 && at / sizeof(struct prediction) < jit->predictions_max;
+}
 
 /* Jumps and calls stay in their code or go to a stub. */
 static inline bool jit_branch_is_right(const struct jit *jit, const u8 *target, const u8 *code, const u8 *end)

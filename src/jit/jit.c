@@ -22,6 +22,7 @@ static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *b
 	const u8 *code = jit_translate_crossing(cpu, jit, block);
 	if (code) {
 		block->entry = code;
+		block->quiet = jit->made.quiet;
 		block->lines = block_lines(block);
 		cpu->counters.traces_translated++;
 		cpu->counters.instructions_translated++;
@@ -39,6 +40,7 @@ static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *b
 	if (e.overflow || !jit_verify(jit, start, (size_t)(e.at - start), NULL))
 		return;
 	jit->used += SIZE;
+	block->quiet = 0;
 	block->entry = jit_executable(jit, start);
 	block->lines = block_lines(block);
 }
@@ -57,7 +59,8 @@ static void translate(struct cpu *cpu, struct block *block)
 	const u8 *code = jit_translate(cpu, jit, &trace, 0, trace.count, true);
 	if (code) {
 		block->entry = code;
-		block->lines = jit_trace_lines(&trace);
+		block->quiet = jit->made.quiet;
+		block->lines = jit_trace_lines(&trace) | jit->made.lines;
 		count_translation(cpu, jit, &trace);
 	} else if (jit->full) {
 		block_cache_flush(cpu);
@@ -73,7 +76,8 @@ static void set_jump(u8 *site, const u8 *to)
 
 void jit_bind(struct jit *jit, struct jit_link *link, struct block *block)
 {
-	set_jump(link->site, jit->writable + ((const u8 *)block->entry - jit->executable));
+	const u8 *to = (const u8 *)block->entry + (link->quiet ? block->quiet : 0);
+	set_jump(link->site, jit->writable + (to - jit->executable));
 	link->bound = true;
 	link->next = block->incoming;
 	block->incoming = link;
@@ -130,6 +134,7 @@ static void flushed(struct cpu *cpu)
 	jit_look_emptied(cpu, jit);
 	jit_area_empty(jit);
 	cpu->pmu.tracked = cpu->pmu.tracks;
+	cpu->jit_missed = NULL;
 	cpu->counters.translation_flushes++;
 }
 
@@ -137,12 +142,14 @@ static const struct jit_ops ops = {
 	.translate = translate,
 	.run = run,
 	.untranslate = untranslate,
+	.attend = jit_attend,
 	.flushed = flushed,
 };
 static const struct jit_ops check_ops = {
 	.translate = jit_check_translate,
 	.run = jit_check_run,
 	.untranslate = untranslate,
+	.attend = jit_attend,
 	.flushed = flushed,
 };
 

@@ -433,6 +433,28 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 	plan_flags(p);
 }
 
+bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block)
+{
+	enum { UNKNOWN, DEAD, LIVE, INSTRUCTIONS = 4 };
+	u64 at = block->ram_offset;
+
+	for (unsigned i = 0; block->flags_dead == UNKNOWN; i++) {
+		struct plan p = { .block = block, .insn = &block->insn[i], .offset = (u16)(at & (PAGE_SIZE - 1)) };
+		if (i == block->count || i == INSTRUCTIONS) {
+			block->flags_dead = LIVE;
+			break;
+		}
+		memcpy(p.bytes, cpu->mem->host + at, p.insn->length);
+		plan_instruction(cpu, jit, &p, p.insn->length);
+		if (shows_flags(&p) || p.reads_flags)
+			block->flags_dead = LIVE;
+		else if (p.writes_flags)
+			block->flags_dead = DEAD;
+		at += p.insn->length;
+	}
+	return block->flags_dead == DEAD;
+}
+
 void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
 		       struct plan *plan)
 {

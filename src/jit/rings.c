@@ -98,6 +98,10 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_set(t, 4, CPU_FIELD(mmu.cls), cls);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_tlb) + (i32)(cls * sizeof(struct tlb_entry *)));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.tlb));
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_stamp) + (i32)(cls * sizeof(u64)));
+	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_pages) + (i32)(cls * sizeof(u8 *)));
+	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.pages));
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_generation) + (i32)(cls * sizeof(u64)));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.generation));
 	emit_shift(t, 4, true, HOST_T2, 16);

@@ -139,15 +139,16 @@ static bool may_load(struct cpu *cpu, u64 site)
 
 /*
  * Within a trace, which counts its instructions where it is left. Nonzero: translated code must be left, and RIP is
- * right. A translation was dropped meanwhile, perhaps this one; or something wants attention; or what the code behind
- * wants loaded cannot be any more.
+ * right. A translation was dropped meanwhile, perhaps this one; or its predictions are no longer good; or something
+ * wants attention; or what the code behind wants loaded cannot be any more.
  */
 static u64 run_handler(struct cpu *cpu, u64 site)
 {
-	u64 dropped = cpu->counters.translations_dropped;
+	u64 dropped = cpu->counters.translations_dropped, stamp = cpu->mmu.copies.stamp;
 	execute(cpu, site);
 	bool loadable = may_load(cpu, site);
-	if (likely(cpu->counters.translations_dropped == dropped && !cpu->attention && loadable)) {
+	if (likely(cpu->counters.translations_dropped == dropped && cpu->mmu.copies.stamp == stamp && !cpu->attention &&
+		   loadable)) {
 		cpu->counters.instructions -= site_before(site);
 		return 0;
 	}
@@ -330,6 +331,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_fill(&e, jit);
 	jit->stub_tsc = e.at;
 	make_tsc(&e, jit);
+	jit_make_prediction_stubs(cpu, jit, &e);
 	jit->stub_far = e.at;
 	make_far(&e, jit);
 	jit->stub_ungroup = e.at;

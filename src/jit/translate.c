@@ -363,7 +363,7 @@ void emit_leave(struct translation *t, const struct jit_link *link)
 }
 
 /* To `offset` in this page, by a jump, or call, that jit.c makes direct. */
-static void emit_link(struct translation *t, i64 offset, bool call)
+static void emit_link(struct translation *t, i64 offset, bool call, bool quiet)
 {
 	struct jit *jit = t->jit;
 	const struct block *block = t->trace->block[0];
@@ -373,6 +373,7 @@ static void emit_link(struct translation *t, i64 offset, bool call)
 	*link = (struct jit_link){
 		.ram_offset = (block->ram_offset & PAGE_MASK) + (u64)offset,
 		.mode_key = block->mode_key,
+		.quiet = quiet,
 	};
 	struct cold *c = add_cold(t, call ? emit_call(&t->e, NULL) : emit_jmp(&t->e, NULL));
 	c->kind = COLD_UNLINKED;
@@ -482,12 +483,67 @@ static void emit_exit_far(struct translation *t, const struct plan *p, bool take
 	emit_leave(t, NULL);
 }
 
+/* Not where each trace looks at the count of instructions, nor without predictions, and their stamp. */
+static bool has_quiet_links(const struct translation *t)
+{
+	return t->chain && t->page && !t->cpu->pmu.tracked;
+}
+
+/* A jump that is taken if something wants attention; where to patch it. */
+static u8 *emit_attention(struct translation *t)
+{
+	emit_rm(&t->e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
+	emit8(&t->e, 0);
+	return emit_jcc(&t->e, COND_NZ, NULL);
+}
+
+/* Counts, and looks whether something wants attention: then leaves for `offset` in this page. */
+static void emit_pause(struct translation *t, const struct plan *p, i64 offset)
+{
+	emit_count(t, executed(t, p));
+	struct cold *c = add_cold(t, emit_attention(t));
+	c->kind = COLD_ATTENTION;
+	c->offset = offset;
+}
+
+/* Will nobody look at the flags at `offset` in this page? */
+static bool are_flags_dead(struct translation *t, i64 offset)
+{
+	const struct block *here = t->trace->block[0];
+	struct block *block = block_find(t->cpu, (here->ram_offset & PAGE_MASK) + (u64)offset, here->mode_key);
+	if (!block || !jit_flags_are_dead(t->cpu, t->jit, block))
+		return false;
+	t->lines |= block_lines(block);
+	return true;
+}
+
+/*
+ * To another trace of the page: its predictions are good if this one's are. Attention need not be looked at on the way
+ * forward, for somewhere a way leads back. Flags that are dead there are made only where translated code is left.
+ */
+static void emit_quiet_exit(struct translation *t, const struct plan *p, i64 offset)
+{
+	if (are_flags_dead(t, offset))
+		set_flags_aside(t, true);
+	else
+		give_up_host_flags(t, true);
+	if (offset > p->offset)
+		emit_count(t, executed(t, p));
+	else
+		emit_pause(t, p, offset);
+	emit_link(t, offset, false, true);
+}
+
 /*
  * Leaves the trace behind instruction `p` for an offset counted from this page's start. A branch (`taken`) must find
  * its target canonical.
  */
 static void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offset)
 {
+	if (has_quiet_links(t) && is_in_page(offset)) {
+		emit_quiet_exit(t, p, offset);
+		return;
+	}
 	give_up_host_flags(t, true);
 	if (!is_in_page(offset)) {
 		emit_exit_far(t, p, taken, offset);
@@ -495,7 +551,7 @@ static void emit_exit(struct translation *t, const struct plan *p, bool taken, i
 	}
 	emit_count(t, executed(t, p));
 	if (t->chain) {
-		emit_link(t, offset, false);
+		emit_link(t, offset, false, false);
 		return;
 	}
 	emit_page_address(t, HOST_T0, offset);
@@ -515,13 +571,23 @@ static i64 target_offset(const struct plan *p)
 /* From the trace's end back to its beginning. */
 static void emit_loop(struct translation *t, const struct plan *p)
 {
-	give_up_host_flags(t, t->plan->live_before);
 	if (t->loop) {
+		give_up_host_flags(t, t->plan->live_before);
 		emit_jmp(&t->e, t->loop->start);
 		return;
 	}
-	emit_count(t, executed(t, p));
-	emit_jmp(&t->e, t->start);
+	if (!has_quiet_links(t)) {
+		give_up_host_flags(t, true);
+		emit_count(t, executed(t, p));
+		emit_jmp(&t->e, t->start);
+		return;
+	}
+	if (t->plan->live_before)
+		give_up_host_flags(t, true);
+	else
+		set_flags_aside(t, true);
+	emit_pause(t, p, t->plan->offset);
+	emit_jmp(&t->e, t->quiet);
 }
 
 static bool is_last(const struct translation *t, const struct plan *p)
@@ -545,6 +611,7 @@ static void add_exit(struct translation *t, const struct plan *p, u8 *from, bool
 	c->taken = taken;
 	c->offset = offset;
 	c->save_flags = t->flags == IN_HOST;
+	c->made = t->recipe;
 }
 
 static void translate_jcc(struct translation *t, const struct plan *p)
@@ -626,7 +693,7 @@ static void emit_landing(struct translation *t, const struct plan *p)
 		return;
 	}
 	emit_enter_page(t);
-	emit_link(t, offset, false);
+	emit_link(t, offset, false, false);
 }
 
 static void translate_call(struct translation *t, const struct plan *p)
@@ -664,7 +731,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 		emit_count(t, executed(t, p));
 		emit_open_call(t);
 		if (near)
-			emit_link(t, target, true);
+			emit_link(t, target, true, false);
 		else
 			emit_far_branch(t, far, true);
 	} else {
@@ -727,14 +794,27 @@ static void emit_cold_handler(struct translation *t, const struct cold *c)
 static void emit_cold(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
-	emit_patch(e, c->from, e->at);
+	const u8 *start = e->at;
+	emit_patch(e, c->from, start);
+	t->flags = IN_MEMORY;
+	t->recipe = NULL;
 	if (c->kind == COLD_GO_ON_PLAIN)
 		emit_leave_stretch(t);
+	/* What goes back has not touched the guest's flags. */
+	if (c->kind == COLD_PREDICT || c->kind == COLD_PREDICT_GROUP)
+		emit_cold_predict(t, c);
 	if (c->recipe)
 		emit_recipe_to_memory(t, c->recipe);
 	switch (c->kind) {
 	case COLD_HANDLER:
+	case COLD_PREDICT:
 		emit_cold_handler(t, c);
+		break;
+	case COLD_PREDICT_GROUP:
+		emit_cold_fill_predicted(t, c);
+		break;
+	case COLD_FORGET:
+		emit_cold_forget(t, c);
 		break;
 	case COLD_FILL:
 		emit_cold_fill(t, c);
@@ -744,6 +824,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
+		t->recipe = c->stretch ? NULL : c->made;
 		if (c->stretch) {
 			emit_leave_stretch(t);
 			give_up_host_flags(t, true);
@@ -752,7 +833,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_exit(t, c->plan, c->taken, c->offset);
 		break;
 	case COLD_UNLINKED:
-		c->link->unlinked = e->at;
+		c->link->unlinked = start;
 		emit_page_address(t, HOST_T0, c->offset);
 		emit_leave(t, c->link);
 		break;
@@ -764,7 +845,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_odd_return(t, c->plan);
 		break;
 	case COLD_ATTENTION:
-		emit_page_address(t, HOST_T0, t->plan->offset);
+		emit_page_address(t, HOST_T0, c->offset);
 		emit_leave(t, NULL);
 		break;
 	case COLD_FAR:
@@ -953,15 +1034,19 @@ static void emit_entry(struct translation *t)
 {
 	struct emit *e = &t->e;
 	if (t->chain) {
-		emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
-		emit8(e, 0);
-		add_cold(t, emit_jcc(e, COND_NZ, NULL))->kind = COLD_ATTENTION;
+		struct cold *c = add_cold(t, emit_attention(t));
+		c->kind = COLD_ATTENTION;
+		c->offset = t->plan->offset;
 	}
 	if (unlikely(t->chain && t->cpu->pmu.tracked)) {
 		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(counters.instructions));
 		emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.stop_at));
-		add_cold(t, emit_jcc(e, COND_AE, NULL))->kind = COLD_ATTENTION;
+		struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
+		c->kind = COLD_ATTENTION;
+		c->offset = t->plan->offset;
 	}
+	emit_begin_predictions(t);
+	t->quiet = e->at;
 	if (t->trace->crossing)
 		emit_crossing(t);
 	emit_needs(t, t->plan);
@@ -1041,6 +1126,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		return NULL;
 	}
 	jit_keep(cpu, jit, size);
+	jit_keep_predictions(jit, t.page, t.predictions);
 	cpu->counters.loops_hoisted += loop != NULL;
 	struct jit_made *made = &jit->made;
 	made->trace = trace;
@@ -1049,6 +1135,8 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 	made->size = size;
 	made->first = first;
 	made->count = count;
+	made->quiet = (u8)(t.quiet - start);
+	made->lines = t.lines;
 	jit_look(cpu, jit);
 	return jit_executable(jit, start);
 }

@@ -10,11 +10,22 @@
 /* Where the guest's arithmetic flags are. IN_RECIPE: nowhere, but an instruction can make them again (flags.c). */
 enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH, IN_RECIPE };
 
+/* Bytes in memory that are to be accessed: `size` from host register + disp, a linear address, on. */
+struct range {
+	unsigned base;
+	i32 disp;
+	unsigned size;
+	bool write;
+};
+
 /* A jump to a cold piece of code behind the trace. */
 struct cold {
 	enum {
 		COLD_HANDLER,
 		COLD_FILL,
+		COLD_FORGET,
+		COLD_PREDICT,
+		COLD_PREDICT_GROUP,
 		COLD_UNGROUP,
 		COLD_TOO_DEEP,
 		COLD_ODD_RETURN,
@@ -36,15 +47,18 @@ struct cold {
 	const struct plan *recipe; /* makes the guest's flags, if they are not in cpu->arith */
 	const u8 *resume;          /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
 	u8 vectors;                /* COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;            /* COLD_FILL, COLD_TOO_DEEP, COLD_FAR: where to go on */
-	bool load_flags;           /* COLD_HANDLER: the flags are wanted there */
-	bool save_flags;           /* COLD_EXIT: they are in the host's alone */
-	bool taken;                /* COLD_EXIT: by a branch */
-	bool stretch;              /* COLD_EXIT: out of a stretch */
-	i64 offset;                /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
-	unsigned executed;         /* COLD_EXIT, COLD_FAR_MISS, COLD_FAR: instructions of the trace */
-	struct jit_link *link;     /* COLD_UNLINKED */
-	struct jit_far *far;       /* COLD_FAR, COLD_FAR_UNBOUND */
+	const u8 *back;            /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR: where to go on */
+	struct range range;        /* COLD_PREDICT */
+	struct prediction *prediction;
+	bool load_flags;         /* COLD_HANDLER: the flags are wanted there */
+	bool save_flags;         /* COLD_EXIT: they are in the host's alone */
+	const struct plan *made; /* COLD_EXIT: what could make them once more; or NULL */
+	bool taken;              /* COLD_EXIT: by a branch */
+	bool stretch;            /* COLD_EXIT: out of a stretch */
+	i64 offset;              /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
+	unsigned executed;       /* COLD_FAR_MISS, COLD_FAR: instructions of the trace */
+	struct jit_link *link;   /* COLD_UNLINKED */
+	struct jit_far *far;     /* COLD_FAR, COLD_FAR_UNBOUND */
 };
 
 enum { COLD_MAX = 4 * TRACE_MAX };
@@ -69,7 +83,11 @@ struct translation {
 	u8 held;                   /* the group whose addend T1 has; 0: none */
 	struct cold cold[COLD_MAX];
 	unsigned colds;
-	bool refused; /* something came out that was not meant */
+	struct page_predictions *page;   /* NULL: there are none */
+	struct predictions *predictions; /* its own */
+	const u8 *quiet;                 /* behind what is looked at where it is entered */
+	u64 lines;                       /* besides its own, that it relies on */
+	bool refused;                    /* something came out that was not meant */
 };
 
 #define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
@@ -124,6 +142,7 @@ struct place_in_memory {
 };
 
 /* ADD `reg`, [CPU + field]; the segment's base, for those that have one. Uses the flags. */
+void emit_add_to(struct emit *e, unsigned reg, i32 field);
 void emit_add_field(struct translation *t, unsigned reg, i32 field);
 void emit_add_segment(struct translation *t, unsigned reg, unsigned seg);
 /* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
@@ -147,12 +166,29 @@ void emit_compare_tag(struct translation *t, unsigned base, i32 disp, unsigned s
 void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
 void emit_cold_fill(struct translation *t, const struct cold *c);
+void emit_cold_fill_predicted(struct translation *t, const struct cold *c);
 
 /* The instruction's immediates, as the guest has them. */
 void emit_immediates(struct translation *t, const struct plan *p);
 
 /* crossing.c: is the second page's part of the instruction what it was? Uses T0 to T2, and the flags. */
 void emit_crossing(struct translation *t);
+
+/* --- predict.c --- */
+
+/* Where a trace is entered: forgets predictions that are no longer good. Uses T0, T1, T2, and the flags. */
+void emit_begin_predictions(struct translation *t);
+/*
+ * T1 = addend of the range, by a prediction; where that is wrong by the TLB; where that does not know it, the handler
+ * of `p` does it all, or the group's leader fills the TLB. false: it cannot be predicted, and nothing was emitted. Uses
+ * T2, in cold code T0, and the flags.
+ */
+bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group);
+void emit_cold_forget(struct translation *t, const struct cold *c);
+/* Goes back if the TLB has the range, else on. */
+void emit_cold_predict(struct translation *t, const struct cold *c);
+/* The same once more; T0 is where the range begins. */
+void emit_cold_predict_again(struct translation *t, const struct cold *c);
 
 /* --- far.c --- */
 

@@ -187,11 +187,11 @@ static bool is_branch_right(const struct jit *jit, const ZydisDecodedInstruction
 }
 
 /*
- * Memory operands go through a checked address in T0, a TLB entry or block in T1, a link in T2, or to struct cpu: any
- * other base is wrong, but for those beside a group's addend in T1. In stretches, `bases` have addends, or checked
- * addresses, too. LEA computes only.
+ * Memory operands are predictions, or go through a checked address in T0, a TLB entry or block in T1, a link in T2, or
+ * to struct cpu: any other base is wrong, but for those beside a group's addend in T1. In stretches, `bases` have
+ * addends, or checked addresses, too. LEA computes only.
  */
-static bool is_memory_right(const ZydisDecodedInstruction *zi, u32 bases)
+static bool is_memory_right(const struct jit *jit, const ZydisDecodedInstruction *zi, const u8 *next, u32 bases)
 {
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) || zi->raw.modrm.mod == 3 || zi->mnemonic == ZYDIS_MNEMONIC_LEA)
 		return true;
@@ -201,6 +201,10 @@ static bool is_memory_right(const ZydisDecodedInstruction *zi, u32 bases)
 	unsigned base = (unsigned)(sib ? zi->raw.sib.base : zi->raw.modrm.rm) | b << 3;
 	unsigned index = sib ? zi->raw.sib.index | x << 3 : HOST_RSP;
 	bool no_base = zi->raw.modrm.mod == 0 && (base & 7) == 5;
+	if (no_base && !sib) /* relative to RIP: read only */
+		return (zi->opcode == 0x2b || zi->opcode == 0x3b || zi->opcode == 0x8b) &&
+		       zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->operand_width == 64 &&
+		       jit_prediction_is_right(jit, next, zi->raw.disp.value);
 	if (bases & BIT(base) && !no_base && (index == HOST_RSP || index != HOST_CPU))
 		return true;
 	if (index != HOST_RSP && bases & BIT(index) && zi->raw.sib.scale == 0 && !no_base && base != HOST_RSP &&
@@ -240,7 +244,7 @@ unsigned jit_verify_decoded(const struct jit *jit, const u8 *at, const u8 *code,
 	bool right =
 		ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&jit->verifier, &context, at, (size_t)(end - at), &zi)) &&
 		is_allowed(&zi) && !is_wrong_mov(&zi) && !is_wrong_division(&zi) && !is_bit_string(&zi) &&
-		is_memory_right(&zi, bases) && is_reencoded_right(jit, &zi, &context) &&
+		is_memory_right(jit, &zi, at + zi.length, bases) && is_reencoded_right(jit, &zi, &context) &&
 		is_branch_right(jit, &zi, at + zi.length, code, (size_t)(end - code)) &&
 		!(zi.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_ADDRESSSIZE));
 	return right ? zi.length : 0;

@@ -137,14 +137,23 @@ static i64 displacement(const u8 *at)
 	return (i32)(at[0] | (u32)at[1] << 8 | (u32)at[2] << 16 | (u32)at[3] << 24);
 }
 
+/* CMP, SUB or MOV of a 64-bit register and [RIP + displacement]: is that a prediction? */
+static bool is_prediction(const struct jit *jit, const u8 *at)
+{
+	return (at[0] & 0xfb) == 0x48 && (at[1] == 0x2b || at[1] == 0x3b || at[1] == 0x8b) && (at[2] & 0xc7) == 5 &&
+	       jit_prediction_is_right(jit, at + 7, displacement(at + 3));
+}
+
 unsigned jit_verify_plain(const struct jit *jit, const u8 *at, const u8 *code, const u8 *end)
 {
-	enum { LONGEST = 15 };
+	enum { LONGEST = 15, PREDICTION = 7 };
 	const u8 *start = at;
 	u8 rex = 0;
 
 	if (end - at < LONGEST)
 		return 0;
+	if (is_prediction(jit, at))
+		return PREDICTION;
 	bool operand16 = *at == 0x66;
 	at += operand16;
 	if ((*at & 0xf0) == 0x40)

@@ -30,6 +30,7 @@ enum mmu_class {
 };
 
 enum { TLB_ENTRIES = 4096 }; /* per table; direct-mapped by page number */
+enum { COPY_PAGES = 1024 };  /* told apart by mmu_copies */
 
 /*
  * One page. A tag is the virtual page address with the table's current revision in bits 11:0; it matches only if the
@@ -91,6 +92,19 @@ struct mmu {
 	/* What `tlb` is for each class; for STAC, SYSCALL and their like in translated code. */
 	struct tlb_entry *class_tlb[MMU_CLASSES];
 	u64 class_generation[MMU_CLASSES]; /* likewise of `generation` */
+	/*
+	 * Copies of entries that others keep, beside the code that uses them. They are good while `stamp` is what it
+	 * was when they were made: no two contexts, address spaces or privileges ever share one, and switching back
+	 * brings the old one back. Whoever makes a copy of what mmu_may_copy() notes it by mmu_note_copy(), or as
+	 * that does: invalidation of a page that has no copies leaves the stamp alone.
+	 */
+	struct mmu_copies {
+		u64 stamp;    /* 0: no copy is good */
+		u8 *pages;    /* by copy_index(): nonzero if there may be copies */
+		u8 *writable; /* likewise, by the host's page, copies of `write` */
+	} copies;
+	u64 class_stamp[MMU_CLASSES]; /* copies.stamp for each class, */
+	u8 *class_pages[MMU_CLASSES]; /* and copies.pages */
 	/* Cold. */
 	struct mem *mem;
 	struct counters *counters;
@@ -105,6 +119,7 @@ struct mmu {
 	 * supervisor's outlives address spaces if its code is in global pages.
 	 */
 	u64 generation, last_generation;
+	u64 last_stamp;     /* of copies */
 	u64 protections;    /* how often mmu_protect_code() was called */
 	unsigned phys_bits; /* MAXPHYADDR; bits above are reserved in tables */
 	bool checked;       /* see mmu_set_checked */
@@ -178,6 +193,9 @@ void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va);  /* INVVPID type 0 
 void mmu_flush_ept(struct mmu *mmu, u64 eptp);                /* INVEPT type 1: contexts whose EP4TA matches */
 void mmu_flush_all(struct mmu *mmu);
 
+/* Copies of the current address space and privilege are no longer good. */
+void mmu_renew_copies(struct mmu *mmu);
+
 /* The caller caches where the code at va is, under mmu->generation. Its page was just translated. */
 void mmu_note_code(struct mmu *mmu, u64 va);
 
@@ -187,6 +205,25 @@ void mmu_protect_code(struct mmu *mmu, u64 ram_offset);
 static inline unsigned tlb_index(u64 va)
 {
 	return (unsigned)(va >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+static inline unsigned copy_index(u64 address)
+{
+	return (unsigned)(address >> PAGE_SHIFT) & (COPY_PAGES - 1);
+}
+
+/* Entries of the current table: none that are good only while EFLAGS.AC is set. */
+static inline bool mmu_may_copy(const struct mmu *mmu)
+{
+	return mmu->tlb == mmu->system || mmu->cls == MMU_USER;
+}
+
+/* Somebody copied the entry of va, to write if `write`. */
+static inline void mmu_note_copy(struct mmu *mmu, u64 va, u64 addend, bool write)
+{
+	mmu->copies.pages[copy_index(va)] = 1;
+	if (write)
+		mmu->copies.writable[copy_index(va + addend)] = 1;
 }
 
 #endif

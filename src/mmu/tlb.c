@@ -57,6 +57,12 @@ static bool code_has(const struct code_cache *code, u64 va)
 	return filter_has(code->pages[va >> 63], CODE_FILTER, va >> PAGE_SHIFT);
 }
 
+/* Copies of a context's entries: see struct mmu_copies. */
+struct copy_cache {
+	u64 stamp;
+	u8 pages[COPY_PAGES];
+};
+
 struct mmu_context {
 	/* Key. */
 	u64 eptp;
@@ -71,6 +77,8 @@ struct mmu_context {
 	u64 last_used; /* mmu->clock */
 	struct code_cache user, supervisor;
 	bool local_code; /* the supervisor's code is not in global pages alone */
+	struct copy_cache user_copies, supervisor_copies;
+	bool local_copies; /* the supervisor's may be of entries that are not global */
 	/* Entries of pages that are not global, if they are anything. */
 	u64 local[MMU_CLASSES][TLB_ENTRIES / 64];
 	/* RAM pages with write tags, per class and 64 entries: tells mmu_protect_code where to search. */
@@ -91,6 +99,7 @@ struct mmu_space {
 	u64 last_used;   /* mmu->clock */
 	u64 protections; /* mmu->protections when they were put aside */
 	struct code_cache user;
+	u64 copies; /* the stamp of user_copies */
 	struct saved_entry {
 		struct tlb_entry entry;
 		u16 index;
@@ -120,19 +129,43 @@ static void select_class(struct mmu *mmu)
 {
 	mmu->generation = mmu->class_generation[mmu->cls];
 	mmu->tlb = mmu->class_tlb[mmu->cls];
+	mmu->copies.stamp = mmu->class_stamp[mmu->cls];
+	mmu->copies.pages = mmu->class_pages[mmu->cls];
 }
 
 /* Points the fast path at the current context and class. */
 static void select_tables(struct mmu *mmu)
 {
-	const struct mmu_context *c = mmu->context;
+	struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
 	for (unsigned cls = 0; cls < MMU_CLASSES; cls++) {
 		mmu->class_tlb[cls] = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls));
 		mmu->class_generation[cls] = cls == MMU_USER ? c->user.generation : c->supervisor.generation;
+		/* With EFLAGS.AC, too, for that changes too often to renew a stamp: see mmu_may_copy(). */
+		struct copy_cache *copies = cls == MMU_USER ? &c->user_copies : &c->supervisor_copies;
+		mmu->class_stamp[cls] = mmu->checked ? 0 : copies->stamp;
+		mmu->class_pages[cls] = copies->pages;
 	}
 	mmu->system = mmu->class_tlb[MMU_SUPERVISOR];
 	select_class(mmu);
+}
+
+static void renew_copies(struct mmu *mmu, struct copy_cache *copies)
+{
+	copies->stamp = ++mmu->last_stamp;
+	memset(copies->pages, 0, sizeof copies->pages);
+}
+
+static void renew_all_copies(struct mmu *mmu, struct mmu_context *c)
+{
+	renew_copies(mmu, &c->user_copies);
+	renew_copies(mmu, &c->supervisor_copies);
+}
+
+void mmu_renew_copies(struct mmu *mmu)
+{
+	renew_all_copies(mmu, mmu->context);
+	select_tables(mmu);
 }
 
 /* What others cached of these translations is no longer good. */
@@ -161,6 +194,8 @@ static void flush_context(struct mmu *mmu, struct mmu_context *c)
 	renew_code(mmu, &c->user);
 	renew_supervisor_code(mmu, c);
 	if (c->filled) {
+		renew_all_copies(mmu, c);
+		c->local_copies = false;
 		mmu->counters->tlb_flushes++;
 		TRACE(mmu, "flush of vpid %u, eptp %#llx", c->vpid, (unsigned long long)c->eptp);
 		c->filled = false;
@@ -185,10 +220,11 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 	mmu->spaces = calloc(SPACES, sizeof *mmu->spaces);
 	mmu->formats = calloc(1, sizeof *mmu->formats);
 	/* Zeros that cost nothing until they are used: each CPU has this many tables, and few guests use all. */
+	mmu->copies.writable = calloc(1, COPY_PAGES);
 	mmu->tables = mmap(NULL, TABLES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mmu->tables == MAP_FAILED)
 		mmu->tables = NULL;
-	if (!mmu->contexts || !mmu->spaces || !mmu->formats || !mmu->tables) {
+	if (!mmu->contexts || !mmu->spaces || !mmu->formats || !mmu->copies.writable || !mmu->tables) {
 		mmu_destroy(mmu);
 		return -ENOMEM;
 	}
@@ -198,6 +234,7 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 		c->revision = 1;
 		renew_code(mmu, &c->user);
 		renew_code(mmu, &c->supervisor);
+		renew_all_copies(mmu, c);
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
@@ -212,6 +249,7 @@ void mmu_destroy(struct mmu *mmu)
 	free(mmu->contexts);
 	free(mmu->spaces);
 	free(mmu->formats);
+	free(mmu->copies.writable);
 	if (mmu->tables)
 		munmap(mmu->tables, TABLES_BYTES);
 	*mmu = (struct mmu){ 0 };
@@ -240,8 +278,12 @@ static bool is_live(const struct mmu_context *c, const struct tlb_entry *e)
 }
 
 /* Empties the tables of all entries that are not global, and gives them to `space` if it is not NULL. */
-static void take_local(struct mmu_context *c, struct mmu_space *space)
+static void take_local(struct mmu *mmu, struct mmu_context *c, struct mmu_space *space)
 {
+	renew_copies(mmu, &c->user_copies);
+	if (c->local_copies)
+		renew_copies(mmu, &c->supervisor_copies);
+	c->local_copies = false;
 	for (unsigned cls = MMU_CLASSES; cls-- > 0;)
 		for (unsigned word = 0; word < ARRAY_SIZE(c->local[cls]); word++)
 			for (; c->local[cls][word]; c->local[cls][word] &= c->local[cls][word] - 1) {
@@ -257,7 +299,7 @@ static void take_local(struct mmu_context *c, struct mmu_space *space)
 static void flush_local(struct mmu *mmu, struct mmu_context *c)
 {
 	mmu->counters->tlb_flushes++;
-	take_local(c, NULL);
+	take_local(mmu, c, NULL);
 	renew_code(mmu, &c->user);
 	if (c->local_code)
 		renew_supervisor_code(mmu, c);
@@ -292,7 +334,8 @@ static void save_space(struct mmu *mmu, struct mmu_context *c)
 	space->last_used = ++mmu->clock;
 	space->protections = mmu->protections;
 	space->user = c->user;
-	take_local(c, space);
+	space->copies = c->user_copies.stamp;
+	take_local(mmu, c, space);
 }
 
 static u64 write_bit(u64 page)
@@ -313,6 +356,7 @@ static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_spa
 		struct tlb_entry *e = &class_table(c, s->cls)[s->index];
 		*e = s->entry;
 		c->local[s->cls][s->index / 64] |= BIT(s->index % 64);
+		c->local_copies |= s->cls == MMU_SUPERVISOR;
 		if (!e->write)
 			continue;
 		u64 page = page_of_entry(mmu, e->write, e);
@@ -322,6 +366,11 @@ static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_spa
 			note_write(c, s->cls, s->index, page);
 	}
 	c->user = space->user;
+	/* Which pages have copies was not put aside: any may. */
+	if (space->protections == mmu->protections) {
+		c->user_copies.stamp = space->copies;
+		memset(c->user_copies.pages, 1, sizeof c->user_copies.pages);
+	}
 	space->context = NULL;
 }
 
@@ -460,6 +509,7 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 	c->keys_used |= t->keys_used;
 	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
 	*local = t->global ? *local & ~bit : *local | bit;
+	c->local_copies |= !t->global && cls == MMU_SUPERVISOR;
 	if (write)
 		note_write(c, cls, index, page);
 	if (t->stage1_shift > PAGE_SHIFT)
@@ -514,6 +564,10 @@ static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 		if (e->read == tag || e->write == tag || e->exec == tag)
 			*e = (struct tlb_entry){ 0 };
 	}
+	if (c->user_copies.pages[copy_index(va)])
+		renew_copies(mmu, &c->user_copies);
+	if (c->supervisor_copies.pages[copy_index(va)])
+		renew_copies(mmu, &c->supervisor_copies);
 	if (code_has(&c->user, va))
 		renew_code(mmu, &c->user);
 	if (code_has(&c->supervisor, va))
@@ -630,7 +684,16 @@ void mmu_protect_code(struct mmu *mmu, u64 ram_offset)
 {
 	u64 page = ram_offset >> PAGE_SHIFT;
 	mmu->protections++; /* for what is put aside */
-	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++)
+	u8 *copied = &mmu->copies.writable[copy_index((u64)mmu->mem->host + ram_offset)];
+	bool renew = *copied;
+	if (renew)
+		memset(mmu->copies.writable, 0, COPY_PAGES);
+	for (struct mmu_context *c = mmu->contexts; c < mmu->contexts + CONTEXTS; c++) {
 		for (unsigned cls = 0; c->filled && cls < MMU_CLASSES; cls++)
 			protect_in_table(mmu, c, cls, page);
+		if (renew)
+			renew_all_copies(mmu, c);
+	}
+	if (renew)
+		select_tables(mmu);
 }

@@ -33,6 +33,34 @@ static void plain_code_passes(void)
 	g_assert_true(verify(BYTES(0xc3)));                         /* ret */
 }
 
+/* Code at the start of the area, whose predictions begin 100h behind it. */
+static bool verify_in_area(const u8 *code, size_t size)
+{
+	static u8 area[256];
+	static struct prediction predictions[2];
+	struct jit with = jit;
+	with.writable = area;
+	with.executable = (const u8 *)((uintptr_t)predictions - sizeof(area));
+	with.predictions = predictions;
+	with.predictions_max = G_N_ELEMENTS(predictions);
+	memcpy(area, code, size);
+	return jit_verify(&with, area, size, NULL);
+}
+
+static void predictions_are_read_only(void)
+{
+	g_assert_true(verify_in_area(BYTES(0x4c, 0x2b, 0x1d, 0xf9, 0, 0, 0)));     /* sub r11, [the first] */
+	g_assert_true(verify_in_area(BYTES(0x4c, 0x3b, 0x1d, 0x01, 1, 0, 0)));     /* cmp r11, [the first's limit] */
+	g_assert_true(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0x31, 1, 0, 0)));     /* mov r10, [the last qword] */
+	g_assert_false(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0x39, 1, 0, 0)));    /* behind them */
+	g_assert_false(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0xf1, 0, 0, 0)));    /* before them */
+	g_assert_false(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0xfb, 0, 0, 0)));    /* in the middle of a field */
+	g_assert_false(verify_in_area(BYTES(0x4c, 0x89, 0x15, 0xf9, 0, 0, 0)));    /* mov [the first], r10 */
+	g_assert_false(verify_in_area(BYTES(0x44, 0x8b, 0x15, 0xf9, 0, 0, 0)));    /* 32 bits of it */
+	g_assert_false(verify_in_area(BYTES(0xff, 0x25, 0xfa, 0, 0, 0)));          /* jmp [the first] */
+	g_assert_false(verify_in_area(BYTES(0x48, 0x83, 0x05, 0xf8, 0, 0, 0, 1))); /* add [the first], 1 */
+}
+
 static void system_instructions_are_refused(void)
 {
 	g_assert_false(verify(BYTES(0x0f, 0x05)));                   /* syscall */
@@ -210,6 +238,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_assert_true(ZYAN_SUCCESS(ZydisDecoderInit(&jit.verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
 	g_test_add_func("/jit-verify/plain-code-passes", plain_code_passes);
+	g_test_add_func("/jit-verify/predictions-are-read-only", predictions_are_read_only);
 	g_test_add_func("/jit-verify/system-instructions-are-refused", system_instructions_are_refused);
 	g_test_add_func("/jit-verify/divisions-are-by-what-was-checked", divisions_are_by_what_was_checked);
 	g_test_add_func("/jit-verify/far-transfers-and-segments-are-refused", far_transfers_and_segments_are_refused);

@@ -1,0 +1,274 @@
+/*
+ * Predictions: an operand in memory mostly lies in the page where it was last. Each keeps a copy of that page's TLB
+ * entry beside its code (mmu.h, struct mmu_copies), so that a check is a subtraction and a comparison, and the access
+ * need not wait for it. A trace whose copies are of another address space, or older than an invalidation, forgets them
+ * where it is entered; and behind each handler it is left if copies have become invalid.
+ */
+#include "jit/translation.h"
+
+#include "cpu/block_cache.h"
+
+enum {
+	/*
+	 * Every so many misses, one is looked at: if they came one in so many instructions, and this operand has been
+	 * met so often, its page changes all the time, and the TLB is the better place to look.
+	 */
+	MISSES = 64,
+	RARE = 250,
+	ROAMING = 4,
+};
+
+static_assert(sizeof(struct prediction) == 32 && sizeof(struct predictions) == 32 &&
+		      sizeof(struct page_predictions) == 32,
+	      "as translated code finds them");
+
+static i32 from_code(const struct translation *t, const void *to, unsigned length)
+{
+	return (i32)((const u8 *)to - (jit_executable(t->jit, t->e.at) + length));
+}
+
+/* OPCODE `reg`, [field of a prediction, or of their header]. */
+static void emit_field(struct translation *t, u8 opcode, unsigned reg, const void *field)
+{
+	enum { LENGTH = 7 };
+	emit_rip(&t->e, opcode, reg, from_code(t, field, LENGTH));
+}
+
+/* Those of the page that the trace lies in; there is room for them. */
+static struct page_predictions *page_of(struct translation *t)
+{
+	struct jit *jit = t->jit;
+	u32 *at = &t->cpu->blocks->pages[t->trace->block[0]->ram_offset >> PAGE_SHIFT].predictions;
+	if (!*at) {
+		*at = (u32)++jit->predictions_used;
+		*(struct page_predictions *)(jit->predictions + *at - 1) = (struct page_predictions){ 0 };
+	}
+	return (struct page_predictions *)(jit->predictions + *at - 1);
+}
+
+void emit_begin_predictions(struct translation *t)
+{
+	struct jit *jit = t->jit;
+	if (jit->predictions_used + 2 + 2 * TRACE_MAX > jit->predictions_max)
+		return;
+	t->page = page_of(t);
+	t->predictions = (struct predictions *)(jit->predictions + jit->predictions_used);
+	*t->predictions = (struct predictions){ .head = t->trace->block[0] };
+	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_field(t, 0x3b, HOST_T0, &t->page->stamp);
+	struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
+	c->kind = COLD_FORGET;
+	c->back = t->e.at;
+}
+
+void emit_cold_forget(struct translation *t, const struct cold *c)
+{
+	emit_mov_imm(&t->e, HOST_T1, (u64)t->page);
+	emit_call(&t->e, t->jit->stub_forget);
+	emit_jmp(&t->e, c->back);
+}
+
+void jit_keep_predictions(struct jit *jit, struct page_predictions *page, struct predictions *predictions)
+{
+	if (!page || !predictions->count)
+		return;
+	jit->predictions_used += 1 + predictions->count;
+	predictions->next = page->first;
+	page->first = predictions;
+}
+
+static struct prediction *new_prediction(struct translation *t, const struct plan *p)
+{
+	if (!t->predictions || t->loop || p->insn->roams)
+		return NULL;
+	u64 index = t->predictions->count++;
+	struct prediction *n = &t->predictions->of[index];
+	*n = (struct prediction){ .insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena), .index = (u16)index };
+	return n;
+}
+
+bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group)
+{
+	struct emit *e = &t->e;
+	struct prediction *n = new_prediction(t, p);
+	if (!n)
+		return false;
+	emit_lea(e, HOST_T2, r.base, r.disp);
+	emit_field(t, 0x2b, HOST_T2, &n->page);
+	emit_field(t, 0x3b, HOST_T2, &n->limit);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
+	emit_field(t, 0x8b, HOST_T1, &n->addend);
+	c->kind = group ? COLD_PREDICT_GROUP : COLD_PREDICT;
+	c->plan = p;
+	c->back = e->at;
+	c->range = r;
+	c->prediction = n;
+	return true;
+}
+
+/* Looks into the TLB: if it has the range, T1 = addend, and ZF. T0 is where the range begins. */
+static void emit_look(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	emit_mov_imm(e, HOST_T1, (u64)c->prediction);
+	emit_mov_imm(e, HOST_T2, c->range.size - 1);
+	emit_call(e, t->jit->stub_predict[c->range.write]);
+	emit_jcc(e, COND_Z, c->back);
+}
+
+void emit_cold_predict(struct translation *t, const struct cold *c)
+{
+	if (c->range.base != HOST_T0 || c->range.disp)
+		emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
+	emit_look(t, c);
+}
+
+void emit_cold_predict_again(struct translation *t, const struct cold *c)
+{
+	emit_look(t, c);
+}
+
+/* --- stubs --- */
+
+/* call: T1 = a page's predictions. They are forgotten, and made for the current stamp from now on. */
+static void make_forget(struct emit *e)
+{
+	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
+	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
+	const u8 *next_trace = e->at;
+	emit_rr(e, OPCODE_WIDE(0x85), HOST_T0, HOST_T0);
+	u8 *done = emit_jcc(e, COND_Z, NULL);
+	emit_mov(e, HOST_T1, HOST_T0);
+	emit_load(e, HOST_T0, HOST_T1, offsetof(struct predictions, next));
+	emit_load(e, HOST_T2, HOST_T1, offsetof(struct predictions, count));
+	const u8 *loop = e->at;
+	emit_alu_imm(e, 5, true, HOST_T2, 1);
+	emit_jcc(e, COND_B, next_trace);
+	emit_lea(e, HOST_T1, HOST_T1, sizeof(struct prediction));
+	emit_rm(e, OPCODE_WIDE(0xc7), 0, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
+	emit32(e, 0);
+	emit_jmp(e, loop);
+	emit_patch(e, done, e->at);
+	emit8(e, 0xc3);
+}
+
+/* BYTE [[CPU + table] + copy_index(RCX)] = 1. */
+static void emit_note(struct emit *e, i32 table)
+{
+	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_RCX);
+	emit8(e, PAGE_SHIFT);
+	emit_alu_imm(e, 4, false, HOST_RCX, COPY_PAGES - 1);
+	emit_add_to(e, HOST_RCX, table);
+	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_RCX, HOST_NONE, 0, 0);
+	emit8(e, 1);
+}
+
+/* RAX = addend of the page at T0: the prediction T1 copies it; as mmu_note_copy(). */
+static void emit_copy(struct emit *e, bool write)
+{
+	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
+	emit_mov(e, HOST_RCX, HOST_T0);
+	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
+	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
+	emit_rr(e, OPCODE_WIDE(0xf7), 3, HOST_T2);
+	emit_alu_imm(e, 0, true, HOST_T2, PAGE_SIZE);
+	emit_store(e, HOST_T2, HOST_T1, offsetof(struct prediction, limit));
+	emit_note(e, CPU_FIELD(mmu.copies.pages));
+	if (!write)
+		return;
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, HOST_RAX, 0, 0);
+	emit_note(e, CPU_FIELD(mmu.copies.writable));
+}
+
+/* This miss is to be looked at: see attend(). */
+static void emit_report(struct emit *e)
+{
+	emit_rm(e, (struct opcode){ .byte = 0xc7 }, 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
+	emit32(e, MISSES);
+	emit_store(e, HOST_T1, HOST_CPU, CPU_FIELD(jit_missed));
+	emit_rm(e, (struct opcode){ .byte = 0x81, .lock = true }, 1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
+	emit32(e, ATTEND_JIT);
+}
+
+/* What was forgotten has not roamed. */
+static void emit_count_miss(struct emit *e)
+{
+	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
+	emit8(e, 0);
+	u8 *forgotten = emit_jcc(e, COND_Z, NULL);
+	emit_rm(e, (struct opcode){ .byte = 0x83 }, 5, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
+	emit8(e, 1);
+	u8 *not_now = emit_jcc(e, COND_NZ, NULL);
+	emit_report(e);
+	emit_patch(e, forgotten, e->at);
+	emit_patch(e, not_now, e->at);
+}
+
+/*
+ * call: T0 = linear address, T1 = prediction, T2 = bytes - 1. If the TLB has them: ZF, T1 = addend, and the prediction
+ * is of this page, if it may. Keeps all but T1 and T2.
+ */
+static void make_predict(struct emit *e, bool write)
+{
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RAX);
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
+	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_RAX);
+	emit8(e, 7);
+	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
+	emit_add_to(e, HOST_RAX, CPU_FIELD(mmu.tlb));
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, HOST_T2, 0, 0);
+	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
+		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	u8 *miss = emit_jcc(e, COND_NZ, NULL);
+	emit_load(e, HOST_RAX, HOST_RAX, offsetof(struct tlb_entry, addend));
+	emit_count_miss(e);
+	/* As mmu_may_copy(). */
+	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(mmu.tlb));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.system));
+	u8 *supervisor = emit_jcc(e, COND_Z, NULL);
+	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.cls));
+	emit8(e, MMU_USER);
+	u8 *no_copy = emit_jcc(e, COND_NZ, NULL);
+	emit_patch(e, supervisor, e->at);
+	emit_copy(e, write);
+	emit_patch(e, no_copy, e->at);
+	emit_mov(e, HOST_T1, HOST_RAX);
+	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
+	emit_patch(e, miss, e->at);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RAX);
+	emit8(e, 0xc3);
+}
+
+void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
+{
+	cpu->jit_misses_left = MISSES;
+	jit->stub_forget = e->at;
+	make_forget(e);
+	for (unsigned write = 0; write < 2; write++) {
+		jit->stub_predict[write] = e->at;
+		make_predict(e, write);
+	}
+}
+
+/* --- operands that roam --- */
+
+void jit_attend(struct cpu *cpu)
+{
+	struct jit *jit = jit_of(cpu);
+	struct prediction *n = cpu->jit_missed;
+	u64 since = cpu->counters.instructions - jit->missed_at;
+
+	jit->missed_at = cpu->counters.instructions;
+	cpu->jit_missed = NULL;
+	if (!n || since > (u64)MISSES * RARE || ++n->misses < ROAMING)
+		return;
+	struct insn *insn = (struct insn *)(cpu->blocks->arena + n->insn);
+	insn->roams = true;
+	cpu->counters.operands_roaming++;
+	block_retranslate(cpu, ((struct predictions *)(n - n->index) - 1)->head);
+}

@@ -1,0 +1,236 @@
+/*
+ * Operands in memory whose page the translator predicts to be the one of last time: what they find must change with
+ * their address, with what is mapped there, with its rights, and with who asks.
+ */
+#include "lib/guest.h"
+
+#define WINDOW   ((u8 *)(1ULL << 39))
+#define ROUNDS   300
+#define PRESENT  1
+#define WRITE    2
+#define USER     4
+#define DIRTY    BIT(6)
+#define PCIDE    BIT(17)
+#define CR4_SMAP BIT(21)
+#define PAGES    64
+
+struct tables {
+	u64 pdpt[512], pd[512], pt[512];
+};
+static struct tables window ALIGNED(4096), other ALIGNED(4096);
+static u64 other_pml4[512] ALIGNED(4096);
+static u8 pages[PAGES][4096] ALIGNED(4096);
+
+static void make(u64 *pml4, struct tables *t)
+{
+	pml4[1] = (u64)t->pdpt | PRESENT | WRITE | USER;
+	t->pdpt[0] = (u64)t->pd | PRESENT | WRITE | USER;
+	t->pd[0] = (u64)t->pt | PRESENT | WRITE | USER;
+}
+
+static void map(unsigned n, const u8 *page, u64 rights)
+{
+	window.pt[n] = page ? (u64)page | rights : 0;
+	invlpg(WINDOW + 4096 * n);
+}
+
+/* Each is one instruction with one operand, wherever it is called from. */
+asm(".pushsection .text\n"
+    ".global read_it, write_it, read_any, write_any, remap_between, read_two\n"
+    "read_it: mov (%rdi), %rax; ret\n"
+    "write_it: mov %rsi, (%rdi); ret\n"
+    /* These two are used all over the place, and soon not predicted any more. */
+    "read_any: mov (%rdi), %rax; ret\n"
+    "write_any: mov %rsi, (%rdi); ret\n"
+    /* Reads, maps another page there, and reads again, all in one go. */
+    "remap_between: mov (%rdi), %rax; mov %rsi, (%rdx); invlpg (%rdi); sub (%rdi), %rax; ret\n"
+    "read_two: mov (%rdi), %rax; mov 8(%rdi), %rdx; lea (%rax,%rdx), %rax; ret\n"
+    ".popsection\n");
+u64 read_it(const void *at), read_any(const void *at), read_two(const void *at);
+void write_it(void *at, u64 value), write_any(void *at, u64 value);
+u64 remap_between(const void *at, u64 entry, u64 *slot);
+
+static void test_addresses(void)
+{
+	bool right = true;
+	for (u64 i = 0, n = 1; i < 20 * ROUNDS; i++) {
+		u8 *at = WINDOW + 4096 * (n % PAGES) + 8 * (i % 500);
+		write_any(at, i);
+		right &= read_any(at) == i && *(u64 *)(pages[n % PAGES] + 8 * (i % 500)) == i;
+		n = n * 6364136223846793005ULL + 1442695040888963407ULL;
+		n ^= n >> 33;
+	}
+	CHECK("operand-goes-where-its-address-is", right);
+	right = true;
+	for (unsigned i = 0; i < 4096 - 16; i++)
+		pages[0][i] = (u8)(3 * i);
+	memset(pages[1], 0x55, 32);
+	for (unsigned i = 4096 - 40; i < 4096 + 8; i++) {
+		u64 low, high;
+		memcpy(&low, WINDOW + i, 8);
+		memcpy(&high, WINDOW + i + 8, 8);
+		right &= read_any(WINDOW + i) == low && read_two(WINDOW + i) == low + high;
+	}
+	CHECK("operands-across-the-page's-end-have-both-pages", right);
+	CHECK("and-go-back", read_any(WINDOW + 4096) == 0x5555555555555555 && read_any(WINDOW) == *(u64 *)pages[0]);
+}
+
+static void test_remapping(void)
+{
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u8 *from = pages[i & 1], *to = pages[~i & 1];
+		*(u64 *)from = 1000 + i;
+		*(u64 *)to = i;
+		right &= remap_between(WINDOW, (u64)to | PRESENT | WRITE, &window.pt[0]) == 1000;
+		write_it(WINDOW, 77 + i);
+		right &= *(u64 *)to == 77 + i && *(u64 *)from == 1000 + i && read_it(WINDOW) == 77 + i;
+	}
+	map(0, pages[0], PRESENT | WRITE);
+	CHECK("another-page-there-counts-behind-invlpg", right);
+}
+
+static void test_rights(void)
+{
+	bool faulted = true, dirty = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		write_it(WINDOW, i);
+		map(0, pages[0], PRESENT);
+		word vector = TRY("call write_it", : : "D"(WINDOW), "S"(-1UL) : "memory", "rax");
+		faulted &= vector == PF && fault.address == (word)WINDOW && read_it(WINDOW) == i;
+		map(0, NULL, 0);
+		vector = TRY("call read_it", : : "D"(WINDOW) : "memory", "rax");
+		faulted &= vector == PF && fault.address == (word)WINDOW;
+		map(0, pages[0], PRESENT | WRITE);
+		read_it(WINDOW);
+		dirty &= !(window.pt[0] & DIRTY);
+		write_it(WINDOW, i);
+		dirty &= !!(window.pt[0] & DIRTY);
+	}
+	CHECK("page-that-lost-a-right-faults", faulted);
+	CHECK("first-write-sets-the-dirty-flag-again", dirty);
+}
+
+static u32 call(const u8 *at)
+{
+	u32 value;
+	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
+	return value;
+}
+
+/* A page is data for a while, then code, and the same instruction writes it all the time. */
+static void test_code(void)
+{
+	bool right = true;
+	for (unsigned i = 2; i < PAGES; i++) {
+		for (u64 round = 0; round < 8; round++) {
+			/* mov $round, %eax; ret */
+			write_it(WINDOW + 4096 * i, 0xb8 | round << 8 | 0xc3ULL << 40);
+			right &= call(WINDOW + 4096 * i) == round && call(pages[i]) == round;
+		}
+	}
+	CHECK("page-that-became-code-is-written-under-watch", right);
+}
+
+static bool alternate(word cr3, word other_cr3)
+{
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		write_cr3(i & 1 ? other_cr3 : cr3);
+		right &= read_it(WINDOW) == (i & 1 ? 2 : 1);
+	}
+	write_cr3(cr3);
+	return right;
+}
+
+static void test_address_spaces(void)
+{
+	u32 r[4];
+	memcpy(other_pml4, boot_pml4, sizeof other_pml4);
+	make(other_pml4, &other);
+	other.pt[0] = (u64)pages[1] | PRESENT | WRITE;
+	*(u64 *)pages[0] = 1;
+	*(u64 *)pages[1] = 2;
+	word cr3 = read_cr3();
+	CHECK("two-address-spaces-differ", alternate(cr3, (word)other_pml4));
+	cpuid(1, 0, r);
+	if (!(r[2] >> 17 & 1)) {
+		skip("two-pcids-differ", "no PCID");
+		return;
+	}
+	write_cr4(read_cr4() | PCIDE);
+	CHECK("two-pcids-differ", alternate(cr3 | 1 | BIT(63), (word)other_pml4 | 2 | BIT(63)));
+	write_cr3(cr3);
+	write_cr4(read_cr4() & ~PCIDE);
+}
+
+/* The supervisor may read the page, the user may not; by the same instruction. */
+static void user_reads(void)
+{
+	asm volatile("call read_it; int $0x80" : : "D"(WINDOW) : "rax", "memory");
+}
+
+static void test_smap(void)
+{
+	bool right = true;
+	u32 r[4];
+	cpuid(7, 0, r);
+	if (!(r[1] >> 20 & 1)) {
+		skip("smap-counts-again-behind-clac", "no SMAP");
+		return;
+	}
+	map(0, pages[0], PRESENT | WRITE | USER);
+	write_cr4(read_cr4() | CR4_SMAP);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		asm volatile("stac" : : : "cc");
+		right &= read_it(WINDOW) == 1;
+		asm volatile("clac" : : : "cc");
+		word vector = TRY("call read_it", : : "D"(WINDOW) : "memory", "rax");
+		right &= vector == PF && fault.address == (word)WINDOW;
+	}
+	write_cr4(read_cr4() & ~CR4_SMAP);
+	CHECK("smap-counts-again-behind-clac", right);
+}
+
+static void test_user(void)
+{
+	bool right = true;
+	open_to_user();
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		map(0, pages[0], PRESENT | WRITE | (i & 1 ? USER : 0));
+		right &= read_it(WINDOW) == 1;
+		word vector = run_user(user_reads);
+		right &= i & 1 ? vector == 0x80 : vector == PF && fault.address == (word)WINDOW;
+		right &= read_it(WINDOW) == 1;
+	}
+	CHECK("user-does-not-see-what-the-supervisor-sees", right);
+}
+
+static void test_breakpoint(void)
+{
+	bool right = true;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		right &= read_it(WINDOW) == 1;
+		asm volatile("mov %0, %%dr0; mov %1, %%dr7" : : "r"(WINDOW), "r"(0xb0402UL)); /* 4 bytes, data */
+		word vector = TRY("call read_it", : : "D"(WINDOW) : "memory", "rax");
+		asm volatile("mov %0, %%dr7" : : "r"(0x400UL));
+		right &= vector == DB;
+	}
+	CHECK("data-breakpoint-traps", right);
+}
+
+void guest_main(void)
+{
+	make(boot_pml4, &window);
+	write_cr3(read_cr3());
+	for (unsigned i = 0; i < PAGES; i++)
+		map(i, pages[i], PRESENT | WRITE);
+	test_addresses();
+	test_remapping();
+	test_rights();
+	test_code();
+	test_address_spaces();
+	test_smap();
+	test_breakpoint();
+	test_user();
+}
