@@ -79,7 +79,7 @@ void jit_keep_predictions(struct jit *jit, struct page_predictions *page, struct
 
 static struct prediction *new_prediction(struct translation *t, const struct plan *p)
 {
-	if (!t->predictions || t->loop || p->insn->roams)
+	if (!t->predictions || p->insn->roams)
 		return NULL;
 	u64 index = t->predictions->count++;
 	struct prediction *n = &t->predictions->of[index];
@@ -98,8 +98,8 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 	emit_field(t, 0x3b, HOST_T2, &n->limit);
 	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
 	emit_field(t, 0x8b, HOST_T1, &n->addend);
-	c->kind = group ? COLD_PREDICT_GROUP : COLD_PREDICT;
-	c->plan = p;
+	c->kind = t->loop ? COLD_PREDICT_STRETCH : group ? COLD_PREDICT_GROUP : COLD_PREDICT;
+	c->plan = plain_plan(t, p);
 	c->back = e->at;
 	c->range = r;
 	c->prediction = n;

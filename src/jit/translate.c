@@ -40,8 +40,7 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 	c->plan = p;
 }
 
-/* The same instruction in jit->plan, for one of a stretch. */
-static const struct plan *plain_plan(const struct translation *t, const struct plan *p)
+const struct plan *plain_plan(const struct translation *t, const struct plan *p)
 {
 	return t->loop ? t->jit->plan + (p - t->plan) : p;
 }
@@ -798,11 +797,11 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	emit_patch(e, c->from, start);
 	t->flags = IN_MEMORY;
 	t->recipe = NULL;
-	if (c->kind == COLD_GO_ON_PLAIN)
-		emit_leave_stretch(t);
 	/* What goes back has not touched the guest's flags. */
-	if (c->kind == COLD_PREDICT || c->kind == COLD_PREDICT_GROUP)
+	if (c->kind == COLD_PREDICT || c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_STRETCH)
 		emit_cold_predict(t, c);
+	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH)
+		emit_leave_stretch(t);
 	if (c->recipe)
 		emit_recipe_to_memory(t, c->recipe);
 	switch (c->kind) {
@@ -884,6 +883,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_jmp(e, t->jit->stub_crossing);
 		break;
 	case COLD_GO_ON_PLAIN:
+	case COLD_PREDICT_STRETCH:
 		emit_rounds_done(t, c->plan);
 		emit_jmp(e, t->plain_at[c->plan - t->plan]);
 		break;

@@ -26,6 +26,7 @@ struct cold {
 		COLD_FORGET,
 		COLD_PREDICT,
 		COLD_PREDICT_GROUP,
+		COLD_PREDICT_STRETCH,
 		COLD_UNGROUP,
 		COLD_TOO_DEEP,
 		COLD_ODD_RETURN,
@@ -122,6 +123,8 @@ static inline i32 addend_offset(unsigned slot)
 	return (i32)(offsetof(struct cpu, jit_addend) + 8 * slot);
 }
 
+/* The same instruction in jit->plan, for one of a stretch. */
+const struct plan *plain_plan(const struct translation *t, const struct plan *p);
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
 struct cold *add_cold(struct translation *t, u8 *from);
 /* T1 = what stubs must know of the instruction; `vectors` and x87 registers must be loaded behind it. */
