@@ -6,6 +6,7 @@
 #include "jit/internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #ifndef MADV_COLLAPSE
@@ -65,11 +66,17 @@ int jit_area_create(struct jit *jit)
 	jit->links_start = jit->size;
 	jit->predictions = (struct prediction *)((u8 *)x + jit->size);
 	jit->predictions_max = beside / sizeof(*jit->predictions);
+	jit->prediction_info = calloc(jit->predictions_max, sizeof(*jit->prediction_info));
+	if (!jit->prediction_info) {
+		jit_area_destroy(jit);
+		return -ENOMEM;
+	}
 	return 0;
 }
 
 void jit_area_destroy(struct jit *jit)
 {
+	free(jit->prediction_info);
 	munmap(jit->writable, jit->size);
 	munmap((void *)jit->executable, jit->size + predictions_size(jit));
 }

@@ -150,27 +150,30 @@ struct jit_made {
 
 /* Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. */
 struct prediction {
-	u64 page;   /* linear address */
-	u64 limit;  /* the operand may begin below this in it; 0: nothing is predicted */
-	u64 addend; /* as in struct tlb_entry */
+	u64 page;                /* linear address */
+	u64 limit;               /* the operand may begin below this in it; 0: nothing is predicted */
+	u64 addend;              /* as in struct tlb_entry */
+	struct prediction *next; /* of the same page of code, if there is one predicted */
+};
+
+struct prediction_info {
 	u32 insn;   /* place in the arena of the instruction */
-	u16 index;  /* behind the header */
+	u16 index;  /* behind the trace's header */
 	u16 misses; /* that were looked at */
 };
 
 /* Those of a trace. */
 struct predictions {
-	struct predictions *next; /* of the same page */
 	u64 count;
 	struct block *head; /* of the trace */
-	u64 unused;
+	u64 unused[2];
 	struct prediction of[];
 };
 
-/* All of a page with code. */
+/* Of a page with code: those that predict something. */
 struct page_predictions {
 	u64 stamp; /* the MMU's copies' when they were made */
-	struct predictions *first;
+	struct prediction *first;
 	u64 unused[2];
 };
 
@@ -187,7 +190,8 @@ struct jit {
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
 	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
-	struct prediction *predictions; /* beside the executable mapping, neither of them executable */
+	struct prediction *predictions;          /* beside the executable mapping, neither of them executable */
+	struct prediction_info *prediction_info; /* as many */
 	size_t predictions_max, predictions_used;
 	u64 missed_at;  /* counters.instructions when one that missed was looked at */
 	u64 emptied_at; /* counters.instructions then */
@@ -272,7 +276,7 @@ void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 /* predict.c */
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e);
 /* A translation that has these was made. */
-void jit_keep_predictions(struct jit *jit, struct page_predictions *page, struct predictions *predictions);
+void jit_keep_predictions(struct jit *jit, const struct predictions *predictions);
 /* ATTEND_JIT: an operand that has missed its prediction. */
 void jit_attend(struct cpu *cpu);
 

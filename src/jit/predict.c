@@ -16,6 +16,7 @@ enum {
 	MISSES = 64,
 	RARE = 250,
 	ROAMING = 4,
+	SIZE_BITS = 9 /* for bytes of a range, less one, beside a number */
 };
 
 static_assert(sizeof(struct prediction) == 32 && sizeof(struct predictions) == 32 &&
@@ -68,13 +69,10 @@ void emit_cold_forget(struct translation *t, const struct cold *c)
 	emit_jmp(&t->e, c->back);
 }
 
-void jit_keep_predictions(struct jit *jit, struct page_predictions *page, struct predictions *predictions)
+void jit_keep_predictions(struct jit *jit, const struct predictions *predictions)
 {
-	if (!page || !predictions->count)
-		return;
-	jit->predictions_used += 1 + predictions->count;
-	predictions->next = page->first;
-	page->first = predictions;
+	if (predictions && predictions->count)
+		jit->predictions_used += 1 + predictions->count;
 }
 
 static struct prediction *new_prediction(struct translation *t, const struct plan *p)
@@ -83,7 +81,11 @@ static struct prediction *new_prediction(struct translation *t, const struct pla
 		return NULL;
 	u64 index = t->predictions->count++;
 	struct prediction *n = &t->predictions->of[index];
-	*n = (struct prediction){ .insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena), .index = (u16)index };
+	*n = (struct prediction){ 0 };
+	t->jit->prediction_info[n - t->jit->predictions] = (struct prediction_info){
+		.insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena),
+		.index = (u16)index,
+	};
 	return n;
 }
 
@@ -109,9 +111,10 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 /* Looks into the TLB: if it has the range, T1 = addend, and ZF. T0 is where the range begins. */
 static void emit_look(struct translation *t, const struct cold *c)
 {
+	const struct prediction *page = (const struct prediction *)t->page;
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->prediction);
-	emit_mov_imm(e, HOST_T2, c->range.size - 1);
+	emit_mov_imm(e, HOST_T2, (u64)(page - t->jit->predictions) << SIZE_BITS | (c->range.size - 1));
 	emit_call(e, t->jit->stub_predict[c->range.write]);
 	emit_jcc(e, COND_Z, c->back);
 }
@@ -130,50 +133,89 @@ void emit_cold_predict_again(struct translation *t, const struct cold *c)
 
 /* --- stubs --- */
 
+static void emit_store_zero(struct emit *e, unsigned base, i32 disp)
+{
+	emit_rm(e, OPCODE_WIDE(0xc7), 0, base, HOST_NONE, 0, disp);
+	emit32(e, 0);
+}
+
 /* call: T1 = a page's predictions. They are forgotten, and made for the current stamp from now on. */
 static void make_forget(struct emit *e)
 {
 	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
-	const u8 *next_trace = e->at;
+	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
+	const u8 *loop = e->at;
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_T0, HOST_T0);
 	u8 *done = emit_jcc(e, COND_Z, NULL);
-	emit_mov(e, HOST_T1, HOST_T0);
-	emit_load(e, HOST_T0, HOST_T1, offsetof(struct predictions, next));
-	emit_load(e, HOST_T2, HOST_T1, offsetof(struct predictions, count));
-	const u8 *loop = e->at;
-	emit_alu_imm(e, 5, true, HOST_T2, 1);
-	emit_jcc(e, COND_B, next_trace);
-	emit_lea(e, HOST_T1, HOST_T1, sizeof(struct prediction));
-	emit_rm(e, OPCODE_WIDE(0xc7), 0, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
-	emit32(e, 0);
+	emit_store_zero(e, HOST_T0, offsetof(struct prediction, limit));
+	emit_load(e, HOST_T0, HOST_T0, offsetof(struct prediction, next));
 	emit_jmp(e, loop);
 	emit_patch(e, done, e->at);
 	emit8(e, 0xc3);
 }
 
-/* BYTE [[CPU + table] + copy_index(RCX)] = 1. */
+/* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
 static void emit_note(struct emit *e, i32 table)
 {
+	emit_mov(e, HOST_T2, HOST_RCX);
+	emit_rr(e, OPCODE_WIDE(0xc1), 7, HOST_T2);
+	emit8(e, 63);
+	emit_alu_imm(e, 4, false, HOST_T2, COPY_PAGES / 2);
 	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_RCX);
 	emit8(e, PAGE_SHIFT);
-	emit_alu_imm(e, 4, false, HOST_RCX, COPY_PAGES - 1);
+	emit_alu_imm(e, 4, false, HOST_RCX, COPY_PAGES / 2 - 1);
+	emit_rr(e, OPCODE_WIDE(0x09), HOST_T2, HOST_RCX);
 	emit_add_to(e, HOST_RCX, table);
 	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_RCX, HOST_NONE, 0, 0);
 	emit8(e, 1);
 }
 
+/* ZF = nothing is predicted by T1. */
+static void emit_compare_limit(struct emit *e)
+{
+	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
+	emit8(e, 0);
+}
+
+static void emit_shift(struct emit *e, unsigned n, unsigned reg, unsigned by)
+{
+	emit_rr(e, OPCODE_WIDE(0xc1), n, reg);
+	emit8(e, (u8)by);
+}
+
+/* The prediction T1, which predicts nothing yet, is one of its page's; T2 tells which. Uses RCX. */
+static void emit_enlist(struct emit *e, const struct jit *jit)
+{
+	emit_mov(e, HOST_RCX, HOST_T2);
+	emit_shift(e, 5, HOST_RCX, SIZE_BITS);
+	emit_shift(e, 4, HOST_RCX, __builtin_ctz(sizeof(struct prediction)));
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
+	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
+	emit_load(e, HOST_T0, HOST_RCX, offsetof(struct page_predictions, first));
+	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, next));
+	emit_store(e, HOST_T1, HOST_RCX, offsetof(struct page_predictions, first));
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
+}
+
 /* RAX = addend of the page at T0: the prediction T1 copies it; as mmu_note_copy(). */
-static void emit_copy(struct emit *e, bool write)
+static void emit_copy(struct emit *e, const struct jit *jit, bool write)
 {
 	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
 	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
+	emit_compare_limit(e);
+	u8 *enlisted = emit_jcc(e, COND_NZ, NULL);
+	emit_enlist(e, jit);
+	emit_patch(e, enlisted, e->at);
+	emit_alu_imm(e, 4, false, HOST_T2, (1 << SIZE_BITS) - 1);
 	emit_rr(e, OPCODE_WIDE(0xf7), 3, HOST_T2);
 	emit_alu_imm(e, 0, true, HOST_T2, PAGE_SIZE);
 	emit_store(e, HOST_T2, HOST_T1, offsetof(struct prediction, limit));
+	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_note(e, CPU_FIELD(mmu.copies.pages));
 	if (!write)
 		return;
@@ -194,8 +236,7 @@ static void emit_report(struct emit *e)
 /* What was forgotten has not roamed. */
 static void emit_count_miss(struct emit *e)
 {
-	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
-	emit8(e, 0);
+	emit_compare_limit(e);
 	u8 *forgotten = emit_jcc(e, COND_Z, NULL);
 	emit_rm(e, (struct opcode){ .byte = 0x83 }, 5, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
 	emit8(e, 1);
@@ -206,10 +247,10 @@ static void emit_count_miss(struct emit *e)
 }
 
 /*
- * call: T0 = linear address, T1 = prediction, T2 = bytes - 1. If the TLB has them: ZF, T1 = addend, and the prediction
- * is of this page, if it may. Keeps all but T1 and T2.
+ * call: T0 = linear address, T1 = prediction, T2 = place of its page's << SIZE_BITS | bytes - 1. If the TLB has them:
+ * ZF, T1 = addend, and the prediction is of this page, if it may. Keeps all but T1 and T2.
  */
-static void make_predict(struct emit *e, bool write)
+static void make_predict(struct emit *e, const struct jit *jit, bool write)
 {
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RAX);
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
@@ -218,7 +259,9 @@ static void make_predict(struct emit *e, bool write)
 	emit8(e, 7);
 	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
 	emit_add_to(e, HOST_RAX, CPU_FIELD(mmu.tlb));
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, HOST_T2, 0, 0);
+	emit_mov(e, HOST_RCX, HOST_T2);
+	emit_alu_imm(e, 4, false, HOST_RCX, (1 << SIZE_BITS) - 1);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_rm(e, OPCODE_WIDE(0x0b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
@@ -234,7 +277,7 @@ static void make_predict(struct emit *e, bool write)
 	emit8(e, MMU_USER);
 	u8 *no_copy = emit_jcc(e, COND_NZ, NULL);
 	emit_patch(e, supervisor, e->at);
-	emit_copy(e, write);
+	emit_copy(e, jit, write);
 	emit_patch(e, no_copy, e->at);
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
@@ -251,7 +294,7 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 	make_forget(e);
 	for (unsigned write = 0; write < 2; write++) {
 		jit->stub_predict[write] = e->at;
-		make_predict(e, write);
+		make_predict(e, jit, write);
 	}
 }
 
@@ -265,10 +308,11 @@ void jit_attend(struct cpu *cpu)
 
 	jit->missed_at = cpu->counters.instructions;
 	cpu->jit_missed = NULL;
-	if (!n || since > (u64)MISSES * RARE || ++n->misses < ROAMING)
+	struct prediction_info *info = n ? &jit->prediction_info[n - jit->predictions] : NULL;
+	if (!n || since > (u64)MISSES * RARE || ++info->misses < ROAMING)
 		return;
-	struct insn *insn = (struct insn *)(cpu->blocks->arena + n->insn);
+	struct insn *insn = (struct insn *)(cpu->blocks->arena + info->insn);
 	insn->roams = true;
 	cpu->counters.operands_roaming++;
-	block_retranslate(cpu, ((struct predictions *)(n - n->index) - 1)->head);
+	block_retranslate(cpu, ((struct predictions *)(n - info->index) - 1)->head);
 }

@@ -30,7 +30,7 @@ enum mmu_class {
 };
 
 enum { TLB_ENTRIES = 4096 }; /* per table; direct-mapped by page number */
-enum { COPY_PAGES = 1024 };  /* told apart by mmu_copies */
+enum { COPY_PAGES = 2048 };  /* told apart by mmu_copies */
 
 /*
  * One page. A tag is the virtual page address with the table's current revision in bits 11:0; it matches only if the
@@ -207,9 +207,11 @@ static inline unsigned tlb_index(u64 va)
 	return (unsigned)(va >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
 }
 
+/* By halves of the address space: no INVLPG of a process's page shall be taken for one of its kernel's. */
 static inline unsigned copy_index(u64 address)
 {
-	return (unsigned)(address >> PAGE_SHIFT) & (COPY_PAGES - 1);
+	unsigned half = address >> 63 ? COPY_PAGES / 2 : 0;
+	return half + ((unsigned)(address >> PAGE_SHIFT) & (COPY_PAGES / 2 - 1));
 }
 
 /* Entries of the current table: none that are good only while EFLAGS.AC is set. */
