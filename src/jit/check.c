@@ -450,36 +450,59 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 	mmu_renew_copies(&cpu->mmu);
 }
 
-/* Runs a fragment, both ways if that is still due; true if it threw. */
+/*
+ * Runs a fragment both ways. false: they differ. `*thrown`: it threw; then, as where what was done cannot be undone,
+ * there may have been nothing to compare.
+ */
+static bool ways_agree(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
+		       bool forget, unsigned *done, bool *thrown)
+{
+	c->writes = 0;
+	c->undoable = true;
+	u64 dropped = cpu->counters.blocks_dropped;
+	take_outcome(cpu, &c->before, false);
+	*thrown = execute(cpu, c, all, f, done);
+	/* A throw without an event was a VM exit, say: that cannot be undone either. */
+	if (!c->undoable || cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
+		return true;
+	u16 undefined = *thrown || *done == f->first ? 0 : all->step[*done - 1].undefined;
+	take_outcome(cpu, &c->interpreted, *thrown);
+	undo_writes(cpu, c);
+	put_outcome(cpu, &c->before);
+	if (forget)
+		forget_pages(cpu, c);
+	*thrown = execute(cpu, NULL, all, f, done);
+	/* A page of data gave up its old blocks, with these writes as the last of many, or something just came up that
+	 * an STI lets through: this one was left in the middle. */
+	if (cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
+		return true;
+	take_outcome(cpu, &c->translated, *thrown);
+	cpu->counters.translations_checked++;
+	return outcomes_equal(&c->interpreted, &c->translated, undefined) && memory_equal(cpu, c);
+}
+
+/*
+ * Runs a fragment, both ways if that is still due; true if it threw. What a walk sets in tables, accessed flags say, is
+ * not undone, and code that has its own tables for data may see it the second time only. So if there were walks, a
+ * difference must show once more, when the TLB knows all.
+ */
 static bool run_fragment(struct cpu *cpu, const struct fragments *all, struct fragment *f, unsigned *done)
 {
 	static _Thread_local struct check c;
+	u64 misses = cpu->counters.tlb_misses;
+	bool thrown;
+
 	if (f->checks >= CHECKS)
 		return execute(cpu, NULL, all, f, done);
 	f->checks++;
-	c.writes = 0;
-	c.undoable = true;
-	u64 dropped = cpu->counters.blocks_dropped;
-	take_outcome(cpu, &c.before, false);
-	bool thrown = execute(cpu, &c, all, f, done);
-	/* A throw without an event was a VM exit, say: that cannot be undone either. */
-	if (!c.undoable || cpu->counters.blocks_dropped != dropped || (thrown && !cpu->pending.valid))
-		return thrown;
-	u16 undefined = thrown || *done == f->first ? 0 : all->step[*done - 1].undefined;
-	take_outcome(cpu, &c.interpreted, thrown);
-	undo_writes(cpu, &c);
-	put_outcome(cpu, &c.before);
-	if (f->checks & 1)
-		forget_pages(cpu, &c);
-	thrown = execute(cpu, NULL, all, f, done);
-	/* A page of data gave up its old blocks, with these writes as the last of many, or something just came up that
-	 * an STI lets through: this one was left in the middle. */
-	if (cpu->counters.blocks_dropped != dropped || (thrown && !cpu->pending.valid))
-		return thrown;
-	take_outcome(cpu, &c.translated, thrown);
-	if (!outcomes_equal(&c.interpreted, &c.translated, undefined) || !memory_equal(cpu, &c))
+	bool agree = ways_agree(cpu, &c, all, f, f->checks & 1, done, &thrown);
+	if (!agree && cpu->counters.tlb_misses != misses) {
+		undo_writes(cpu, &c);
+		put_outcome(cpu, &c.before);
+		agree = ways_agree(cpu, &c, all, f, false, done, &thrown);
+	}
+	if (!agree)
 		report(cpu, &c, all, f);
-	cpu->counters.translations_checked++;
 	return thrown;
 }
 
