@@ -276,7 +276,8 @@ static __attribute__((noinline)) int run_attentive(struct cpu *cpu)
 		group_pause(cpu);
 	if (attention & ATTEND_JIT) {
 		cpu_attended(cpu, ATTEND_JIT);
-		cpu->jit->attend(cpu);
+		if (cpu->jit)
+			cpu->jit->attend(cpu);
 	}
 	if (__atomic_load_n(&cpu->blocks->flush_wanted, __ATOMIC_SEQ_CST))
 		block_cache_flush_now(cpu);

@@ -6,6 +6,7 @@
  * Memory is undone by a journal: before each instruction the bytes it could write are noted, those at its operand and
  * those it could push. Instructions on devices must not run twice, so they end the comparison.
  */
+#include "cpu/access.h"
 #include "cpu/group.h"
 #include "jit/internal.h"
 
@@ -172,19 +173,32 @@ void jit_check_translate(struct cpu *cpu, struct block *block)
 
 /* --- the journal --- */
 
+/* Where a write goes: by the TLB, which may know an older mapping than the tables say now. false: it would fault. */
+static bool find_place(struct cpu *cpu, u64 linear, unsigned size, u64 *ram_offset)
+{
+	const u8 *hit = access_hit(cpu, cpu->mmu.tlb, linear, size, true);
+	if (hit) {
+		*ram_offset = (u64)(hit - cpu->mem->host);
+		return true;
+	}
+	struct mmu_result r = mmu_peek(&cpu->mmu, linear);
+	*ram_offset = r.ram_offset;
+	return r.kind == MMU_OK;
+}
+
 /* Notes up to 8 bytes in one page. */
 static void note_piece(struct cpu *cpu, struct check *c, u64 linear, unsigned size)
 {
-	struct mmu_result r = mmu_peek(&cpu->mmu, linear);
-	if (r.kind != MMU_OK)
+	u64 ram_offset;
+	if (!find_place(cpu, linear, size, &ram_offset))
 		return; /* nothing can be written there without a fault */
-	if (r.ram_offset == RAM_OFFSET_NONE || c->writes == JOURNAL_MAX) {
+	if (ram_offset == RAM_OFFSET_NONE || c->writes == JOURNAL_MAX) {
 		c->undoable = false;
 		return;
 	}
 	struct write *w = &c->journal[c->writes++];
-	*w = (struct write){ .linear = linear, .ram_offset = r.ram_offset, .size = (u8)size };
-	memcpy(w->old, cpu->mem->host + r.ram_offset, size);
+	*w = (struct write){ .linear = linear, .ram_offset = ram_offset, .size = (u8)size };
+	memcpy(w->old, cpu->mem->host + ram_offset, size);
 }
 
 static void note_write(struct cpu *cpu, struct check *c, u64 linear, unsigned size)
