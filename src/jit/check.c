@@ -464,6 +464,15 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 	mmu_renew_copies(&cpu->mmu);
 }
 
+/* Its first instruction if none of the fragment's did. */
+static unsigned step_that_threw(const struct cpu *cpu, const struct fragments *all, const struct fragment *f)
+{
+	for (unsigned i = f->first; i < (unsigned)f->first + f->count; i++)
+		if (&all->step[i].block->insn[all->step[i].index] == cpu->insn)
+			return i;
+	return f->first;
+}
+
 /*
  * Runs a fragment both ways. false: they differ. `*thrown`: it threw; then, as where what was done cannot be undone,
  * there may have been nothing to compare.
@@ -479,7 +488,8 @@ static bool ways_agree(struct cpu *cpu, struct check *c, const struct fragments 
 	/* A throw without an event was a VM exit, say: that cannot be undone either. */
 	if (!c->undoable || cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
 		return true;
-	u16 undefined = *thrown || *done == f->first ? 0 : all->step[*done - 1].undefined;
+	unsigned end = *thrown ? step_that_threw(cpu, all, f) : *done;
+	u16 undefined = end == f->first ? 0 : all->step[end - 1].undefined;
 	take_outcome(cpu, &c->interpreted, *thrown);
 	undo_writes(cpu, c);
 	put_outcome(cpu, &c->before);
