@@ -268,12 +268,6 @@ void block_group_failed(struct cpu *cpu, struct block *block)
 			untranslate(cpu, b);
 }
 
-void block_stop_hoisting(struct cpu *cpu, struct block *block)
-{
-	block->unhoisted = true;
-	untranslate(cpu, block);
-}
-
 void block_retranslate(struct cpu *cpu, struct block *block)
 {
 	untranslate(cpu, block);

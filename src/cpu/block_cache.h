@@ -140,9 +140,6 @@ struct block *block_decode_crossing(struct cpu *cpu, const struct block *block, 
  */
 void block_group_failed(struct cpu *cpu, struct block *block);
 
-/* Checking a loop's operands before its rounds did not pay: its translation is to do without. */
-void block_stop_hoisting(struct cpu *cpu, struct block *block);
-
 /* Its translation is to be made anew: something was learnt of its instructions. */
 void block_retranslate(struct cpu *cpu, struct block *block);
 

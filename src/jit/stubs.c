@@ -221,7 +221,9 @@ static void ungroup(struct cpu *cpu, u64 site)
 /* Setting stretches up costs this loop more than it saves. */
 static void stop_hoisting(struct cpu *cpu, u64 site)
 {
-	block_stop_hoisting(cpu, site_block(cpu, site));
+	struct block *block = site_block(cpu, site);
+	block->unhoisted = true;
+	block_retranslate(cpu, block);
 	interpret(cpu, site);
 }
 
