@@ -149,6 +149,12 @@ void emit_alu_imm(struct emit *e, unsigned n, bool wide, unsigned reg, i32 imm)
 		emit32(e, (u32)imm);
 }
 
+void emit_shift(struct emit *e, unsigned n, bool wide, unsigned reg, u8 count)
+{
+	emit_rr(e, (struct opcode){ .byte = 0xc1, .wide = wide }, n, reg);
+	emit8(e, count);
+}
+
 void emit_patch(struct emit *e, u8 *site, const u8 *to)
 {
 	i32 displacement = (i32)(to - (site + 4));

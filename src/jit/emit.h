@@ -60,6 +60,8 @@ void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp);
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp);
 /* Opcode 81h or 83h, /n: AND 4, OR 1, CMP 7, ADD 0, on 32-bit register or, wide, 64-bit. */
 void emit_alu_imm(struct emit *e, unsigned n, bool wide, unsigned reg, i32 imm);
+/* Opcode C1h, /n: SHL 4, SHR 5, SAR 7, by a constant. */
+void emit_shift(struct emit *e, unsigned n, bool wide, unsigned reg, u8 count);
 /* Jumps with 32-bit displacements; the result is where to patch, for emit_patch(); `to` may be NULL for later. */
 u8 *emit_jcc(struct emit *e, unsigned condition, const u8 *to);
 u8 *emit_jmp(struct emit *e, const u8 *to);

@@ -108,8 +108,7 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 	return true;
 }
 
-/* Looks into the TLB: if it has the range, T1 = addend, and ZF. T0 is where the range begins. */
-static void emit_look(struct translation *t, const struct cold *c)
+void emit_cold_predict_again(struct translation *t, const struct cold *c)
 {
 	const struct prediction *page = (const struct prediction *)t->page;
 	struct emit *e = &t->e;
@@ -123,12 +122,7 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 {
 	if (c->range.base != HOST_T0 || c->range.disp)
 		emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
-	emit_look(t, c);
-}
-
-void emit_cold_predict_again(struct translation *t, const struct cold *c)
-{
-	emit_look(t, c);
+	emit_cold_predict_again(t, c);
 }
 
 /* --- stubs --- */
@@ -160,11 +154,9 @@ static void make_forget(struct emit *e)
 static void emit_note(struct emit *e, i32 table)
 {
 	emit_mov(e, HOST_T2, HOST_RCX);
-	emit_rr(e, OPCODE_WIDE(0xc1), 7, HOST_T2);
-	emit8(e, 63);
+	emit_shift(e, 7, true, HOST_T2, 63);
 	emit_alu_imm(e, 4, false, HOST_T2, COPY_PAGES / 2);
-	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_RCX);
-	emit8(e, PAGE_SHIFT);
+	emit_shift(e, 5, true, HOST_RCX, PAGE_SHIFT);
 	emit_alu_imm(e, 4, false, HOST_RCX, COPY_PAGES / 2 - 1);
 	emit_rr(e, OPCODE_WIDE(0x09), HOST_T2, HOST_RCX);
 	emit_add_to(e, HOST_RCX, table);
@@ -179,18 +171,12 @@ static void emit_compare_limit(struct emit *e)
 	emit8(e, 0);
 }
 
-static void emit_shift(struct emit *e, unsigned n, unsigned reg, unsigned by)
-{
-	emit_rr(e, OPCODE_WIDE(0xc1), n, reg);
-	emit8(e, (u8)by);
-}
-
 /* The prediction T1, which predicts nothing yet, is one of its page's; T2 tells which. Uses RCX. */
 static void emit_enlist(struct emit *e, const struct jit *jit)
 {
 	emit_mov(e, HOST_RCX, HOST_T2);
-	emit_shift(e, 5, HOST_RCX, SIZE_BITS);
-	emit_shift(e, 4, HOST_RCX, __builtin_ctz(sizeof(struct prediction)));
+	emit_shift(e, 5, true, HOST_RCX, SIZE_BITS);
+	emit_shift(e, 4, true, HOST_RCX, __builtin_ctz(sizeof(struct prediction)));
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
 	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
@@ -255,8 +241,7 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RAX);
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
-	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 5, HOST_RAX);
-	emit8(e, 7);
+	emit_shift(e, 5, false, HOST_RAX, 7);
 	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
 	emit_add_to(e, HOST_RAX, CPU_FIELD(mmu.tlb));
 	emit_mov(e, HOST_RCX, HOST_T2);

@@ -55,13 +55,6 @@ static void emit_load32(struct translation *t, unsigned to, i32 field)
 	emit_rm(&t->e, (struct opcode){ .byte = 0x8b }, to, HOST_CPU, HOST_NONE, 0, field);
 }
 
-/* SHL 4, SHR 5. */
-static void emit_shift(struct translation *t, unsigned n, bool wide, unsigned reg, u8 count)
-{
-	emit_rr(&t->e, (struct opcode){ .byte = 0xc1, .wide = wide }, n, reg);
-	emit8(&t->e, count);
-}
-
 static i32 segment_field(enum seg seg, size_t field)
 {
 	return (i32)(offsetof(struct cpu, seg) + sizeof(struct segment) * seg + field);
@@ -104,7 +97,7 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.pages));
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_generation) + (i32)(cls * sizeof(u64)));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.generation));
-	emit_shift(t, 4, true, HOST_T2, 16);
+	emit_shift(e, 4, true, HOST_T2, 16);
 	emit_alu_imm(e, 1, true, HOST_T2, (i32)(user | p->block->mode_key));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
 }
@@ -164,10 +157,10 @@ static void translate_sysret(struct translation *t, const struct plan *p)
 	/* Arithmetic flags, as LAHF and SETO leave them. */
 	emit_rr(e, (struct opcode){ .byte = 0x8b }, HOST_T1, HOST_T2);
 	emit_alu_imm(e, 4, false, HOST_T1, RFLAGS_ARITH & 0xff);
-	emit_shift(t, 4, false, HOST_T1, 8);
+	emit_shift(e, 4, false, HOST_T1, 8);
 	emit_alu_imm(e, 1, false, HOST_T1, 0x200);
 	emit_rr(e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T2);
-	emit_shift(t, 5, false, HOST_T0, __builtin_ctz(RFLAGS_OF));
+	emit_shift(e, 5, false, HOST_T0, __builtin_ctz(RFLAGS_OF));
 	emit_alu_imm(e, 4, false, HOST_T0, ARITH_OF);
 	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T1, HOST_T0);
 	emit_rm(e, (struct opcode){ .byte = 0x89, .operand16 = true }, HOST_T1, HOST_CPU, HOST_NONE, 0,
