@@ -64,16 +64,23 @@ static unsigned component_offset(const struct cpu *cpu, const struct layout *l, 
 	}
 }
 
-u32 xsave_size(const struct cpu *cpu, u64 components, bool compacted)
+/* Behind the last of these components. */
+static unsigned area_end(const struct cpu *cpu, const struct layout *l, u64 components)
 {
-	unsigned size = LEGACY_SIZE + HEADER_SIZE;
+	unsigned end = LEGACY_SIZE + HEADER_SIZE;
 	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++) {
 		if (!(components & extended[i].bit))
 			continue;
-		unsigned end = (compacted ? size : standard_offset(cpu, &extended[i])) + extended[i].size;
-		size = end > size ? end : size;
+		unsigned at = component_offset(cpu, l, extended[i].bit) + extended[i].size;
+		end = at > end ? at : end;
 	}
-	return size;
+	return end;
+}
+
+u32 xsave_size(const struct cpu *cpu, u64 components, bool compacted)
+{
+	const struct layout layout = { .components = components, .compacted = compacted };
+	return area_end(cpu, &layout, components);
 }
 
 u32 xsave_component(const struct cpu *cpu, u64 component, u32 *offset)
@@ -420,19 +427,6 @@ static void load_components(struct cpu *cpu, const u8 *image, const struct layou
 	}
 	if (unlikely(rfbm & (XCR0_BNDREGS | XCR0_BNDCSR)))
 		load_bounds(cpu, image, l, rfbm, bv);
-}
-
-/* Behind the last of these components. */
-static unsigned area_end(const struct cpu *cpu, const struct layout *l, u64 components)
-{
-	unsigned end = LEGACY_SIZE + HEADER_SIZE;
-	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++) {
-		if (!(components & extended[i].bit))
-			continue;
-		unsigned at = component_offset(cpu, l, extended[i].bit) + extended[i].size;
-		end = at > end ? at : end;
-	}
-	return end;
 }
 
 static void read_extended(struct cpu *cpu, u64 linear, const struct layout *l, const struct component *c, u8 *image)
