@@ -211,6 +211,16 @@ u8 cpu_shadow(const struct cpu *cpu, u64 rip)
 	return cpu->shadow_rip == rip && !over ? cpu->shadow : 0;
 }
 
+void cpu_retry(struct cpu *cpu)
+{
+	/* Its boundary is looked at after all, if it is in the shadow of an STI of its block. */
+	if (cpu_shadow(cpu, cpu->rip_start))
+		cpu->shadow_insn = NULL;
+	cpu->retry = true;
+	cpu->reg[REG_RIP] = cpu->rip_start;
+	cpu_resume(cpu);
+}
+
 /* Is this the boundary before an instruction in the shadow of STI or MOV SS? Its kind, or 0. */
 static u8 boundary_shadow(struct cpu *cpu)
 {

@@ -34,6 +34,12 @@ NORETURN void cpu_software_interrupt(struct cpu *cpu, u8 vector, enum event_type
  */
 NORETURN void cpu_resume(struct cpu *cpu);
 
+/*
+ * Goes back to before the running instruction, of which nothing is done yet, and runs it anew from cpu_run(). A shadow
+ * that it is under stays.
+ */
+NORETURN void cpu_retry(struct cpu *cpu);
+
 /* The running instruction retires here, in the circumstances it began in; a throw does not count it again. */
 void cpu_retire(struct cpu *cpu);
 

@@ -121,10 +121,9 @@ void group_stop(struct cpu *cpu)
 
 void group_ask_exclusive(struct cpu *cpu)
 {
-	cpu->exclusive_wanted = cpu->retry = true;
+	cpu->exclusive_wanted = true;
 	cpu_attend(cpu, ATTEND_PAUSE);
-	cpu->reg[REG_RIP] = cpu->rip_start;
-	cpu_resume(cpu);
+	cpu_retry(cpu);
 }
 
 /* Is some other CPU between group_start() and group_stop(), and not waiting here? Under stop_lock. */

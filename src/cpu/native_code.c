@@ -79,9 +79,7 @@ void native_exec_full(struct cpu *cpu, const struct insn *insn)
 	memset(native->table, 0, sizeof(native->table));
 	native->used = 0;
 	native->stubs = 0;
-	cpu->reg[REG_RIP] = cpu->rip_start;
-	cpu->retry = true;
-	cpu_resume(cpu);
+	cpu_retry(cpu);
 }
 
 /* --- emitting --- */

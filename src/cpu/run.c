@@ -439,10 +439,8 @@ void cpu_run_alone(struct cpu *cpu)
 {
 	if (cpu->vectoring.valid || !cpu_goes_on(cpu))
 		return;
-	cpu->retry = true;
-	cpu->reg[REG_RIP] = cpu->rip_start;
 	cpu_attend(cpu, ATTEND_ALONE);
-	cpu_resume(cpu);
+	cpu_retry(cpu);
 }
 
 /* Enters the loop after cpu_run()'s setjmp returned: `thrown` if by a throw. Nothing of cpu_run() lives across it. */

@@ -472,6 +472,8 @@ static void test_pending_debug(void)
 
 L2(l2_mov_ss, "mov %ss, %eax; mov %eax, %ss; vmcall")
 L2(l2_sti, "sti; vmcall")
+/* The APIC is read, and then there is no stack. */
+L2(l2_sti_device, "mov $0xfee00020, %edi; mov $1 << 62, %rsp; sti; pushq (%rdi); vmcall")
 L2(l2_sti_again, "mov $2, %ecx; 1: sti; dec %ecx; jz 2f; jmp 1b; 2: sti; vmcall")
 
 static void test_shadows(void)
@@ -480,6 +482,10 @@ static void test_shadows(void)
 	CHECK_EQUAL("exit-in-mov-ss-shadow-saves-it", vmread(F(guest_interruptibility)), INTR_STATE_MOV_SS);
 	vmx_run_fresh(l2_sti);
 	CHECK_EQUAL("exit-in-sti-shadow-saves-it", vmread(F(guest_interruptibility)), INTR_STATE_STI);
+	vmcs_make(l2_sti_device);
+	vmwrite(F(exception_bitmap), BIT(SS));
+	CHECK_EQUAL("fault-behind-a-device-access", vmx_run(), EXIT_EXCEPTION_NMI);
+	CHECK_EQUAL("is-in-sti-shadow-too", vmread(F(guest_interruptibility)), INTR_STATE_STI);
 	vmx_run_fresh(l2_sti_again);
 	CHECK_EQUAL("sti-with-if-set-makes-none", vmread(F(guest_interruptibility)), 0);
 	vmcs_make(l2_mov_ss);
