@@ -200,12 +200,18 @@ struct posted_descriptor {
 #define POSTED_OUTSTANDING BIT(0)
 #define POSTED_SUPPRESSED  BIT(1)
 
-static struct posted_descriptor *descriptor_at(struct mem *mem, gpa_t at)
+/* Before a descriptor changes, and behind that. NULL: it is not in RAM. */
+static struct posted_descriptor *descriptor_begin(struct mem *mem, gpa_t at)
 {
 	struct posted_descriptor *d = (struct posted_descriptor *)mem_host(mem, at, sizeof(*d));
 	if (d)
 		mem_about_to_write(mem, mem_ram_offset(mem, at), sizeof(*d));
 	return d;
+}
+
+static void descriptor_end(struct mem *mem, gpa_t at)
+{
+	mem_wrote(mem, mem_ram_offset(mem, at), sizeof(struct posted_descriptor));
 }
 
 /* A fixed, edge-triggered interrupt to one processor by its APIC ID. */
@@ -214,17 +220,17 @@ static bool is_unicast_ipi(u32 icr)
 	return !(icr & (u32)(BITS(31, 15) | BITS(13, 8)));
 }
 
-static void post(struct cpu *cpu, struct posted_descriptor *d, u8 vector)
+/* true: the target must be told, as `control` says. */
+static bool post(struct posted_descriptor *d, u8 vector, u64 *control)
 {
 	__atomic_fetch_or(&d->requests[vector / 64], 1ULL << vector % 64, __ATOMIC_SEQ_CST);
-	u64 control = __atomic_load_n(&d->control, __ATOMIC_SEQ_CST);
+	*control = __atomic_load_n(&d->control, __ATOMIC_SEQ_CST);
 	do
-		if (control & (POSTED_OUTSTANDING | POSTED_SUPPRESSED))
-			return;
-	while (!__atomic_compare_exchange_n(&d->control, &control, control | POSTED_OUTSTANDING, false,
+		if (*control & (POSTED_OUTSTANDING | POSTED_SUPPRESSED))
+			return false;
+	while (!__atomic_compare_exchange_n(&d->control, control, *control | POSTED_OUTSTANDING, false,
 					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-	if (cpu->platform->apic_send)
-		cpu->platform->apic_send(cpu->platform->opaque, (u32)(control >> 32), (u8)(control >> 16));
+	return true;
 }
 
 /* IPI virtualization (30.1.6): posts to the descriptor that a table names by APIC ID. false: the hypervisor must. */
@@ -236,10 +242,14 @@ static bool virtualize_ipi(struct cpu *cpu, const struct vmx *vmx, u8 vector, u3
 	u64 entry = mem_read_u64(cpu->mem, v->pid_table + target * 8ULL);
 	if (!(entry & 1) || (entry & BITS(5, 1)) || !vmx_address_fits(vmx, entry))
 		return false;
-	struct posted_descriptor *d = descriptor_at(cpu->mem, entry & ~1ULL);
+	struct posted_descriptor *d = descriptor_begin(cpu->mem, entry & ~1ULL);
 	if (!d)
 		return false;
-	post(cpu, d, vector);
+	u64 control;
+	bool notify = post(d, vector, &control);
+	descriptor_end(cpu->mem, entry & ~1ULL);
+	if (notify && cpu->platform->apic_send)
+		cpu->platform->apic_send(cpu->platform->opaque, (u32)(control >> 32), (u8)(control >> 16));
 	return true;
 }
 
@@ -445,13 +455,16 @@ bool vmx_vapic_posted(struct cpu *cpu, u8 vector)
 	struct vmx *vmx = vmx_of(cpu);
 	if (!vmx_pin(vmx, PIN_POSTED_INTERRUPTS) || vector != vmx->vmcs.posted_vector)
 		return false;
-	struct posted_descriptor *d = descriptor_at(cpu->mem, vmx->vmcs.posted_descriptor);
+	gpa_t at = vmx->vmcs.posted_descriptor;
+	struct posted_descriptor *d = descriptor_begin(cpu->mem, at);
 	if (d)
 		__atomic_fetch_and(&d->control, ~POSTED_OUTSTANDING, __ATOMIC_SEQ_CST);
 	if (cpu->platform->apic_eoi)
 		cpu->platform->apic_eoi(cpu->platform->opaque);
-	if (d)
+	if (d) {
 		take_posted(vmx, d);
+		descriptor_end(cpu->mem, at);
+	}
 	evaluate(cpu, vmx);
 	cpu_attend(cpu, ATTEND_INTR); /* there may be another one */
 	return true;
