@@ -35,6 +35,15 @@ void emit_add_segment(struct translation *t, unsigned reg, unsigned seg)
 		emit_add_field(t, reg, (i32)(offsetof(struct cpu, seg_base) + 8 * seg));
 }
 
+/* ADD `reg`, guest register. Uses the flags. */
+static void emit_add_guest(struct translation *t, unsigned reg, unsigned guest)
+{
+	if (t->host[guest] == HOST_NONE)
+		emit_add_field(t, reg, guest_offset(guest));
+	else
+		emit_rr(&t->e, OPCODE_WIDE(0x03), reg, t->host[guest]);
+}
+
 unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary)
 {
 	if (t->host[guest] != HOST_NONE)
@@ -109,17 +118,62 @@ void emit_compare(struct translation *t, unsigned base, i32 disp, unsigned size,
 			 write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
 }
 
-/*
- * Is the linear address just base + constant, with the base in a host register? Then it need not be computed for a
- * check, nor for the access.
- */
-static bool is_near(const struct translation *t, const struct plan *p, i64 disp)
+/* A linear address: what a host register holds, plus a constant. */
+struct linear {
+	unsigned base;
+	i32 disp;
+};
+
+static bool is_locked(const struct plan *p)
+{
+	return p->insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG;
+}
+
+/* Room for the displacements of a range's other bytes, and for the negative. */
+static bool is_disp(i64 disp)
+{
+	return disp >= INT32_MIN + 512 && disp <= INT32_MAX - 512;
+}
+
+/* The displacement of an address without index, whose base is a register or the page of RIP. */
+static i64 disp_of(const struct plan *p)
+{
+	return p->insn->base == REG_RIP ? page_offset(p) : p->insn->disp;
+}
+
+/* Need the linear address not be computed for a check, because it is a host register plus a constant anyway? */
+static bool is_near(const struct plan *p, i32 plus)
 {
 	const struct insn *insn = p->insn;
-	bool lock = insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG;
-	return insn->base < GPR_COUNT && t->host[insn->base] != HOST_NONE && insn->index == REG_ZERO &&
-	       !has_base(segment_of(p)) && !p->alignment && !lock && disp == (i32)disp &&
-	       disp + 512 == (i32)(disp + 512);
+	return insn->index == REG_ZERO && !p->alignment && !is_locked(p) && is_disp(disp_of(p) + plus) &&
+	       (insn->base != REG_ZERO || has_base(segment_of(p)));
+}
+
+/* The register is the guest's own, or T0. */
+static unsigned emit_near_base(struct translation *t, const struct plan *p)
+{
+	unsigned guest = p->insn->base, seg = segment_of(p);
+	if (guest == REG_RIP)
+		emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	else if (guest != REG_ZERO && !has_base(seg))
+		return emit_use(t, guest, HOST_T0);
+	else if (has_base(seg))
+		emit_load(&t->e, HOST_T0, HOST_CPU, (i32)(offsetof(struct cpu, seg_base) + 8 * seg));
+	if (has_base(seg) && guest == REG_RIP)
+		emit_add_segment(t, HOST_T0, seg);
+	else if (has_base(seg) && guest != REG_ZERO)
+		emit_add_guest(t, HOST_T0, guest);
+	return HOST_T0;
+}
+
+/* The operand's address plus a constant. */
+static struct linear emit_linear(struct translation *t, const struct plan *p, i32 plus)
+{
+	if (is_near(p, plus))
+		return (struct linear){ emit_near_base(t, p), (i32)disp_of(p) + plus };
+	emit_address_plus(t, p, HOST_T0, true, plus);
+	emit_add_segment(t, HOST_T0, segment_of(p));
+	return (struct linear){ HOST_T0, 0 };
 }
 
 /* --- operands by themselves --- */
@@ -132,27 +186,16 @@ static void give_up_for_check(struct translation *t, const struct plan *p)
 		t->plain_at[p - t->plan] = t->e.at;
 }
 
-/* The host address of `size` bytes at linear address T0, or the handler does it all. */
-static struct place_in_memory emit_check(struct translation *t, const struct plan *p, unsigned size, bool write)
+/* The host address of `size` bytes, or the handler does it all. */
+static struct place_in_memory emit_check(struct translation *t, const struct plan *p, struct linear at, unsigned size,
+					 bool write)
 {
-	if (emit_predicted(t, p, (struct range){ HOST_T0, 0, size, write }, false))
-		return (struct place_in_memory){ .base = HOST_T0, .index = HOST_T1 };
-	emit_compare(t, HOST_T0, 0, size, write);
-	emit_handler_if(t, p, COND_NZ);
-	emit_rm(&t->e, OPCODE_WIDE(0x03), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct tlb_entry, addend));
-	return (struct place_in_memory){ .base = HOST_T0, .index = HOST_NONE };
-}
-
-/* The same at base + disp. */
-static struct place_in_memory emit_near_check(struct translation *t, const struct plan *p, unsigned base, i32 disp,
-					      unsigned size, bool write)
-{
-	if (!emit_predicted(t, p, (struct range){ base, disp, size, write }, false)) {
-		emit_compare(t, base, disp, size, write);
+	if (!emit_predicted(t, p, (struct range){ at.base, at.disp, size, write }, false)) {
+		emit_compare(t, at.base, at.disp, size, write);
 		emit_handler_if(t, p, COND_NZ);
 		emit_load(&t->e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
 	}
-	return (struct place_in_memory){ (u8)base, HOST_T1, 0, disp };
+	return (struct place_in_memory){ (u8)at.base, HOST_T1, 0, at.disp };
 }
 
 void emit_test_alignment(struct translation *t, u32 mask)
@@ -169,18 +212,14 @@ static void emit_alignment(struct translation *t, const struct plan *p, u32 mask
 
 static struct place_in_memory emit_single(struct translation *t, const struct plan *p)
 {
-	const struct insn *insn = p->insn;
 	give_up_for_check(t, p);
-	if (is_near(t, p, insn->disp))
-		return emit_near_check(t, p, t->host[insn->base], insn->disp, p->memory_size, p->memory_write);
-	emit_address(t, p, HOST_T0, true);
-	emit_add_segment(t, HOST_T0, segment_of(p));
+	struct linear at = emit_linear(t, p, 0);
 	/* The host's kernel may punish locks across cache lines; the handler does without. */
-	if (p->memory_size > 1 && (insn->flags & INSN_LOCK || p->zi.mnemonic == ZYDIS_MNEMONIC_XCHG))
+	if (p->memory_size > 1 && is_locked(p))
 		emit_alignment(t, p, p->memory_size - 1u);
 	if (p->alignment)
 		emit_alignment(t, p, p->alignment);
-	return emit_check(t, p, p->memory_size, p->memory_write);
+	return emit_check(t, p, at, p->memory_size, p->memory_write);
 }
 
 /* --- groups --- */
@@ -201,57 +240,37 @@ static void emit_ungroup_if(struct translation *t, const struct plan *p, unsigne
 	c->plan = p;
 }
 
-/*
- * Where a group's range begins: base + disp; computed in T0, unless that is a guest register plus a constant in any
- * case.
- */
-struct range_start {
-	unsigned base;
-	i32 disp;
-};
-
-static struct range_start range_start(const struct translation *t, const struct plan *p)
+/* Where a group's range begins. */
+static struct linear emit_range_start(struct translation *t, const struct plan *p)
 {
-	const struct insn *insn = p->insn;
 	switch (p->kind) {
 	case PLAN_PUSH:
 	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
-		return (struct range_start){ t->host[RSP], p->group_low - 8 };
+		return (struct linear){ t->host[RSP], p->group_low - 8 };
 	case PLAN_POP:
 	case PLAN_RET:
-		return (struct range_start){ t->host[RSP], p->group_low };
+		return (struct linear){ t->host[RSP], p->group_low };
 	case PLAN_LEAVE:
-		return (struct range_start){ t->host[RBP], p->group_low };
+		return (struct linear){ t->host[RBP], p->group_low };
 	default:
-		if (is_near(t, p, (i64)insn->disp + p->group_low))
-			return (struct range_start){ t->host[insn->base], insn->disp + p->group_low };
-		return (struct range_start){ HOST_T0, 0 };
+		return emit_linear(t, p, p->group_low);
 	}
-}
-
-static struct range_start emit_range_start(struct translation *t, const struct plan *p)
-{
-	struct range_start start = range_start(t, p);
-	if (start.base != HOST_T0)
-		return start;
-	emit_address_plus(t, p, HOST_T0, true, p->group_low);
-	emit_add_segment(t, HOST_T0, segment_of(p));
-	return start;
 }
 
 /* Checks the group's range. T1 = the page's addend. */
 static void emit_lead_check(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	struct range_start start = emit_range_start(t, p);
+	struct linear start = emit_range_start(t, p);
 	if (p->alignment) {
 		emit_test_alignment(t, p->alignment);
 		emit_ungroup_if(t, p, COND_NZ);
 	}
-	if (emit_predicted(t, p, (struct range){ start.base, start.disp, p->group_size, p->group_write }, true))
+	struct range r = { start.base, start.disp, p->group_size, p->group_write };
+	if (emit_predicted(t, p, r, true))
 		return;
-	emit_compare(t, start.base, start.disp, p->group_size, p->group_write);
+	emit_compare(t, r.base, r.disp, r.size, r.write);
 	if (t->loop) {
 		emit_go_on_plain_if(t, p, COND_NZ);
 	} else {
@@ -259,6 +278,7 @@ static void emit_lead_check(struct translation *t, const struct plan *p)
 		c->kind = COLD_FILL;
 		c->plan = p;
 		c->back = e->at;
+		c->range = r;
 	}
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
 }
@@ -285,11 +305,9 @@ static void emit_fill(struct translation *t, const struct plan *p)
 void emit_cold_fill(struct translation *t, const struct cold *c)
 {
 	const struct plan *p = c->plan;
-	struct range_start start = range_start(t, p);
-	if (start.base != HOST_T0)
-		emit_lea(&t->e, HOST_T0, start.base, start.disp);
+	emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
 	emit_fill(t, p);
-	emit_compare(t, HOST_T0, 0, p->group_size, p->group_write);
+	emit_compare(t, HOST_T0, 0, c->range.size, c->range.write);
 	emit_jcc(&t->e, COND_Z, c->back);
 	emit_cold_ungroup(t, c);
 }
@@ -300,6 +318,21 @@ void emit_cold_fill_predicted(struct translation *t, const struct cold *c)
 	emit_fill(t, c->plan);
 	emit_cold_predict_again(t, c);
 	emit_cold_ungroup(t, c);
+}
+
+/* Will a member of the leader's group want the addend once T1 has something else? */
+static bool is_slot_read(const struct translation *t, const struct plan *leader)
+{
+	u8 held = held_behind(t, leader, leader->group);
+	if (leader->insn->flags & INSN_MEM && leader->insn->index != REG_ZERO && has_base(segment_of(leader)))
+		return true;
+	for (const struct plan *p = leader + 1; p != t->plan + t->count; p++) {
+		bool index = p->insn->flags & INSN_MEM && p->insn->index != REG_ZERO;
+		if (p->group == leader->group && (held != p->group || index || p->kind == PLAN_CALL))
+			return true;
+		held = held_behind(t, p, held);
+	}
+	return false;
 }
 
 /*
@@ -318,7 +351,8 @@ static void emit_addend(struct translation *t, const struct plan *p)
 	emit_add_segment(t, HOST_T1, segment_of(p));
 	if (p->insn->flags & INSN_MEM && p->insn->base == REG_RIP)
 		emit_add_field(t, HOST_T1, CPU_FIELD(jit_page));
-	emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
+	if (is_slot_read(t, p))
+		emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
 }
 
 static struct place_in_memory emit_grouped(struct translation *t, const struct plan *p)
@@ -329,6 +363,9 @@ static struct place_in_memory emit_grouped(struct translation *t, const struct p
 	if (insn->index != REG_ZERO) {
 		if (p->leads)
 			emit_addend(t, p);
+		/* T0 is still where the range begins. */
+		if (p->leads && !has_base(segment_of(p)))
+			return (struct place_in_memory){ HOST_T0, HOST_T1, 0, -p->group_low };
 		emit_address(t, p, HOST_T0, true);
 		emit_load(&t->e, HOST_T1, HOST_CPU, slot_offset(p));
 		return (struct place_in_memory){ .base = HOST_T0, .index = HOST_T1 };
@@ -365,7 +402,7 @@ struct place_in_memory emit_stack(struct translation *t, const struct plan *p, u
 	if (!p->group || p->leads)
 		give_up_for_check(t, p);
 	if (!p->group)
-		return emit_near_check(t, p, base, change, 8, write);
+		return emit_check(t, p, (struct linear){ base, change }, 8, write);
 	emit_addend(t, p);
 	return (struct place_in_memory){ (u8)base, HOST_T1, 0, change };
 }

@@ -108,21 +108,32 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 	return true;
 }
 
-void emit_cold_predict_again(struct translation *t, const struct cold *c)
+/* Calls the stub; ZF as it says. */
+static void emit_look(struct translation *t, const struct cold *c)
 {
 	const struct prediction *page = (const struct prediction *)t->page;
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->prediction);
 	emit_mov_imm(e, HOST_T2, (u64)(page - t->jit->predictions) << SIZE_BITS | (c->range.size - 1));
 	emit_call(e, t->jit->stub_predict[c->range.write]);
-	emit_jcc(e, COND_Z, c->back);
+}
+
+void emit_cold_predict_again(struct translation *t, const struct cold *c)
+{
+	emit_look(t, c);
+	emit_jcc(&t->e, COND_Z, c->back);
 }
 
 void emit_cold_predict(struct translation *t, const struct cold *c)
 {
-	if (c->range.base != HOST_T0 || c->range.disp)
+	bool moved = c->range.base == HOST_T0 && c->range.disp;
+	if (c->range.base != HOST_T0 || moved)
 		emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
-	emit_cold_predict_again(t, c);
+	emit_look(t, c);
+	/* The operand is reached from T0; but a group's leader looks at its range once more. */
+	if (moved && c->kind != COLD_PREDICT_GROUP)
+		emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
+	emit_jcc(&t->e, COND_Z, c->back);
 }
 
 /* --- stubs --- */

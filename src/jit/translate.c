@@ -908,8 +908,7 @@ static void translate_handler(struct translation *t, const struct plan *p)
 	}
 }
 
-/* Which group's addend T1 has behind the instruction. */
-static u8 held_behind(const struct translation *t, const struct plan *p)
+u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 {
 	bool operand = p->insn->flags & INSN_MEM;
 	switch (p->kind) {
@@ -922,14 +921,14 @@ static u8 held_behind(const struct translation *t, const struct plan *p)
 		/* With an index the address takes T1 first, without memory a register may. */
 		if (p->memory)
 			return p->insn->index == REG_ZERO && !p->hoisted ? p->group : 0;
-		return uses_temporary(t, p) ? 0 : t->held;
+		return uses_temporary(t, p) ? 0 : held;
 	case PLAN_LEA:
-		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? t->held : 0;
+		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? held : 0;
 	case PLAN_NOTHING:
 	case PLAN_SELECTOR:
-		return t->held;
+		return held;
 	case PLAN_JCC:
-		return t->held; /* as long as the trace goes on */
+		return held; /* as long as the trace goes on */
 	default:
 		return 0;
 	}
@@ -1062,7 +1061,7 @@ static void translate_instructions(struct translation *t, const u8 **at)
 		if (t->loop && i == t->loop->round_at)
 			emit_round(t, &t->plan[i]);
 		translate_instruction(t, &t->plan[i]);
-		t->held = held_behind(t, &t->plan[i]);
+		t->held = held_behind(t, &t->plan[i], t->held);
 	}
 	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)

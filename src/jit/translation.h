@@ -123,6 +123,8 @@ static inline i32 addend_offset(unsigned slot)
 	return (i32)(offsetof(struct cpu, jit_addend) + 8 * slot);
 }
 
+/* Which group's addend T1 has behind the instruction; `held`: before it. */
+u8 held_behind(const struct translation *t, const struct plan *p, u8 held);
 /* The same instruction in jit->plan, for one of a stretch. */
 const struct plan *plain_plan(const struct translation *t, const struct plan *p);
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
