@@ -21,6 +21,16 @@ bool host_clock_fits(void)
 	return read && !strcmp(name, "tsc\n");
 }
 
+/*
+ * Behind all that the program does before: RDTSC alone may be executed ahead of it (SDM vol. 2, RDTSC; APM vol. 3), and
+ * so behind what another CPU read first, and was seen to have read.
+ */
+static u64 ordered_tsc(void)
+{
+	_mm_lfence();
+	return __rdtsc();
+}
+
 static u64 monotonic_now(void)
 {
 	struct timespec ts;
@@ -30,7 +40,7 @@ static u64 monotonic_now(void)
 
 void host_clock_init(struct host_clock *clock, bool counts)
 {
-	struct host_line now = { .tsc = __rdtsc(), .ns = monotonic_now() };
+	struct host_line now = { .tsc = ordered_tsc(), .ns = monotonic_now() };
 	*clock = (struct host_clock){ .counts = counts, .from = now, .since = now };
 }
 
@@ -130,7 +140,7 @@ static void draw_now(struct host_clock *clock)
 	const u64 undisturbed = 2000;
 	if (__atomic_exchange_n(&clock->drawing, true, __ATOMIC_ACQUIRE))
 		return;
-	u64 before = __rdtsc(), ns = monotonic_now(), after = __rdtsc();
+	u64 before = ordered_tsc(), ns = monotonic_now(), after = ordered_tsc();
 	if (after - before < undisturbed)
 		host_clock_draw(clock, before, ns);
 	__atomic_store_n(&clock->drawing, false, __ATOMIC_RELEASE);
@@ -143,10 +153,10 @@ u64 host_clock_now(struct host_clock *clock)
 
 	if (!clock->counts)
 		return monotonic_now();
-	u64 tsc = __rdtsc();
+	u64 tsc = ordered_tsc();
 	if (likely(latest_line(clock, &line)) && likely((u64)((i64)(tsc - line.tsc) + apart) < HOST_LINE_TICKS))
 		return on_line(&line, tsc);
 	draw_now(clock);
-	tsc = __rdtsc();
+	tsc = ordered_tsc();
 	return latest_line(clock, &line) ? on_line(&line, tsc) : monotonic_now();
 }

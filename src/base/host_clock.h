@@ -1,6 +1,6 @@
 /*
  * The host's CLOCK_MONOTONIC, read from its time-stamp counter: a guest reads its own TSC thousands of times a second,
- * and the host's library takes several times as long, for it waits for all that came before.
+ * and the host's library takes twice as long and more.
  *
  * A rate, nanoseconds a tick, is measured against CLOCK_MONOTONIC, and each few milliseconds once more; in between,
  * time is a multiplication. It never goes backwards: where it was ahead, it goes a little slower for a while.

@@ -246,6 +246,54 @@ static void test_host_line_long(void)
 	assert_near(host_clock_at(&clock, tsc + 2000 * (TICKS_PER_US + 1)), ns + 2000000, 2);
 }
 
+/* --- several threads, one behind the other --- */
+
+struct turns {
+	struct host_clock clock;
+	u32 turn; /* of which thread; atomic */
+	u64 last, backwards;
+};
+
+struct player {
+	struct turns *turns;
+	u32 number;
+};
+
+/* Waits for the other one's store, then reads at once: a counter that does not wait for the load is too early. */
+static void *take_turns(void *data)
+{
+	const struct player *player = data;
+	struct turns *t = player->turns;
+	for (unsigned i = 0; i < 200000; i++) {
+		/* Where there is one processor, the other thread wants it. */
+		for (unsigned tries = 0; __atomic_load_n(&t->turn, __ATOMIC_ACQUIRE) != player->number; tries++)
+			if (tries >= 1000)
+				g_thread_yield();
+		u64 now = host_clock_now(&t->clock);
+		t->backwards += now < t->last;
+		t->last = now;
+		__atomic_store_n(&t->turn, !player->number, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static void test_turns(void)
+{
+	if (!host_clock_fits()) {
+		g_test_skip("the host does not keep its time by the TSC");
+		return;
+	}
+	struct turns t = { 0 };
+	host_clock_init(&t.clock, true);
+	struct player player[2] = { { &t, 0 }, { &t, 1 } };
+	GThread *thread[2];
+	for (unsigned i = 0; i < 2; i++)
+		thread[i] = g_thread_new("turns", take_turns, &player[i]);
+	for (unsigned i = 0; i < 2; i++)
+		g_thread_join(thread[i]);
+	g_assert_cmpuint(t.backwards, ==, 0);
+}
+
 static void test_host_line_anew(void)
 {
 	struct host_clock clock;
@@ -315,6 +363,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/clock/host-tsc-rate-is-that-of-late", test_host_line_long);
 	g_test_add_func("/clock/host-tsc-may-begin-anew", test_host_line_anew);
 	g_test_add_func("/clock/host-tsc-tells-what-the-host-tells", test_by_tsc);
+	g_test_add_func("/clock/host-tsc-goes-forward-from-thread-to-thread", test_turns);
 	g_test_add_func("/clock/mul-div-does-not-overflow", test_mul_div);
 	return g_test_run();
 }
