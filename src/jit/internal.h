@@ -124,7 +124,7 @@ struct jit_far {
 	struct jit_link link;
 };
 
-/* Integer instructions that not every host executes. */
+/* Integer instructions that not every host executes, and what else differs between hosts. */
 enum {
 	HOST_POPCNT = BIT(0),
 	HOST_LZCNT = BIT(1),
@@ -133,7 +133,11 @@ enum {
 	HOST_ADX = BIT(4),
 	HOST_MOVBE = BIT(5),
 	HOST_CX16 = BIT(6),
-	HOST_XSAVE = BIT(7)
+	HOST_XSAVE = BIT(7),
+	/* Flags that these leave undefined do not depend on those before: undefined.c. */
+	HOST_SETTLES_SHIFTS = BIT(8),
+	HOST_SETTLES_PRODUCTS = BIT(9),
+	HOST_SETTLES_SCANS = BIT(10)
 };
 
 /* A translation, for those who look at it: instructions jit->plan[first, +count). */
@@ -332,6 +336,11 @@ void jit_plan_vectors(struct plan *plan, unsigned count);
 u32 jit_host_features(void);
 /* Does the host have this integer instruction? */
 bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi);
+
+/* undefined.c: HOST_SETTLES_*; asks the processor. */
+u32 jit_settled_flags(void);
+/* Does no flag that the instruction leaves undefined depend, on this host, on those before it? */
+bool jit_settles_flags(const struct jit *jit, ZydisMnemonic m);
 
 bool jit_plan_x87(const struct jit *jit, struct plan *p);
 

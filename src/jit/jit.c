@@ -164,7 +164,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	}
 	jit->loop = loop;
 	jit->options = *options;
-	jit->host = jit_host_features();
+	jit->host = jit_host_features() | jit_settled_flags();
 	jit->size = group_share(cpu, options->memory ? options->memory : JIT_DEFAULT_SIZE) & ~(size_t)(PAGE_SIZE - 1);
 	/* XSAVE faults on what is not aligned. */
 	if ((uintptr_t)&cpu->fpu % 64)

@@ -324,11 +324,6 @@ static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, str
 	(ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF | ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF |                \
 	 ZYDIS_CPUFLAG_OF)
 
-static bool is_logic(ZydisMnemonic m)
-{
-	return m == ZYDIS_MNEMONIC_AND || m == ZYDIS_MNEMONIC_OR || m == ZYDIS_MNEMONIC_XOR || m == ZYDIS_MNEMONIC_TEST;
-}
-
 /* A count of zero leaves all flags alone. */
 static bool is_shift_by_maybe_zero(const struct plan *p)
 {
@@ -346,19 +341,16 @@ static bool is_shift_by_maybe_zero(const struct plan *p)
 	return count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !(p->insn->imm & (p->insn->opsize == 8 ? 63 : 31));
 }
 
-/*
- * Flags that the manual leaves undefined come out as the host's instruction makes them of the flags before it, as in
- * the interpreter. So an instruction that leaves some undefined needs those before it; but logic does not, which no
- * processor lets depend on them.
- */
-static void plan_flags(struct plan *p)
+/* An instruction that leaves some flags undefined needs those before it, but where the host lets nothing depend on them
+ * (undefined.c). */
+static void plan_flags(const struct jit *jit, struct plan *p)
 {
 	const ZydisAccessedFlags *f = p->zi.cpu_flags;
 	if (p->kind < PLAN_COPY || p->kind > PLAN_JCC || !f)
 		return;
 	u32 defined = (f->modified | f->set_0 | f->set_1) & ARITHMETIC;
 	u32 undefined = f->undefined & ARITHMETIC;
-	u32 written = defined | (is_logic(p->zi.mnemonic) ? undefined : 0);
+	u32 written = defined | (jit_settles_flags(jit, p->zi.mnemonic) ? undefined : 0);
 	p->writes_flags = (defined | undefined) != 0;
 	p->reads_flags =
 		(f->tested & ARITHMETIC) || (p->writes_flags && (written != ARITHMETIC || is_shift_by_maybe_zero(p)));
@@ -430,7 +422,7 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 		p->kind = PLAN_HANDLER;
 	if (p->kind == PLAN_HANDLER)
 		p->memory = p->memory_write = false;
-	plan_flags(p);
+	plan_flags(jit, p);
 }
 
 bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block)
