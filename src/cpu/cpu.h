@@ -189,12 +189,23 @@ struct cpu {
 	u16 arith;          /* ARITH_* */
 	u8 cpl;
 	u8 mode;                 /* enum cpu_mode */
-	u32 attention;           /* ATTEND_*; atomic */
 	u64 rip_start;           /* address (offset in CS) of the running instruction */
 	const struct insn *insn; /* the running instruction */
 	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
 	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
-	struct mmu mmu;
+	/*
+	 * Translated code wants to know at once whether something wants attention and whether the stamp of copies of
+	 * TLB entries is another one, so both lie in one 8-byte word, which one aligned load reads. Other threads set
+	 * bits of `attention` by a locked instruction on these 2 bytes; this CPU's own writes the other 6, alone and
+	 * without reading. So no raise is ever overwritten, and each load sees either.
+	 */
+	union {
+		struct mmu mmu;
+		struct {
+			u16 mmu_stamp[3];
+			u16 attention; /* ATTEND_*; atomic */
+		};
+	};
 	u64 jit_page;                    /* translated code: linear address of the page it runs in */
 	u64 jit_addend[JIT_GROUPS];      /* translated code: host less guest address of pages that it has checked */
 	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
@@ -298,12 +309,12 @@ enum cpu_stop cpu_run(struct cpu *cpu);
 /* Asks the CPU to look at `reasons` (ATTEND_*). Any thread; the caller wakes the CPU's thread if it sleeps. */
 static inline void cpu_attend(struct cpu *cpu, u32 reasons)
 {
-	__atomic_fetch_or(&cpu->attention, reasons, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&cpu->attention, (u16)reasons, __ATOMIC_SEQ_CST);
 }
 
 static inline void cpu_attended(struct cpu *cpu, u32 reasons)
 {
-	__atomic_fetch_and(&cpu->attention, ~reasons, __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&cpu->attention, (u16)~reasons, __ATOMIC_SEQ_CST);
 }
 
 /*

@@ -30,9 +30,9 @@ static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, str
 
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 {
-	u64 stamp = cpu->mmu.copies.stamp;
+	u64 stamp = mmu_copy_stamp(&cpu->mmu);
 	struct block *block = cpu_block_at(cpu, cpu->jit_page + (u64)far->offset);
-	if (cpu->mmu.copies.stamp != stamp)
+	if (mmu_copy_stamp(&cpu->mmu) != stamp)
 		return 0; /* the trace must not go on with its predictions */
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return 0;

@@ -208,7 +208,7 @@ struct jit {
 	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
 	/* call: T0 = linear address, T2 = what is to be filled: see emit_cold_fill(). Keeps T0. */
 	const u8 *stub_fill;
-	const u8 *stub_forget;     /* call: T1 = struct page_predictions */
+	const u8 *stub_forget;     /* call: see make_forget() */
 	const u8 *stub_predict[2]; /* call, for reads and writes: see make_predict() */
 	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */

@@ -16,12 +16,16 @@ enum {
 	MISSES = 64,
 	RARE = 250,
 	ROAMING = 4,
+	STAMP_BITS = 48,
 	SIZE_BITS = 9 /* for bytes of a range, less one, beside a number */
 };
 
 static_assert(sizeof(struct prediction) == 32 && sizeof(struct predictions) == 32 &&
 		      sizeof(struct page_predictions) == 32,
 	      "as translated code finds them");
+static_assert(offsetof(struct cpu, mmu) % 8 == 0 && offsetof(struct mmu, stamp) == 0 && sizeof(struct mmu_stamp) == 8 &&
+		      offsetof(struct cpu, attention) == offsetof(struct cpu, mmu) + STAMP_BITS / 8,
+	      "one load reads both");
 
 static i32 from_code(const struct translation *t, const void *to, unsigned length)
 {
@@ -47,24 +51,34 @@ static struct page_predictions *page_of(struct translation *t)
 	return (struct page_predictions *)(jit->predictions + *at - 1);
 }
 
-void emit_begin_predictions(struct translation *t)
+/*
+ * One comparison for both: the page's stamp has nothing where the CPU's has `attention`. The checker's fragments, which
+ * are not left for attention, compare what is beside it.
+ */
+bool emit_begin_predictions(struct translation *t)
 {
 	struct jit *jit = t->jit;
 	if (jit->predictions_used + 2 + 2 * TRACE_MAX > jit->predictions_max)
-		return;
+		return false;
 	t->page = page_of(t);
 	t->predictions = (struct predictions *)(jit->predictions + jit->predictions_used);
 	*t->predictions = (struct predictions){ .head = t->trace->block[0] };
-	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.stamp));
+	if (!t->chain) {
+		emit_shift(&t->e, 4, true, HOST_T0, 64 - STAMP_BITS);
+		emit_shift(&t->e, 5, true, HOST_T0, 64 - STAMP_BITS);
+	}
 	emit_field(t, 0x3b, HOST_T0, &t->page->stamp);
 	struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
 	c->kind = COLD_FORGET;
 	c->back = t->e.at;
+	return true;
 }
 
 void emit_cold_forget(struct translation *t, const struct cold *c)
 {
 	emit_mov_imm(&t->e, HOST_T1, (u64)t->page);
+	emit_mov_imm(&t->e, HOST_T2, t->plan->offset);
 	emit_call(&t->e, t->jit->stub_forget);
 	emit_jmp(&t->e, c->back);
 }
@@ -144,10 +158,17 @@ static void emit_store_zero(struct emit *e, unsigned base, i32 disp)
 	emit32(e, 0);
 }
 
-/* call: T1 = a page's predictions. They are forgotten, and made for the current stamp from now on. */
-static void make_forget(struct emit *e)
+/*
+ * call: T0 = stamp, and `attention` above it, T1 = a page's predictions, T2 = offset of the trace in its page. If
+ * something wants attention, leaves. Else they are forgotten, and made for this stamp from now on. It must be the one
+ * that was compared: a raise that comes meanwhile is not to become part of it.
+ */
+static void make_forget(struct emit *e, const struct jit *jit)
 {
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
+	emit_shift(e, 5, true, HOST_T0, STAMP_BITS);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
+	u8 *attention = emit_jcc(e, COND_NZ, NULL);
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
@@ -159,6 +180,11 @@ static void make_forget(struct emit *e)
 	emit_jmp(e, loop);
 	emit_patch(e, done, e->at);
 	emit8(e, 0xc3);
+	emit_patch(e, attention, e->at);
+	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T2, HOST_T0);
+	emit_mov_imm(e, HOST_T2, 0);
+	emit_jmp(e, jit->stub_leave);
 }
 
 /* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
@@ -226,8 +252,8 @@ static void emit_report(struct emit *e)
 	emit_rm(e, (struct opcode){ .byte = 0xc7 }, 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
 	emit32(e, MISSES);
 	emit_store(e, HOST_T1, HOST_CPU, CPU_FIELD(jit_missed));
-	emit_rm(e, (struct opcode){ .byte = 0x81, .lock = true }, 1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
-	emit32(e, ATTEND_JIT);
+	emit_rm(e, (struct opcode){ .byte = 0x80, .lock = true }, 1, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention) + 1);
+	emit8(e, ATTEND_JIT >> 8);
 }
 
 /* What was forgotten has not roamed. */
@@ -287,7 +313,7 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 {
 	cpu->jit_misses_left = MISSES;
 	jit->stub_forget = e->at;
-	make_forget(e);
+	make_forget(e, jit);
 	for (unsigned write = 0; write < 2; write++) {
 		jit->stub_predict[write] = e->at;
 		make_predict(e, jit, write);

@@ -70,6 +70,17 @@ static void emit_segment(struct translation *t, enum seg seg, u32 ar)
 	emit_set(t, 8, segment_field(seg, offsetof(struct segment, base)), 0);
 }
 
+/* mmu.stamp: what lies beside it is written by other threads. Uses T2. */
+static void emit_copy_stamp(struct translation *t, enum mmu_class cls)
+{
+	struct emit *e = &t->e;
+	struct opcode store32 = { .byte = 0x89 }, store16 = { .byte = 0x89, .operand16 = true };
+	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_stamp) + (i32)(cls * sizeof(u64)));
+	emit_rm(e, store32, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.stamp.low));
+	emit_shift(e, 5, true, HOST_T2, 32);
+	emit_rm(e, store16, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.stamp.high));
+}
+
 /* CS from bits of STAR plus `plus`, SS 8 above it, or for CPL 3 below it; CPL, the class of accesses, and what code is
  * stamped with. Uses T2.
  */
@@ -91,8 +102,7 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_set(t, 4, CPU_FIELD(mmu.cls), cls);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_tlb) + (i32)(cls * sizeof(struct tlb_entry *)));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.tlb));
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_stamp) + (i32)(cls * sizeof(u64)));
-	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.stamp));
+	emit_copy_stamp(t, cls);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_pages) + (i32)(cls * sizeof(u8 *)));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.pages));
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_generation) + (i32)(cls * sizeof(u64)));

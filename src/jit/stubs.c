@@ -144,11 +144,11 @@ static bool may_load(struct cpu *cpu, u64 site)
  */
 static u64 run_handler(struct cpu *cpu, u64 site)
 {
-	u64 dropped = cpu->counters.translations_dropped, stamp = cpu->mmu.copies.stamp;
+	u64 dropped = cpu->counters.translations_dropped, stamp = mmu_copy_stamp(&cpu->mmu);
 	execute(cpu, site);
 	bool loadable = may_load(cpu, site);
-	if (likely(cpu->counters.translations_dropped == dropped && cpu->mmu.copies.stamp == stamp && !cpu->attention &&
-		   loadable)) {
+	if (likely(cpu->counters.translations_dropped == dropped && mmu_copy_stamp(&cpu->mmu) == stamp &&
+		   !cpu->attention && loadable)) {
 		cpu->counters.instructions -= site_before(site);
 		return 0;
 	}
@@ -310,7 +310,6 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_handler(&e, jit, leave_no_link);
 	jit->stub_fill = e.at;
 	make_fill(&e, jit);
-	jit_make_prediction_stubs(cpu, jit, &e);
 	jit->stub_far = e.at;
 	make_far(&e, jit);
 	jit->stub_ungroup = e.at;
@@ -334,6 +333,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RAX, HOST_T2);
 	make_return(&e);
+	jit_make_prediction_stubs(cpu, jit, &e);
 
 	jit->enter = (struct jit_link * (*)(struct cpu *, const void *)) jit_executable(jit, enter);
 	jit->stubs_end = (size_t)(e.at - jit->writable + 15) & ~15UL;

@@ -113,8 +113,7 @@ static void translate_sti(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	require_cpl0(t, p);
-	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
-	emit8(e, 0);
+	emit_compare_attention(t);
 	emit_handler_if(t, p, COND_NZ);
 	emit_byte(t, 7, CPU_FIELD(intr_held), false);
 	emit_handler_if(t, p, COND_NZ);

@@ -488,21 +488,27 @@ static bool has_quiet_links(const struct translation *t)
 	return t->chain && t->page && !t->cpu->pmu.tracked;
 }
 
-/* A jump that is taken if something wants attention; where to patch it. */
-static u8 *emit_attention(struct translation *t)
+void emit_compare_attention(struct translation *t)
 {
-	emit_rm(&t->e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(attention));
+	emit_rm(&t->e, (struct opcode){ .byte = 0x83, .operand16 = true }, 7, HOST_CPU, HOST_NONE, 0,
+		CPU_FIELD(attention));
 	emit8(&t->e, 0);
-	return emit_jcc(&t->e, COND_NZ, NULL);
+}
+
+/* Leaves for `offset` in this page if `condition`. */
+static void emit_leave_if(struct translation *t, unsigned condition, i64 offset)
+{
+	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
+	c->kind = COLD_ATTENTION;
+	c->offset = offset;
 }
 
 /* Counts, and looks whether something wants attention: then leaves for `offset` in this page. */
 static void emit_pause(struct translation *t, const struct plan *p, i64 offset)
 {
 	emit_count(t, executed(t, p));
-	struct cold *c = add_cold(t, emit_attention(t));
-	c->kind = COLD_ATTENTION;
-	c->offset = offset;
+	emit_compare_attention(t);
+	emit_leave_if(t, COND_NZ, offset);
 }
 
 /* Will nobody look at the flags at `offset` in this page? */
@@ -1032,19 +1038,15 @@ static void emit_needs(struct translation *t, const struct plan *p)
 static void emit_entry(struct translation *t)
 {
 	struct emit *e = &t->e;
-	if (t->chain) {
-		struct cold *c = add_cold(t, emit_attention(t));
-		c->kind = COLD_ATTENTION;
-		c->offset = t->plan->offset;
+	if (!emit_begin_predictions(t) && t->chain) {
+		emit_compare_attention(t);
+		emit_leave_if(t, COND_NZ, t->plan->offset);
 	}
 	if (unlikely(t->chain && t->cpu->pmu.tracked)) {
 		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(counters.instructions));
 		emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.stop_at));
-		struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
-		c->kind = COLD_ATTENTION;
-		c->offset = t->plan->offset;
+		emit_leave_if(t, COND_AE, t->plan->offset);
 	}
-	emit_begin_predictions(t);
 	t->quiet = e->at;
 	if (t->trace->crossing)
 		emit_crossing(t);

@@ -135,6 +135,8 @@ void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87
 void emit_leave(struct translation *t, const struct jit_link *link);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
+/* ZF = nothing wants attention. */
+void emit_compare_attention(struct translation *t);
 /* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
 void emit_canonical(struct translation *t, const struct plan *p);
 /* --- address.c --- */
@@ -181,8 +183,11 @@ void emit_crossing(struct translation *t);
 
 /* --- predict.c --- */
 
-/* Where a trace is entered: forgets predictions that are no longer good. Uses T0, T1, T2, and the flags. */
-void emit_begin_predictions(struct translation *t);
+/*
+ * Where a trace is entered: leaves if something wants attention, and forgets predictions that are no longer good.
+ * false: there are none, and nothing was emitted. Uses T0, T1, T2, and the flags.
+ */
+bool emit_begin_predictions(struct translation *t);
 /*
  * T1 = addend of the range, by a prediction; where that is wrong by the TLB; where that does not know it, the handler
  * of `p` does it all, or the group's leader fills the TLB. false: it cannot be predicted, and nothing was emitted. Uses

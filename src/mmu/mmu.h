@@ -85,6 +85,14 @@ struct mmu_space;   /* likewise */
 struct mmu_formats; /* private to walk.c */
 
 struct mmu {
+	/*
+	 * Stamp of copies, see below: 48 bits, which last for months of nothing but renewals. First, because the upper
+	 * 16 bits of these 8 bytes are not the MMU's, which never writes them: see struct cpu.
+	 */
+	struct mmu_stamp {
+		u32 low;
+		u16 high, owners;
+	} stamp;
 	/* Hot: where the fast path looks. Set by mmu_set_class and context switches only. */
 	struct tlb_entry *tlb;    /* table of the current class */
 	u64 revision;             /* of the current context, 0..4095, never 0 */
@@ -95,15 +103,14 @@ struct mmu {
 	/*
 	 * Copies of entries that others keep, beside the code that uses them. They are good while `stamp` is what it
 	 * was when they were made: no two contexts, address spaces or privileges ever share one, and switching back
-	 * brings the old one back. Whoever makes a copy of what mmu_may_copy() notes it by mmu_note_copy(), or as
-	 * that does: invalidation of a page that has no copies leaves the stamp alone.
+	 * brings the old one back; 0: no copy is good. Whoever makes a copy of what mmu_may_copy() notes it by
+	 * mmu_note_copy(), or as that does: invalidation of a page that has no copies leaves the stamp alone.
 	 */
 	struct mmu_copies {
-		u64 stamp;    /* 0: no copy is good */
 		u8 *pages;    /* by copy_index(): nonzero if there may be copies */
 		u8 *writable; /* likewise, by the host's page, copies of `write` */
 	} copies;
-	u64 class_stamp[MMU_CLASSES]; /* copies.stamp for each class, */
+	u64 class_stamp[MMU_CLASSES]; /* the stamp for each class, */
 	u8 *class_pages[MMU_CLASSES]; /* and copies.pages */
 	/* Cold. */
 	struct mem *mem;
@@ -212,6 +219,11 @@ static inline unsigned copy_index(u64 address)
 {
 	unsigned half = address >> 63 ? COPY_PAGES / 2 : 0;
 	return half + ((unsigned)(address >> PAGE_SHIFT) & (COPY_PAGES / 2 - 1));
+}
+
+static inline u64 mmu_copy_stamp(const struct mmu *mmu)
+{
+	return (u64)mmu->stamp.high << 32 | mmu->stamp.low;
 }
 
 /* Entries of the current table: none that are good only while EFLAGS.AC is set. */

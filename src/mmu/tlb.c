@@ -129,7 +129,8 @@ static void select_class(struct mmu *mmu)
 {
 	mmu->generation = mmu->class_generation[mmu->cls];
 	mmu->tlb = mmu->class_tlb[mmu->cls];
-	mmu->copies.stamp = mmu->class_stamp[mmu->cls];
+	mmu->stamp.low = (u32)mmu->class_stamp[mmu->cls];
+	mmu->stamp.high = (u16)(mmu->class_stamp[mmu->cls] >> 32);
 	mmu->copies.pages = mmu->class_pages[mmu->cls];
 }
 
