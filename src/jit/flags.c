@@ -183,9 +183,10 @@ static bool spoils_recipe(const struct translation *t, const struct plan *p)
 
 void flags_before(struct translation *t, const struct plan *p)
 {
-	if (!spoils_recipe(t, p) || !p->live_after || p->writes_flags)
+	bool wanted = p->live_after || p->kind == PLAN_JCC;
+	if (!spoils_recipe(t, p) || !wanted || p->writes_flags)
 		return;
-	/* They are wanted later, and cannot be made then. */
+	/* Later, or where the trace is left, they cannot be made any more. */
 	if (t->flags == IN_RECIPE) {
 		emit_recipe_to_memory(t, t->recipe);
 		t->flags = IN_MEMORY;

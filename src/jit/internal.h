@@ -32,7 +32,7 @@ enum plan_kind {
 	PLAN_X87,
 	PLAN_DIVIDE,
 	PLAN_BIT_STRING,
-	PLAN_JCC,
+	PLAN_JCC, /* and LOOP and JRCXZ, of those that jit_is_count_branch() knows */
 	/* These do not. */
 	PLAN_DIRECTION,
 	PLAN_SYSTEM,   /* on struct cpu alone: system.c */
@@ -319,6 +319,9 @@ void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot);
 
 /* plan.c: guest registers that the instruction writes, in whatever part; a bit for each. */
 u16 jit_written_registers(const struct plan *p);
+
+/* LOOP and JRCXZ whose target is in the page: it is canonical then, so nothing need be undone for a fault. */
+bool jit_is_count_branch(const struct plan *p);
 
 /* Does the instruction write to its operand in memory, or on the stack? */
 static inline bool jit_writes(const struct plan *p)

@@ -196,6 +196,13 @@ static bool is_jcc(const struct plan *p)
 		(p->zi.opcode_map == ZYDIS_OPCODE_MAP_0F && (p->zi.opcode & 0xf0) == 0x80));
 }
 
+bool jit_is_count_branch(const struct plan *p)
+{
+	i64 target = p->offset + p->insn->length + (i64)p->insn->imm;
+	return (p->zi.mnemonic == ZYDIS_MNEMONIC_LOOP || p->zi.mnemonic == ZYDIS_MNEMONIC_JRCXZ) &&
+	       p->insn->adsize == 8 && target >= 0 && target < (i64)PAGE_SIZE;
+}
+
 /* JMP and CALL: near, to an immediate, a register, or a pointer in memory. */
 static bool plan_branch(struct plan *p)
 {
@@ -272,7 +279,7 @@ static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, str
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
 		return plan_copy(jit, p) ? PLAN_COPY : PLAN_HANDLER;
 	/* AMD's near branches with an operand-size prefix are for the interpreter. */
-	if (is_jcc(p))
+	if (is_jcc(p) || jit_is_count_branch(p))
 		return insn->opsize == 8 ? PLAN_JCC : PLAN_HANDLER;
 	if (jit_plan_reencode(jit, p))
 		return PLAN_REENCODE;

@@ -619,13 +619,46 @@ static void add_exit(struct translation *t, const struct plan *p, u8 *from, bool
 	c->made = t->recipe;
 }
 
+/* LOOP and JRCXZ, which neither want flags nor change any: a jump if the branch is, or is not, taken. */
+static u8 *emit_count_branch(struct translation *t, const struct plan *p, bool taken)
+{
+	enum { JMP8 = 2, JMP32 = 5 }; /* bytes */
+	struct emit *e = &t->e;
+	bool loop = p->zi.mnemonic == ZYDIS_MNEMONIC_LOOP, if_zero = loop != taken;
+
+	if (loop)
+		emit_lea(e, HOST_RCX, HOST_RCX, -1);
+	emit8(e, 0xe3); /* JRCXZ reaches near code only */
+	emit8(e, if_zero ? JMP8 : JMP32);
+	if (if_zero) {
+		emit8(e, 0xeb);
+		emit8(e, JMP32);
+	}
+	return emit_jmp(e, NULL);
+}
+
+/* Behind a conditional branch, on the way that the trace goes. */
+static void go_on(struct translation *t, const struct plan *p)
+{
+	if (!is_last(t, p))
+		emit_count_passed(t);
+	else if (following(t, p) == FOLLOW_NONE)
+		emit_exit(t, p, false, next_offset(p));
+	else
+		emit_loop(t, p);
+}
+
 static void translate_jcc(struct translation *t, const struct plan *p)
 {
-	enum follow follow = following(t, p);
-	bool taken = follow != FOLLOW_TARGET; /* is the exit? */
-	unsigned leaves = (p->zi.opcode & 15) ^ !taken;
+	bool taken = following(t, p) != FOLLOW_TARGET; /* is the exit? */
 	i64 offset = taken ? target_offset(p) : next_offset(p);
 
+	if (jit_is_count_branch(p)) {
+		add_exit(t, p, emit_count_branch(t, p, taken), taken, offset);
+		go_on(t, p);
+		return;
+	}
+	unsigned leaves = (p->zi.opcode & 15) ^ !taken;
 	need_host_flags(t);
 	if (t->loop && is_last(t, p) && !t->plan->live_before) {
 		/* Nothing is to be done between two rounds. */
@@ -634,14 +667,7 @@ static void translate_jcc(struct translation *t, const struct plan *p)
 		return;
 	}
 	add_exit(t, p, emit_jcc(&t->e, leaves, NULL), taken, offset);
-	if (!is_last(t, p)) {
-		emit_count_passed(t);
-		return;
-	}
-	if (follow == FOLLOW_NONE)
-		emit_exit(t, p, false, next_offset(p));
-	else
-		emit_loop(t, p);
+	go_on(t, p);
 }
 
 /* T0 = where a JMP or CALL through a register or memory goes. */

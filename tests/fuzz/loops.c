@@ -242,6 +242,24 @@ static void move_by_constant(ZydisRegister reg)
 	}
 }
 
+/* Counts RCX down, and jumps back to the loop's head unless it is 0. */
+static void put_back(u64 head)
+{
+	i32 back = (i32)(head - code_at - 2);
+	if (back >= INT8_MIN && one_in(3)) {
+		u8 *to = m->mem.host + code_at;
+		to[0] = 0xe2; /* LOOP */
+		to[1] = (u8)back;
+		code_at += 2;
+		return;
+	}
+	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RCX), of_immediate(1));
+	put_jcc(5); /* JNZ */
+	back = (i32)(head - code_at);
+	memcpy(m->mem.host + code_at - 4, &back, 4);
+	leaves--;
+}
+
 /* The loop, its visits, and HLT. */
 static void make_code(void)
 {
@@ -258,11 +276,7 @@ static void make_code(void)
 	for (unsigned i = 0; i < BASES; i++)
 		move_by_constant(base[i]);
 	move_by_constant(idx[0]);
-	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RCX), of_immediate(1));
-	put_jcc(5); /* JNZ head */
-	i32 back = (i32)(head - code_at);
-	memcpy(m->mem.host + code_at - 4, &back, 4);
-	leaves--;
+	put_back(head);
 	for (unsigned i = 0; i < leaves; i++) {
 		i32 way = (i32)(code_at - leave_at[i]);
 		memcpy(m->mem.host + leave_at[i] - 4, &way, 4);
@@ -276,7 +290,7 @@ static void make_code(void)
 	}
 	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RBX), of_immediate(1));
 	put_jcc(5);
-	back = (i32)(visit - code_at);
+	i32 back = (i32)(visit - code_at);
 	memcpy(m->mem.host + code_at - 4, &back, 4);
 	m->mem.host[code_at++] = 0xf4;
 }

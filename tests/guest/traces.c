@@ -63,6 +63,53 @@ static void test_flags(void)
 	CHECK("carry-goes-round-a-loop", sum[0] == 0 && sum[1] == 0 && sum[2] == 0 && sum[3] == ROUNDS);
 }
 
+/* --- LOOP and JRCXZ --- */
+
+static u64 carry_round_a_count(void)
+{
+	u64 sum[4] = { 0 }, one[4] = { ~0ULL, ~0ULL, ~0ULL, 0 }, n = 4;
+	const u64 *from = one;
+	u64 *to = sum;
+	asm volatile("stc\n1: mov (%0), %%rax; adc %%rax, (%1); lea 8(%0), %0; lea 8(%1), %1; loop 1b"
+		     : "+r"(from), "+r"(to), "+c"(n)
+		     :
+		     : "rax", "memory", "cc");
+	return sum[0] | sum[1] | sum[2] | (sum[3] ^ 1) | n;
+}
+
+/* The flags are those of the last round's CMP, of 1 and 1, whatever LOOP has left in RCX. */
+static bool flags_are_those_before_the_count(void)
+{
+	word image, n = ROUNDS;
+	asm volatile("1: cmp $1, %%rcx; push %%rax; pop %%rax; loop 1b; pushf; pop %0" : "=r"(image), "+c"(n) : : "cc");
+	return (image & 0x8d5) == 0x44;
+}
+
+/* A bit for each branch that went the right way: not taken, taken, and the same of JRCXZ. */
+static unsigned count_branches(u64 count)
+{
+	unsigned ways = 0;
+	u64 n = count;
+	asm volatile("loop 1f; or $1, %0; 1: add $1, %1; jrcxz 2f; or $2, %0; 2:" : "+r"(ways), "+c"(n) : : "cc");
+	return ways | (n == count ? 4 : 0);
+}
+
+static void test_count_branches(void)
+{
+	unsigned wrong = 0, narrow = 0;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		wrong += carry_round_a_count() != 0;
+		wrong += !flags_are_those_before_the_count();
+		wrong += count_branches(0) != 4;
+		wrong += count_branches(1) != 7;
+		wrong += count_branches(BIT(32) + 1) != 6;
+		u64 n = BIT(32) + 2;
+		asm volatile("1: inc %0; addr32 loop 1b" : "+r"(narrow), "+c"(n) : : "cc");
+	}
+	CHECK_EQUAL("loop-and-jrcxz-count", wrong, 0);
+	CHECK_EQUAL("loop-with-32-bit-addresses-counts-in-ecx", narrow, 2 * ROUNDS);
+}
+
 /* OF behind a shift by more than one is undefined, and on some processors goes by the form of the instruction. */
 static void test_shifts(void)
 {
@@ -388,6 +435,7 @@ void guest_main(void)
 	window_pd[0] = (u64)window_pt | PRESENT | WRITE;
 	write_cr3(read_cr3());
 	test_flags();
+	test_count_branches();
 	test_shifts();
 	test_page_borders();
 	test_faults_between_neighbours();
