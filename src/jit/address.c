@@ -258,8 +258,8 @@ static struct linear emit_range_start(struct translation *t, const struct plan *
 	}
 }
 
-/* Checks the group's range. T1 = the page's addend. */
-static void emit_lead_check(struct translation *t, const struct plan *p)
+/* Checks the group's range, and returns where it begins. T1 = the page's addend. */
+static struct linear emit_lead_check(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	struct linear start = emit_range_start(t, p);
@@ -269,7 +269,7 @@ static void emit_lead_check(struct translation *t, const struct plan *p)
 	}
 	struct range r = { start.base, start.disp, p->group_size, p->group_write };
 	if (emit_predicted(t, p, r, true))
-		return;
+		return start;
 	emit_compare(t, r.base, r.disp, r.size, r.write);
 	if (t->loop) {
 		emit_go_on_plain_if(t, p, COND_NZ);
@@ -281,6 +281,7 @@ static void emit_lead_check(struct translation *t, const struct plan *p)
 		c->range = r;
 	}
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
+	return start;
 }
 
 void emit_cold_ungroup(struct translation *t, const struct cold *c)
@@ -308,6 +309,7 @@ void emit_cold_fill(struct translation *t, const struct cold *c)
 	emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
 	emit_fill(t, p);
 	emit_compare(t, HOST_T0, 0, c->range.size, c->range.write);
+	emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
 	emit_jcc(&t->e, COND_Z, c->back);
 	emit_cold_ungroup(t, c);
 }
@@ -320,26 +322,20 @@ void emit_cold_fill_predicted(struct translation *t, const struct cold *c)
 	emit_cold_ungroup(t, c);
 }
 
-/* Will a member of the leader's group want the addend once T1 has something else? */
+/* Will a member of the leader's group want what it kept once T1 has something else? */
 static bool is_slot_read(const struct translation *t, const struct plan *leader)
 {
 	u8 held = held_behind(t, leader, leader->group);
-	if (leader->insn->flags & INSN_MEM && leader->insn->index != REG_ZERO && has_base(segment_of(leader)))
-		return true;
 	for (const struct plan *p = leader + 1; p != t->plan + t->count; p++) {
-		bool index = p->insn->flags & INSN_MEM && p->insn->index != REG_ZERO;
-		if (p->group == leader->group && (held != p->group || index || p->kind == PLAN_CALL))
+		if (p->group == leader->group && (held != p->group || p->kind == PLAN_CALL))
 			return true;
 		held = held_behind(t, p, held);
 	}
 	return false;
 }
 
-/*
- * The group's addend in T1, loaded or found by its leader, with all that the members' addresses have in common but
- * registers: the page of RIP, the segment's base.
- */
-static void emit_addend(struct translation *t, const struct plan *p)
+/* What the group keeps, in T1: loaded, or found by the leader. */
+static void emit_kept(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	if (!p->leads) {
@@ -347,35 +343,26 @@ static void emit_addend(struct translation *t, const struct plan *p)
 			emit_load(e, HOST_T1, HOST_CPU, slot_offset(p));
 		return;
 	}
-	emit_lead_check(t, p);
-	emit_add_segment(t, HOST_T1, segment_of(p));
-	if (p->insn->flags & INSN_MEM && p->insn->base == REG_RIP)
-		emit_add_field(t, HOST_T1, CPU_FIELD(jit_page));
+	struct linear start = emit_lead_check(t, p);
+	if (p->group_place)
+		emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, start.base, HOST_T1, 0, start.disp - p->group_low);
 	if (is_slot_read(t, p))
 		emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
 }
 
+/* An operand whose address is `base` + disp. */
+static struct place_in_memory in_group(const struct plan *p, unsigned base, i32 disp)
+{
+	return p->group_place ? (struct place_in_memory){ HOST_T1, HOST_NONE, 0, p->group_offset }
+			      : (struct place_in_memory){ (u8)base, HOST_T1, 0, disp };
+}
+
 static struct place_in_memory emit_grouped(struct translation *t, const struct plan *p)
 {
-	const struct insn *insn = p->insn;
 	if (p->leads)
 		give_up_for_check(t, p);
-	if (insn->index != REG_ZERO) {
-		if (p->leads)
-			emit_addend(t, p);
-		/* T0 is still where the range begins. */
-		if (p->leads && !has_base(segment_of(p)))
-			return (struct place_in_memory){ HOST_T0, HOST_T1, 0, -p->group_low };
-		emit_address(t, p, HOST_T0, true);
-		emit_load(&t->e, HOST_T1, HOST_CPU, slot_offset(p));
-		return (struct place_in_memory){ .base = HOST_T0, .index = HOST_T1 };
-	}
-	emit_addend(t, p);
-	if (insn->base == REG_RIP)
-		return (struct place_in_memory){ HOST_T1, HOST_NONE, 0, (i32)page_offset(p) };
-	if (insn->base == REG_ZERO)
-		return (struct place_in_memory){ HOST_T1, HOST_NONE, 0, insn->disp };
-	return (struct place_in_memory){ (u8)emit_use(t, insn->base, HOST_T0), HOST_T1, 0, insn->disp };
+	emit_kept(t, p);
+	return in_group(p, p->group_place ? HOST_NONE : emit_use(t, p->insn->base, HOST_T0), p->insn->disp);
 }
 
 /* --- what others call --- */
@@ -403,6 +390,6 @@ struct place_in_memory emit_stack(struct translation *t, const struct plan *p, u
 		give_up_for_check(t, p);
 	if (!p->group)
 		return emit_check(t, p, (struct linear){ base, change }, 8, write);
-	emit_addend(t, p);
-	return (struct place_in_memory){ (u8)base, HOST_T1, 0, change };
+	emit_kept(t, p);
+	return in_group(p, base, change);
 }

@@ -91,6 +91,10 @@ struct plan {
 	bool group_write;
 	u16 group_size;
 	i32 group_low;
+	/* The slot has the host address of the leader's operand, and all lie at such distances from it; or the page's
+	 * addend. */
+	bool group_place;
+	i16 group_offset;
 	/* Operands of a stretch that were checked before it (loop.h). */
 	u8 hoisted; /* 1 + number of the check; 0: none */
 	i32 hoisted_disp;

@@ -13,6 +13,25 @@ struct candidate {
 	struct access at;
 };
 
+/*
+ * Does a leader's address take more than one register that is the host's, too? Then members had better not compute
+ * theirs anew.
+ */
+static bool keeps_place(const struct plan *leader)
+{
+	const struct insn *insn = leader->insn;
+	return insn->flags & INSN_MEM &&
+	       (insn->index != REG_ZERO || insn->base >= GPR_COUNT || host_register[insn->base] == HOST_NONE ||
+		insn->seg == SEG_FS || insn->seg == SEG_GS);
+}
+
+static void join(struct plan *p, const struct plan *leader, unsigned slot, i64 offset)
+{
+	p->group = (u8)slot;
+	p->group_place = keeps_place(leader);
+	p->group_offset = (i16)offset;
+}
+
 /* Makes a group of the first candidate and those behind it that fit; true if there are any. */
 static bool make_group(struct candidate *c, unsigned count, u8 slot)
 {
@@ -34,12 +53,12 @@ static bool make_group(struct candidate *c, unsigned count, u8 slot)
 		high = h;
 		write |= a->write;
 		members++;
-		c[i].plan->group = slot;
+		join(c[i].plan, c[0].plan, slot, a->offset - first.offset);
 		c[i].plan = NULL;
 	}
 	if (members == 1)
 		return false;
-	c[0].plan->group = slot;
+	join(c[0].plan, c[0].plan, slot, 0);
 	c[0].plan->leads = true;
 	c[0].plan->group_low = (i32)(low - first.offset);
 	c[0].plan->group_size = (u16)(high - low);

@@ -135,6 +135,9 @@ static void emit_look(struct translation *t, const struct cold *c)
 void emit_cold_predict_again(struct translation *t, const struct cold *c)
 {
 	emit_look(t, c);
+	/* The code there may have its address from T0. */
+	if (c->range.base == HOST_T0 && c->range.disp)
+		emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
 	emit_jcc(&t->e, COND_Z, c->back);
 }
 
@@ -143,11 +146,10 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 	bool moved = c->range.base == HOST_T0 && c->range.disp;
 	if (c->range.base != HOST_T0 || moved)
 		emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
-	emit_look(t, c);
-	/* The operand is reached from T0; but a group's leader looks at its range once more. */
-	if (moved && c->kind != COLD_PREDICT_GROUP)
-		emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
-	emit_jcc(&t->e, COND_Z, c->back);
+	emit_cold_predict_again(t, c);
+	/* A group's leader looks once more. */
+	if (moved && c->kind == COLD_PREDICT_GROUP)
+		emit_lea(&t->e, HOST_T0, HOST_T0, c->range.disp);
 }
 
 /* --- stubs --- */

@@ -112,7 +112,7 @@ static bool uses_temporary(const struct translation *t, const struct plan *p)
 {
 	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
 		const ZydisDecodedOperand *op = &p->op[i];
-		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && t->host[jit_gpr_number(op)] == HOST_NONE)
+		if (jit_is_gpr(op) && t->host[jit_gpr_number(op)] == HOST_NONE)
 			return true;
 	}
 	return false;
@@ -950,10 +950,14 @@ u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 	case PLAN_LEAVE:
 		return p->group;
 	case PLAN_COPY:
-		/* With an index the address takes T1 first, without memory a register may. */
+		/* Without memory a register may take T1. */
 		if (p->memory)
-			return p->insn->index == REG_ZERO && !p->hoisted ? p->group : 0;
+			return p->hoisted ? 0 : p->group;
 		return uses_temporary(t, p) ? 0 : held;
+	case PLAN_REENCODE:
+		if (uses_temporary(t, p) || p->hoisted)
+			return 0;
+		return p->memory ? p->group : held;
 	case PLAN_LEA:
 		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? held : 0;
 	case PLAN_NOTHING:
