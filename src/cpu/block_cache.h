@@ -50,6 +50,7 @@ struct block {
 	bool unhoisted;        /* a loop from here back to here checks its operands each round */
 	u8 flags_dead;         /* the translator's: see jit_flags_are_dead() */
 	u8 quiet;              /* bytes of the translation that links may leave out */
+	u8 rounds;             /* the translator's, of a loop from here back to here, on average; 0: unknown */
 	i64 stretch_credit;    /* the translator's: how well it pays not to */
 	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];

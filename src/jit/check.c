@@ -41,6 +41,7 @@ struct step {
 /* In the code area; block->entry points to it, and nobody jumps there. */
 struct fragments {
 	unsigned count, steps;
+	unsigned reached; /* the step that ran last in the interpreter */
 	struct step step[TRACE_MAX];
 	struct fragment fragment[TRACE_MAX];
 };
@@ -329,11 +330,12 @@ static bool is_next(const struct cpu *cpu, const struct step *s)
 }
 
 /* From step `from` on, as far as the trace is followed; where it ended. */
-static unsigned interpret(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
+static unsigned interpret(struct cpu *cpu, struct check *c, struct fragments *all, const struct fragment *f,
 			  unsigned from)
 {
 	unsigned i = from;
 	for (; i < (unsigned)f->first + f->count && is_next(cpu, &all->step[i]); i++) {
+		all->reached = i;
 		if (c)
 			note_instruction(cpu, c, &all->step[i].block->insn[all->step[i].index]);
 		interpret_step(cpu, &all->step[i]);
@@ -342,7 +344,7 @@ static unsigned interpret(struct cpu *cpu, struct check *c, const struct fragmen
 }
 
 /* Translated code may leave behind a handler; what it left undone is interpreted, as the run loop would. */
-static unsigned run_translation(struct cpu *cpu, const struct fragments *all, const struct fragment *f)
+static unsigned run_translation(struct cpu *cpu, struct fragments *all, const struct fragment *f)
 {
 	const u64 start = cpu->counters.instructions;
 	jit_enter(cpu, f->code);
@@ -350,18 +352,34 @@ static unsigned run_translation(struct cpu *cpu, const struct fragments *all, co
 }
 
 /*
+ * The step that threw, or the fragment's first if none of its did. An unrolled loop has the same instruction several
+ * times; `before`: instructions before the block, if it was called from the translation.
+ */
+static unsigned step_that_threw(const struct cpu *cpu, const struct fragments *all, const struct fragment *f,
+				i64 before)
+{
+	for (unsigned i = before > all->reached ? (unsigned)before : all->reached; i < (unsigned)f->first + f->count;
+	     i++)
+		if (&all->step[i].block->insn[all->step[i].index] == cpu->insn)
+			return i;
+	return f->first;
+}
+
+/*
  * Either execution, with throws caught: the fragment's translation, or, with a journal, the interpreter. `done`: steps
  * of the trace that are done then. true if it threw.
  */
-static bool execute(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
-		    unsigned *done)
+static bool execute(struct cpu *cpu, struct check *c, struct fragments *all, const struct fragment *f, unsigned *done)
 {
 	const u64 start = cpu->counters.instructions;
+	all->reached = f->first;
 	jmp_buf outer;
 	memcpy(&outer, &cpu->restart, sizeof(outer));
 	bool thrown = _setjmp(cpu->restart) != 0;
 	if (!thrown)
 		*done = c ? interpret(cpu, c, all, f, f->first) : run_translation(cpu, all, f);
+	else
+		*done = step_that_threw(cpu, all, f, (i64)(cpu->counters.instructions - start));
 	cpu->counters.instructions = start;
 	memcpy(&cpu->restart, &outer, sizeof(outer));
 	return thrown;
@@ -464,21 +482,12 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 	mmu_renew_copies(&cpu->mmu);
 }
 
-/* Its first instruction if none of the fragment's did. */
-static unsigned step_that_threw(const struct cpu *cpu, const struct fragments *all, const struct fragment *f)
-{
-	for (unsigned i = f->first; i < (unsigned)f->first + f->count; i++)
-		if (&all->step[i].block->insn[all->step[i].index] == cpu->insn)
-			return i;
-	return f->first;
-}
-
 /*
  * Runs a fragment both ways. false: they differ. `*thrown`: it threw; then, as where what was done cannot be undone,
  * there may have been nothing to compare.
  */
-static bool ways_agree(struct cpu *cpu, struct check *c, const struct fragments *all, const struct fragment *f,
-		       bool forget, unsigned *done, bool *thrown)
+static bool ways_agree(struct cpu *cpu, struct check *c, struct fragments *all, const struct fragment *f, bool forget,
+		       unsigned *done, bool *thrown)
 {
 	c->writes = 0;
 	c->undoable = true;
@@ -488,8 +497,7 @@ static bool ways_agree(struct cpu *cpu, struct check *c, const struct fragments 
 	/* A throw without an event was a VM exit, say: that cannot be undone either. */
 	if (!c->undoable || cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
 		return true;
-	unsigned end = *thrown ? step_that_threw(cpu, all, f) : *done;
-	u16 undefined = end == f->first ? 0 : all->step[end - 1].undefined;
+	u16 undefined = *done == f->first ? 0 : all->step[*done - 1].undefined;
 	take_outcome(cpu, &c->interpreted, *thrown);
 	undo_writes(cpu, c);
 	put_outcome(cpu, &c->before);
@@ -510,7 +518,7 @@ static bool ways_agree(struct cpu *cpu, struct check *c, const struct fragments 
  * not undone, and code that has its own tables for data may see it the second time only. So if there were walks, a
  * difference must show once more, when the TLB knows all.
  */
-static bool run_fragment(struct cpu *cpu, const struct fragments *all, struct fragment *f, unsigned *done)
+static bool run_fragment(struct cpu *cpu, struct fragments *all, struct fragment *f, unsigned *done)
 {
 	static _Thread_local struct check c;
 	u64 misses = cpu->counters.tlb_misses;
@@ -528,15 +536,6 @@ static bool run_fragment(struct cpu *cpu, const struct fragments *all, struct fr
 	if (!agree)
 		report(cpu, &c, all, f);
 	return thrown;
-}
-
-/* Instructions of the trace before the block that threw. */
-static unsigned before_running(const struct cpu *cpu, const struct fragments *all)
-{
-	for (unsigned i = 0; i < all->steps; i++)
-		if (all->step[i].block == cpu->blocks->running)
-			return all->step[i].before;
-	return 0;
 }
 
 /* Of the first steps. */
@@ -586,7 +585,8 @@ void jit_check_run(struct cpu *cpu, struct block *block)
 			continue;
 		}
 		if (run_fragment(cpu, all, &all->fragment[n++], &at)) {
-			unsigned done = before_running(cpu, all);
+			/* Throws count from the block's beginning. */
+			unsigned done = all->step[at].before;
 			cpu->counters.instructions = start + done;
 			set_branches(cpu, all, branches, done);
 			_longjmp(cpu->restart, 1);

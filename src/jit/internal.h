@@ -50,8 +50,8 @@ enum plan_kind {
 };
 
 /*
- * A trace: blocks of one page that mostly run one behind the other, translated as one. Only its first instruction is
- * entered from outside; wherever else a branch leads, the trace is left.
+ * A trace: blocks of one page that mostly run one behind the other, translated as one; several times the same, if they
+ * are a loop's. Only its first instruction is entered from outside; wherever else a branch leads, the trace is left.
  */
 enum { TRACE_BLOCKS = 16, TRACE_MAX = 120 };
 
@@ -63,6 +63,7 @@ struct trace {
 	unsigned blocks;
 	unsigned count; /* instructions of all blocks */
 	bool loop;      /* the last block leads to the first */
+	bool unrolled;  /* some blocks are there several times */
 	/* The only instruction lies across pages: the block of no instruction that stands for it; or NULL. */
 	struct block *crossing;
 };

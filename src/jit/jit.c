@@ -10,6 +10,7 @@
 static void count_translation(struct cpu *cpu, const struct jit *jit, const struct trace *trace)
 {
 	cpu->counters.traces_translated++;
+	cpu->counters.loops_unrolled += trace->unrolled;
 	cpu->counters.instructions_translated += trace->count;
 	for (unsigned i = 0; i < trace->count; i++)
 		cpu->counters.instructions_untranslated += jit->plan[i].kind == PLAN_HANDLER;

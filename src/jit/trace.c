@@ -1,10 +1,16 @@
 /*
  * Which blocks become one translation: a hot block, and what ran behind it most often so far, as far as that lies in
- * the same page.
+ * the same page. Loops of few rounds are unrolled: their blocks are in the trace once for each round.
  */
 #include "jit/internal.h"
 
-enum { SELDOM = 4 /* of jit_hot: blocks that ran less often than hot / SELDOM are left out */ };
+enum {
+	SELDOM = 4, /* of jit_hot: blocks that ran less often than hot / SELDOM are left out */
+	FEW_ROUNDS = 6,
+	MANY_ROUNDS = UINT8_MAX,
+	UNROLLED = 4,      /* rounds, if nobody knows how many there are */
+	UNROLLED_MAX = 64, /* instructions of them all */
+};
 
 /* Where the block's last instruction leads, as a RAM offset; RAM_OFFSET_NONE if not there, or not in this page. */
 static u64 successor(const struct plan *last, enum follow follow)
@@ -28,21 +34,59 @@ static struct block *candidate(const struct cpu *cpu, const struct plan *last, e
 	return b && b->count && b->runs * SELDOM >= cpu->jit_hot ? b : NULL;
 }
 
-/* The block that most often ran behind the trace's last one so far, and on which way. */
-static struct block *favourite(const struct cpu *cpu, const struct plan *last, enum follow *follow)
+static unsigned times_in(const struct trace *trace, const struct block *block)
+{
+	unsigned times = 0;
+	for (unsigned i = 0; i < trace->blocks; i++)
+		times += trace->block[i] == block;
+	return times;
+}
+
+/* Does it begin a loop of few rounds? */
+static bool is_short_loop(const struct block *block)
+{
+	return block->rounds > 1 && block->rounds != MANY_ROUNDS;
+}
+
+/* May the block follow? Only those of short loops are in a trace once more; `round`: where the latest one began. */
+static bool may_follow(const struct trace *trace, const struct block *block, unsigned round)
+{
+	if (block == trace->block[0])
+		return true;
+	if (is_short_loop(block))
+		return times_in(trace, block) < block->rounds;
+	for (unsigned i = round; i < trace->blocks; i++)
+		if (trace->block[i] == block)
+			return false;
+	return true;
+}
+
+/* Is a branch back to `target` to be followed, rather than the way to `next`? */
+static bool goes_round(const struct trace *trace, const struct block *target, const struct block *next)
+{
+	bool head = target == trace->block[0];
+	if (is_short_loop(target))
+		return may_follow(trace, target, 0);
+	if (head && target->rounds == MANY_ROUNDS)
+		return true;
+	/* Both have run as often as is counted, perhaps. */
+	return head ? target->runs >= next->runs : target->runs > next->runs;
+}
+
+/*
+ * The block that most often ran behind the trace's last one so far, and on which way; NULL if none did, or if it must
+ * not follow.
+ */
+static struct block *favourite(const struct cpu *cpu, const struct trace *trace, const struct plan *last,
+			       unsigned round, enum follow *follow)
 {
 	struct block *next = candidate(cpu, last, FOLLOW_NEXT), *target = candidate(cpu, last, FOLLOW_TARGET);
 	bool taken = target && (!next || target->runs > next->runs);
+	if (target && next && (i64)last->insn->imm < 0)
+		taken = goes_round(trace, target, next);
+	struct block *block = taken ? target : next;
 	*follow = taken ? FOLLOW_TARGET : FOLLOW_NEXT;
-	return taken ? target : next;
-}
-
-static bool contains(const struct trace *trace, const struct block *block)
-{
-	for (unsigned i = 0; i < trace->blocks; i++)
-		if (trace->block[i] == block)
-			return true;
-	return false;
+	return block && may_follow(trace, block, round) ? block : NULL;
 }
 
 /*
@@ -66,13 +110,47 @@ static bool append(struct cpu *cpu, struct jit *jit, struct trace *trace, struct
 		return false;
 	for (unsigned i = 0; i < block->count; i++)
 		plan[i].before = (u8)trace->count;
+	trace->unrolled |= times_in(trace, block) > 0;
 	trace->block[trace->blocks++] = block;
 	trace->count += block->count;
 	return true;
 }
 
+/*
+ * How many rounds the loop that the trace is has, on average: so often its first block ran for each time that the block
+ * behind it did. Only the first translation knows, up to which all was interpreted.
+ */
+static void note_rounds(const struct cpu *cpu, const struct trace *trace, const struct plan *last)
+{
+	struct block *head = trace->block[0];
+	if (head->rounds)
+		return;
+	u64 ram_offset = successor(last, last->follow == FOLLOW_NEXT ? FOLLOW_TARGET : FOLLOW_NEXT);
+	const struct block *behind =
+		ram_offset == RAM_OFFSET_NONE ? NULL : block_find(cpu, ram_offset, last->block->mode_key);
+	unsigned rounds = behind && behind->runs ? (head->runs + behind->runs / 2u) / behind->runs : MANY_ROUNDS;
+	bool few = rounds <= FEW_ROUNDS && rounds * trace->count <= UNROLLED_MAX;
+	head->rounds = few ? (u8)rounds : MANY_ROUNDS;
+}
+
+/* The loop that the trace is takes several rounds before it leads back. */
+static void unroll(struct cpu *cpu, struct jit *jit, struct trace *trace)
+{
+	const struct block *head = trace->block[0];
+	unsigned blocks = trace->blocks, count = trace->count;
+	unsigned rounds = is_short_loop(head) ? head->rounds : UNROLLED;
+
+	while (--rounds && trace->count + count <= UNROLLED_MAX && trace->blocks + blocks <= TRACE_BLOCKS)
+		for (unsigned i = 0; i < blocks; i++)
+			append(cpu, jit, trace, trace->block[i]);
+	for (unsigned i = count; i < trace->count; i++)
+		jit->plan[i].follow = jit->plan[i - count].follow;
+}
+
 bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, struct trace *trace)
 {
+	unsigned round = 0; /* where the latest round of a loop within begins */
+
 	*trace = (struct trace){ 0 };
 	if (!head->count)
 		return false;
@@ -80,20 +158,23 @@ bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, stru
 		jit_look_refused(cpu, jit, head);
 		return false;
 	}
-	while (trace->blocks < TRACE_BLOCKS) {
+	while (trace->blocks < TRACE_BLOCKS && !trace->loop) {
 		struct plan *last = &jit->plan[trace->count - 1];
 		enum follow follow;
-		struct block *block = favourite(cpu, last, &follow);
-		bool loop = block == head;
-		if (!block || (!loop && (contains(trace, block) || trace->count + block->count > TRACE_MAX ||
-					 !append(cpu, jit, trace, block))))
+		struct block *block = favourite(cpu, trace, last, round, &follow);
+		trace->loop = block == head;
+		if (block && times_in(trace, block))
+			round = trace->blocks;
+		if (!block ||
+		    (!trace->loop && (trace->count + block->count > TRACE_MAX || !append(cpu, jit, trace, block))))
 			break;
 		last->follow = follow;
-		if (loop) {
-			trace->loop = true;
-			break;
-		}
 	}
+	if (trace->loop)
+		note_rounds(cpu, trace, &jit->plan[trace->count - 1]);
+	/* The checker's loops are not unhoisted, for they have no stretches. */
+	if (trace->loop && (head->unhoisted || jit->options.check))
+		unroll(cpu, jit, trace);
 	return true;
 }
 

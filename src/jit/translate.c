@@ -55,7 +55,7 @@ void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned c
 void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87)
 {
 	const struct plan *end = p;
-	while (end != t->plan + t->count && end->block == p->block)
+	while (end != t->plan + t->count && end->block == p->block && end->before == p->before)
 		end++;
 	unsigned index = (unsigned)(p->insn - p->block->insn);
 	emit_mov_imm(&t->e, HOST_T1, jit_site(t->cpu, p, index + (unsigned)(end - p), vectors, x87));

@@ -1,7 +1,8 @@
 /*
  * Random loops, interpreted and translated from the same state: they end in the same one. Most of what they access
  * moves by constants, so that the translator checks it before the rounds; pages lie in disorder, some are absent, and
- * some may not be written.
+ * some may not be written. Half of them are short, and visited so often that the translator unrolls them; of these some
+ * change their own code in one of their rounds.
  *
  *	fuzz-loops [-runs=N] [-seconds=N] [-seed=N]
  */
@@ -22,7 +23,9 @@ enum {
 	CODE_PAGES = 100,     /* a page whose code changes all the time is not translated */
 	RAM_PAGES = 0x200000, /* where these pages lie, in disorder */
 	ROUNDS_MAX = 700,
-	VISITS = 6 /* of the loop in one run: the first ones make it hot */
+	VISITS = 6, /* of the loop in one run: the first ones make it hot */
+	FEW_ROUNDS = 8,
+	MANY_VISITS = 400
 };
 
 /* RCX counts the loop's rounds, RBX its visits, RSP points to the stack. */
@@ -37,6 +40,8 @@ static struct machine *m;
 static const struct jit_ops *translator;
 static ZydisRegister base[BASES], idx[INDICES];
 static u64 code_start, code_at;
+static u8 code[PAGE_SIZE]; /* as it is before each run */
+static bool is_short, changes_itself;
 
 /* --- code --- */
 
@@ -151,7 +156,7 @@ static void put_vector(void)
 	static const ZydisMnemonic unaligned[] = { ZYDIS_MNEMONIC_MOVUPS, ZYDIS_MNEMONIC_MOVDQU };
 	static const ZydisMnemonic aligned[] = { ZYDIS_MNEMONIC_MOVAPS, ZYDIS_MNEMONIC_PADDD, ZYDIS_MNEMONIC_PXOR };
 	ZydisEncoderOperand reg = of_register(some_vector(16));
-	switch (next_random() % 4) {
+	switch (next_random() % 7) {
 	case 0:
 		put_two(one_in(3) ? ZYDIS_MNEMONIC_MOVAPS : unaligned[next_random() % 2], of_memory(16), reg);
 		break;
@@ -160,6 +165,15 @@ static void put_vector(void)
 		break;
 	case 2:
 		put_two(ZYDIS_MNEMONIC_VMOVDQU, of_register(some_vector(32)), of_memory(32));
+		break;
+	case 3: /* general registers in such instructions */
+		put_two(ZYDIS_MNEMONIC_MOVQ, reg, of_register(some_register()));
+		break;
+	case 4:
+		put_two(ZYDIS_MNEMONIC_MOVQ, of_register(some_register()), reg);
+		break;
+	case 5:
+		put_two(ZYDIS_MNEMONIC_MOVBE, of_memory(8), of_register(some_register()));
 		break;
 	default:
 		put_two(unaligned[next_random() % 2], reg, of_memory(16));
@@ -260,6 +274,54 @@ static void put_back(u64 head)
 	leaves--;
 }
 
+/* In one visit or two, and one round, an immediate of the loop becomes another. */
+static void put_change(void)
+{
+	put_two(ZYDIS_MNEMONIC_CMP, of_register(ZYDIS_REGISTER_BL), of_immediate(1 + (i64)(next_random() % 127)));
+	u8 *visit = m->mem.host + code_at;
+	code_at += 2;
+	put_two(ZYDIS_MNEMONIC_CMP, of_register(ZYDIS_REGISTER_CL),
+		of_immediate(1 + (i64)(next_random() % FEW_ROUNDS)));
+	u8 *round = m->mem.host + code_at;
+	code_at += 2;
+	u64 store = code_at;
+	memcpy(m->mem.host + store, (const u8[]){ 0x88, 0x1d, 0, 0, 0, 0 }, 6); /* MOV [RIP + disp32], BL */
+	code_at += 6;
+	memcpy(visit, (const u8[]){ 0x75, (u8)(m->mem.host + code_at - (visit + 2)) }, 2);
+	memcpy(round, (const u8[]){ 0x75, (u8)(m->mem.host + code_at - (round + 2)) }, 2);
+	for (unsigned n = next_random() % 3; n--;)
+		put_something();
+	put_two(ZYDIS_MNEMONIC_ADD, of_register(some_register()), of_immediate((i64)(next_random() % 128)));
+	i32 way = (i32)(code_at - 1 - (store + 6));
+	memcpy(m->mem.host + store + 2, &way, 4);
+}
+
+static u64 rounds_of_visit(void)
+{
+	return 1 + next_random() % (is_short ? FEW_ROUNDS : ROUNDS_MAX);
+}
+
+/* RCX = rounds of this visit: always as many, or by the visit's number. */
+static void put_rounds(void)
+{
+	put_two(ZYDIS_MNEMONIC_MOV, of_register(ZYDIS_REGISTER_RCX), of_immediate((i64)rounds_of_visit()));
+	if (!is_short || one_in(2))
+		return;
+	put_two(ZYDIS_MNEMONIC_MOV, of_register(ZYDIS_REGISTER_ECX), of_register(ZYDIS_REGISTER_EBX));
+	put_two(ZYDIS_MNEMONIC_AND, of_register(ZYDIS_REGISTER_ECX), of_immediate((1 << (1 + next_random() % 3)) - 1));
+	put_two(ZYDIS_MNEMONIC_ADD, of_register(ZYDIS_REGISTER_ECX), of_immediate(1));
+}
+
+/* The next visit begins elsewhere. */
+static void put_next_place(unsigned i)
+{
+	static const i64 ways[] = { 8, 24, 40, -16, 1, 200 };
+	ZydisEncoderOperand saved = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
+	saved.mem = (typeof(saved.mem)){ .base = ZYDIS_REGISTER_RSP, .size = 8, .displacement = 8 * i };
+	if (is_short && one_in(3))
+		put_two(ZYDIS_MNEMONIC_ADD, saved, of_immediate(ways[next_random() % G_N_ELEMENTS(ways)]));
+}
+
 /* The loop, its visits, and HLT. */
 static void make_code(void)
 {
@@ -268,11 +330,12 @@ static void make_code(void)
 	code_at = code_start + (one_in(4) ? next_random() % 64 : 0);
 	memset(m->mem.host + code_start, 0x90, 64);
 	u64 visit = code_start, head;
-	put_two(ZYDIS_MNEMONIC_MOV, of_register(ZYDIS_REGISTER_RCX),
-		of_immediate(1 + (i64)(next_random() % ROUNDS_MAX)));
+	put_rounds();
 	head = code_at;
 	for (unsigned n = 1 + next_random() % 12; n--;)
 		put_something();
+	if (changes_itself)
+		put_change();
 	for (unsigned i = 0; i < BASES; i++)
 		move_by_constant(base[i]);
 	move_by_constant(idx[0]);
@@ -286,6 +349,7 @@ static void make_code(void)
 	for (unsigned i = 0; i < BASES + INDICES; i++) {
 		ZydisEncoderOperand saved = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
 		saved.mem = (typeof(saved.mem)){ .base = ZYDIS_REGISTER_RSP, .size = 8, .displacement = 8 * i };
+		put_next_place(i);
 		put_two(ZYDIS_MNEMONIC_MOV, of_register(i < BASES ? base[i] : idx[i - BASES]), saved);
 	}
 	put_two(ZYDIS_MNEMONIC_SUB, of_register(ZYDIS_REGISTER_RBX), of_immediate(1));
@@ -293,6 +357,7 @@ static void make_code(void)
 	i32 back = (i32)(visit - code_at);
 	memcpy(m->mem.host + code_at - 4, &back, 4);
 	m->mem.host[code_at++] = 0xf4;
+	memcpy(code, m->mem.host + code_start, PAGE_SIZE);
 }
 
 /* --- memory and registers --- */
@@ -307,7 +372,7 @@ static void make_pages(void)
 		machine_map(m, at, at, at >= GDT && at < HANDLERS + PAGE_SIZE ? 1 : 0);
 	for (u64 at = STACK - 2 * PAGE_SIZE; at <= STACK; at += PAGE_SIZE)
 		machine_map(m, at, at, 3);
-	machine_map(m, code_start, code_start, 1);
+	machine_map(m, code_start, code_start, changes_itself ? 3 : 1);
 	for (unsigned i = 0; i < WINDOW_PAGES; i++)
 		order[i] = i;
 	for (unsigned i = WINDOW_PAGES; i-- > 1;) {
@@ -355,7 +420,7 @@ static void choose_registers(struct x86_state *s)
 	idx[0] = some_register();
 	if (idx[0] != base[0] && idx[0] != base[1])
 		s->gpr[ZydisRegisterGetId(idx[0])] = next_random() & (one_in(2) ? 0xff : 0xff0);
-	s->gpr[RBX] = VISITS;
+	s->gpr[RBX] = is_short ? MANY_VISITS : VISITS;
 	s->gpr[RSP] = STACK;
 	s->rip = code_start;
 	s->rflags = RFLAGS_ONE | (next_random() & RFLAGS_ARITH);
@@ -374,6 +439,7 @@ struct outcome {
 	u64 reg[GPR_COUNT], rip, instructions;
 	u16 arith;
 	u8 vectors[512], uppers[256];
+	u8 stack[3 * PAGE_SIZE]; /* with the frame of the fault that ended it */
 };
 
 static void run(const struct x86_state *s, const struct jit_ops *jit, struct outcome *o)
@@ -381,6 +447,9 @@ static void run(const struct x86_state *s, const struct jit_ops *jit, struct out
 	struct cpu *cpu = &m->cpu;
 	block_cache_flush_now(cpu);
 	cpu->jit = jit;
+	cpu->jit_hot = is_short ? 16 : 2;
+	mem_about_to_write(&m->mem, code_start, PAGE_SIZE);
+	memcpy(m->mem.host + code_start, code, PAGE_SIZE);
 	fill_pages();
 	fill_stack(s);
 	cpu_set_state(cpu, s);
@@ -397,6 +466,7 @@ static void run(const struct x86_state *s, const struct jit_ops *jit, struct out
 	o->arith = cpu->arith & arith_mask;
 	memcpy(o->vectors, cpu->fpu.legacy, sizeof o->vectors);
 	memcpy(o->uppers, cpu->fpu.ymm_high, sizeof o->uppers);
+	memcpy(o->stack, m->mem.host + STACK - 2 * PAGE_SIZE, sizeof o->stack);
 }
 
 static void compare(const struct outcome *a, const struct outcome *b)
@@ -404,13 +474,16 @@ static void compare(const struct outcome *a, const struct outcome *b)
 	bool same = !memcmp(changed, m->mem.host + RAM_PAGES, sizeof changed);
 	if (!memcmp(a, b, sizeof *a) && same)
 		return;
-	jit_print_code("guest code:", m->mem.host + code_start, code_at - code_start, code_start);
+	jit_print_code("guest code:", code, code_at - code_start, code_start);
 	for (unsigned i = 0; i < GPR_COUNT; i++)
 		fprintf(stderr, "r%-2u interpreted %16llx translated %16llx%s\n", i, (unsigned long long)a->reg[i],
 			(unsigned long long)b->reg[i], a->reg[i] == b->reg[i] ? "" : "  !");
 	fprintf(stderr, "rip %llx %llx, instructions %llu %llu, flags %x %x, memory %s\n", (unsigned long long)a->rip,
 		(unsigned long long)b->rip, (unsigned long long)a->instructions, (unsigned long long)b->instructions,
 		a->arith, b->arith, same ? "same" : "differs");
+	for (unsigned i = 0; i < sizeof a->stack; i += 8)
+		if (memcmp(a->stack + i, b->stack + i, 8))
+			fprintf(stderr, "the stack differs at %#x\n", STACK - 2 * (unsigned)PAGE_SIZE + i);
 	abort();
 }
 
@@ -421,6 +494,8 @@ static void try_once(void)
 	static struct outcome interpreted, again;
 	struct x86_state s;
 	code_start = CODE + next_random() % CODE_PAGES * PAGE_SIZE;
+	is_short = one_in(2);
+	changes_itself = is_short && one_in(4);
 	machine_tables(m);
 	make_pages();
 	choose_registers(&s);

@@ -428,6 +428,124 @@ static void test_loop_over_code(void)
 	CHECK("loop-over-code-changes-it", right);
 }
 
+/* --- loops of few rounds, visited so often that their rounds become one piece --- */
+
+#define VISITS  1000
+#define TOUCHED 0x60 /* accessed, dirty */
+
+/* Adds `n` words from `at` on and increments each. R15 lives in memory elsewhere. Each use is a loop of its own. */
+static inline __attribute__((always_inline)) u64 walk_shortly(u8 *at, u64 n)
+{
+	u64 sum = 0, index = 0;
+	asm volatile("mov %3, %%r15\n"
+		     "1: add (%%r15,%1), %0; incq (%%r15,%1); add $8, %1; dec %2; jnz 1b"
+		     : "+r"(sum), "+r"(index), "+r"(n)
+		     : "r"(at)
+		     : "memory", "cc", "r15");
+	return sum;
+}
+
+static void test_short_loops(void)
+{
+	u64 *words = (u64 *)WINDOW, all = 0;
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	map(1, PRESENT | WRITE);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < VISITS; i++) {
+		u64 n = 1 + i % 4, sum = 0;
+		for (unsigned k = 0; k < n; k++)
+			sum += words[k];
+		right &= walk_shortly(WINDOW, n) == sum;
+		all += n;
+	}
+	CHECK("short-loops-end-behind-any-round",
+	      right && words[0] + words[1] + words[2] + words[3] == all && !words[4]);
+
+	/* The second page lies somewhere else than behind the first. */
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < VISITS; i++)
+		walk_shortly(WINDOW + 4096 - 8 * (i % 4), 3);
+	/* The first word behind the border is in three of four walks, the last one before it in all that cross. */
+	right &= *(u64 *)pages[2] == VISITS * 3 / 4 && *(u64 *)(pages[0] + 4088) == VISITS * 3 / 4;
+	right &= ((u64 *)pages[2])[2] == VISITS / 4 && *(u64 *)(pages[0] + 4072) == VISITS / 4;
+	CHECK("short-loops-cross-pages-in-any-round", right);
+	CHECK_EQUAL("no-short-loop-in-the-wrong-page", *(u64 *)pages[1], 0);
+}
+
+/* The last word of a page is the last one of the loop: the next page is not touched. */
+static void test_rounds_that_do_not_run(void)
+{
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	map(1, PRESENT | WRITE);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < VISITS; i++) {
+		u64 n = 1 + i % 4;
+		walk_shortly(i % 8 != 5 ? WINDOW : WINDOW + 4096 - 8 * n, n);
+		right &= !(window_pt[1] & TOUCHED);
+	}
+	CHECK("rounds-that-do-not-run-touch-no-page", right);
+}
+
+static void test_faults_in_a_short_loop(void)
+{
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	for (unsigned i = 0; i < VISITS; i++) {
+		unsigned first = i % 4; /* how many rounds are in the first page */
+		bool border = i % 16 > 11;
+		u64 *at = (u64 *)(border ? WINDOW + 4096 - 8 * first : WINDOW), n = 3;
+		map(1, i % 32 > 15 ? PRESENT : 0);
+		memset(pages, 0, sizeof pages);
+		TRY("1: addq $-1, (%0); lea 8(%0), %0; stc; dec %1; jnz 1b", : "+r"(at), "+r"(n) : : "memory", "cc");
+		bool whole = !border || first == 3;
+		right &= fault.vector == (whole ? NO_FAULT : PF) && n == (whole ? 0 : 3 - first);
+		right &= at == (u64 *)(border ? WINDOW + 4096 : WINDOW) + (border ? 0 : 3);
+		right &= whole || (fault.address == (word)at && fault.error == (i % 32 > 15 ? 3 : 2));
+		right &= whole || first == 0 || ((fault.flags & 1) && !(fault.flags & 0x40));
+		for (unsigned k = 1; border && k <= 3; k++)
+			right &= ((u64 *)(WINDOW + 4096))[-(int)k] == (k <= first ? ~0ULL : 0);
+		right &= !*(u64 *)pages[1];
+	}
+	CHECK("fault-in-any-round-of-a-short-loop-is-precise", right);
+	map(1, PRESENT | WRITE);
+}
+
+/* Every so often a round writes to the immediate of the loop's own ADD, and the next one adds that. */
+static void test_short_loop_that_changes_itself(void)
+{
+	enum { CODE = 0x200, IMMEDIATE = CODE + 2 };
+	static const u8 loop[] = {
+		0x81, 0xc0, 0, 0, 0, 0, /* add $immediate, %eax */
+		0x89, 0x0e,             /* mov %ecx, (%rsi) */
+		0xff, 0xc9,             /* dec %ecx */
+		0x75, 0xf4,             /* jnz */
+		0xc3,
+	};
+	bool right = true;
+	map(0, PRESENT | WRITE);
+	map(1, PRESENT | WRITE);
+	memset(pages, 0, sizeof pages);
+	memcpy(WINDOW + CODE, loop, sizeof loop);
+	u32 immediate = 0;
+	for (unsigned i = 0; i < VISITS; i++) {
+		bool change = i % 64 == 63;
+		u32 sum = 0, n = 3;
+		void *to = change ? WINDOW + IMMEDIATE : WINDOW + 4096;
+		asm volatile("call *%3" : "+a"(sum), "+c"(n), "+S"(to) : "r"(WINDOW + CODE) : "memory", "cc");
+		right &= sum == (change ? immediate + 3 + 2 : 3 * immediate);
+		immediate = change ? 1 : immediate;
+		if (change && i % 128 == 127) {
+			immediate = i;
+			memcpy(WINDOW + IMMEDIATE, &immediate, 4);
+		}
+	}
+	CHECK("short-loop-that-changes-itself-runs-what-it-wrote", right);
+}
+
 void guest_main(void)
 {
 	boot_pml4[1] = (u64)window_pdpt | PRESENT | WRITE;
@@ -449,4 +567,8 @@ void guest_main(void)
 	test_loops_over_pages();
 	test_fault_in_a_loop();
 	test_loop_over_code();
+	test_short_loops();
+	test_rounds_that_do_not_run();
+	test_faults_in_a_short_loop();
+	test_short_loop_that_changes_itself();
 }

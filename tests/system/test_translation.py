@@ -41,6 +41,12 @@ def test_statistics_name_the_handlers_that_translated_code_called():
     expect(0 < called <= statistics["counters"]["instructions_by_handler"], statistics)
 
 
+def test_statistics_count_loops_of_few_rounds_that_were_unrolled():
+    result = strata(*GUEST, TRACES, "--translate-after", "2", "--stats=json")
+    counters = json.loads(result.err)["counters"]
+    expect(counters["loops_unrolled"] >= 4, counters)
+
+
 def dumped(address):
     result = strata(*GUEST, SMC, "--translate-after", "1", "--dump-block", address)
     expect(result.status == 33, result)
