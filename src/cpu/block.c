@@ -240,13 +240,20 @@ static void exec_leave(struct cpu *cpu, const struct insn *insn)
 	cpu_resume(cpu);
 }
 
+void block_set_entry(struct block *block, const void *entry)
+{
+	block->entry = entry;
+	if (block->jump)
+		block->jump->code = entry;
+}
+
 /* Its translation must not be entered any more; one that runs is left behind the handler that brought this about. */
 static void untranslate(struct cpu *cpu, struct block *block)
 {
 	if (block->entry == cpu->blocks->untranslated)
 		return;
 	cpu->jit->untranslate(cpu, block);
-	block->entry = cpu->blocks->untranslated;
+	block_set_entry(block, cpu->blocks->untranslated);
 	block->lines = 0;
 	block->runs = 0;
 	cpu->counters.translations_dropped++;

@@ -40,19 +40,20 @@ struct block {
 	bool chains;    /* ends in a direct branch of 64-bit mode, or goes straight on */
 	struct block *hash_next;
 	struct block *page_next;
-	struct block *next[2]; /* chains: the block behind it and the branch's target, where known and on this page */
-	const void *entry;     /* its translation; or block_cache.untranslated, always for a dropped one */
-	void *incoming;        /* the translator's: jumps in other translations that lead to `entry` */
-	u64 lines;             /* of the page, as in struct code_page: what the translation at `entry` was made of */
-	u16 group_failures;    /* see block_group_failed() */
-	u32 failing_since;     /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
-	bool plain;            /* its operands are each checked by themselves */
-	bool unhoisted;        /* a loop from here back to here checks its operands each round */
-	u8 flags_dead;         /* the translator's: see jit_flags_are_dead() */
-	u8 quiet;              /* bytes of the translation that links may leave out */
-	u8 rounds;             /* the translator's, of a loop from here back to here, on average; 0: unknown */
-	i64 stretch_credit;    /* the translator's: how well it pays not to */
-	u16 runs;              /* up to cpu->jit_hot: then it was given to the translator */
+	struct block *next[2];   /* chains: the block behind it and the branch's target, where known and on this page */
+	const void *entry;       /* its translation; or block_cache.untranslated, always for a dropped one */
+	struct jump_entry *jump; /* whose `code` is `entry`; or NULL */
+	void *incoming;          /* the translator's: jumps in other translations that lead to `entry` */
+	u64 lines;               /* of the page, as in struct code_page: what the translation at `entry` was made of */
+	u16 group_failures;      /* see block_group_failed() */
+	u32 failing_since;       /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
+	bool plain;              /* its operands are each checked by themselves */
+	bool unhoisted;          /* a loop from here back to here checks its operands each round */
+	u8 flags_dead;           /* the translator's: see jit_flags_are_dead() */
+	u8 quiet;                /* bytes of the translation that links may leave out */
+	u8 rounds;               /* the translator's, of a loop from here back to here, on average; 0: unknown */
+	i64 stretch_credit;      /* the translator's: how well it pays not to */
+	u16 runs;                /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
 
@@ -67,10 +68,15 @@ struct code_page {
 	u32 predictions; /* the translator's; 0 once the cache is emptied */
 };
 
+/*
+ * A place in the jump cache. For translated code alone, it tells where to go on: at the block's entry or, as a block
+ * has but one place that is kept up to date, at code that looks there.
+ */
 struct jump_entry {
 	u64 linear;
 	u64 stamp;
 	struct block *block;
+	const void *code;
 };
 
 /* An instruction that crosses pages, or comes from no RAM: kept with its bytes, and compared before each use. */
@@ -83,7 +89,9 @@ struct scratch_entry {
 };
 
 enum {
-	JUMP_ENTRIES = 1 << 15,
+	JUMP_ENTRY_SHIFT = 5,
+	JUMP_BITS = 15,
+	JUMP_ENTRIES = 1 << JUMP_BITS,
 	HASH_BUCKETS = 1 << 18,
 	SCRATCH_ENTRIES = 256,
 	EVICT_MISSES =
@@ -110,11 +118,25 @@ struct block_cache {
 	/* Not yet looked at: ATTEND_CODE. Under code_lock (group.h). */
 	struct code_write write[WRITE_QUEUE];
 	unsigned writes;
-	const void *untranslated; /* host code that leaves for the run loop; NULL without a translator */
+	/* Host code for jump_entry.code; NULL without a translator. */
+	const void *untranslated; /* leaves for the run loop */
+	const void *by_block;     /* goes on at block->entry */
 	struct decoders decoders;
 	struct scratch_entry scratch[SCRATCH_ENTRIES];
 	struct insn fetching; /* cpu->insn while a fetch faults: length 0 */
 };
+
+/*
+ * The place of an address in the jump cache, in bytes: by the upper bits of a product, to which all of the address's
+ * lower half contribute. Translated code computes it likewise.
+ */
+#define JUMP_FACTOR 0x9e3779b1u
+#define JUMP_SHIFT  (32 - JUMP_BITS - JUMP_ENTRY_SHIFT)
+
+static inline struct jump_entry *jump_entry_of(struct block_cache *cache, u64 linear)
+{
+	return &cache->jump[(u32)linear * JUMP_FACTOR >> JUMP_SHIFT >> JUMP_ENTRY_SHIFT];
+}
 
 int decoders_init(struct cpu *cpu, struct decoders *decoders);
 
@@ -140,6 +162,9 @@ struct block *block_decode_crossing(struct cpu *cpu, const struct block *block, 
  * too often, each is to be checked by itself.
  */
 void block_group_failed(struct cpu *cpu, struct block *block);
+
+/* From now on its translation, or what stands for it, is there. */
+void block_set_entry(struct block *block, const void *entry);
 
 /* Its translation is to be made anew: something was learnt of its instructions. */
 void block_retranslate(struct cpu *cpu, struct block *block);

@@ -128,16 +128,17 @@ static u64 jump_stamp(const struct cpu *cpu)
 	return cpu->mmu.generation << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 | block_key(cpu->mode_key);
 }
 
-static struct jump_entry *jump_entry_of(struct cpu *cpu, u64 linear)
-{
-	return &cpu->blocks->jump[(linear ^ linear >> 12) & (JUMP_ENTRIES - 1)];
-}
-
 /* The block is at this address, whose page was just translated. */
 static void note_jump(struct cpu *cpu, u64 linear, struct block *block)
 {
 	mmu_note_code(&cpu->mmu, linear);
-	*jump_entry_of(cpu, linear) = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block };
+	struct jump_entry *e = jump_entry_of(cpu->blocks, linear);
+	if (e->block && e->block->jump == e)
+		e->block->jump = NULL;
+	if (block->jump)
+		block->jump->code = cpu->blocks->by_block;
+	*e = (struct jump_entry){ .linear = linear, .stamp = jump_stamp(cpu), .block = block, .code = block->entry };
+	block->jump = e;
 }
 
 static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, u64 linear)
@@ -154,7 +155,7 @@ static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, 
 /* NULL: run one instruction from scratch. Throws if the code cannot be fetched. */
 static inline struct block *find_block(struct cpu *cpu, u64 linear)
 {
-	const struct jump_entry *e = jump_entry_of(cpu, linear);
+	const struct jump_entry *e = jump_entry_of(cpu->blocks, linear);
 	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu) && e->block->mode_key != MODE_DROPPED))
 		return e->block;
 	return find_block_slow(cpu, linear);
@@ -162,7 +163,7 @@ static inline struct block *find_block(struct cpu *cpu, u64 linear)
 
 struct block *cpu_block_at(struct cpu *cpu, u64 linear)
 {
-	const struct jump_entry *j = jump_entry_of(cpu, linear);
+	const struct jump_entry *j = jump_entry_of(cpu->blocks, linear);
 	if (j->linear == linear && j->stamp == jump_stamp(cpu) && j->block->mode_key != MODE_DROPPED)
 		return j->block;
 	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];

@@ -168,7 +168,7 @@ void jit_check_translate(struct cpu *cpu, struct block *block)
 			(struct fragment){ .code = code, .first = (u8)first, .count = (u8)(i - first) };
 	}
 	cpu->counters.traces_translated++;
-	block->entry = jit_executable(jit, (u8 *)f);
+	block_set_entry(block, jit_executable(jit, (u8 *)f));
 	block->lines = jit_trace_lines(&trace);
 }
 

@@ -15,7 +15,7 @@ enum { HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP, HOST_RSI, HOS
 /* What the translator uses them for; the rest hold guest registers (host_register[], and loop.h). */
 enum {
 	HOST_T0 = 9,   /* addresses */
-	HOST_T1 = 10,  /* TLB entry, operand; the block when one is entered */
+	HOST_T1 = 10,  /* TLB entry, operand; entry of the jump cache where one leads */
 	HOST_T2 = 11,  /* tag, operand, flags; the link when a block is entered */
 	HOST_CPU = 15, /* struct cpu */
 	HOST_NONE = 0xff

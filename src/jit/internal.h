@@ -209,7 +209,7 @@ struct jit {
 	const u8 *stub_handler;      /* call: T1 = site */
 	const u8 *stub_handler_end;  /* jump: T1 = site; the instruction ends its block */
 	const u8 *stub_crossing;     /* jump: T1 = block of no instruction, which begins at RIP */
-	const u8 *stub_untranslated; /* jump: T1 = block: leave, RIP at the block */
+	const u8 *stub_untranslated; /* jump: T1 = struct jump_entry: leave, RIP there */
 	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
 	/* call: T0 = linear address, T2 = what is to be filled: see emit_cold_fill(). Keeps T0. */
 	const u8 *stub_fill;

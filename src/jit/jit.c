@@ -22,7 +22,7 @@ static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *b
 	enum { SIZE = 16 };
 	const u8 *code = jit_translate_crossing(cpu, jit, block);
 	if (code) {
-		block->entry = code;
+		block_set_entry(block, code);
 		block->quiet = jit->made.quiet;
 		block->lines = block_lines(block);
 		cpu->counters.traces_translated++;
@@ -42,7 +42,7 @@ static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *b
 		return;
 	jit->used += SIZE;
 	block->quiet = 0;
-	block->entry = jit_executable(jit, start);
+	block_set_entry(block, jit_executable(jit, start));
 	block->lines = block_lines(block);
 }
 
@@ -59,7 +59,7 @@ static void translate(struct cpu *cpu, struct block *block)
 		return;
 	const u8 *code = jit_translate(cpu, jit, &trace, 0, trace.count, true);
 	if (code) {
-		block->entry = code;
+		block_set_entry(block, code);
 		block->quiet = jit->made.quiet;
 		block->lines = jit_trace_lines(&trace) | jit->made.lines;
 		count_translation(cpu, jit, &trace);

@@ -323,20 +323,21 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	jit_make_x87_entry(jit, &e);
 
 	jit->stub_untranslated = e.at;
-	emit_rm(&e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T1, HOST_NONE, 0,
-		offsetof(struct block, ram_offset));
-	emit_alu_imm(&e, 4, false, HOST_T0, PAGE_SIZE - 1);
-	emit_rm(&e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, offsetof(struct cpu, jit_page));
+	emit_load(&e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
 	emit_mov_imm(&e, HOST_T2, 0);
 	jit->stub_leave = e.at;
 	emit_store(&e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 	emit_store_state(&e, jit);
 	emit_mov(&e, HOST_RAX, HOST_T2);
 	make_return(&e);
+	const u8 *by_block = e.at;
+	emit_load(&e, HOST_T2, HOST_T1, offsetof(struct jump_entry, block));
+	emit_rm(&e, (struct opcode){ .byte = 0xff }, 4, HOST_T2, HOST_NONE, 0, offsetof(struct block, entry));
 	jit_make_prediction_stubs(cpu, jit, &e);
 
 	jit->enter = (struct jit_link * (*)(struct cpu *, const void *)) jit_executable(jit, enter);
 	jit->stubs_end = (size_t)(e.at - jit->writable + 15) & ~15UL;
 	jit->used = jit->stubs_end;
 	cpu->blocks->untranslated = jit_executable(jit, jit->stub_untranslated);
+	cpu->blocks->by_block = jit_executable(jit, by_block);
 }

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 24 && JUMP_ENTRIES == 1 << 15,
+static_assert(offsetof(struct block_cache, jump) == 0 && sizeof(struct jump_entry) == 1 << JUMP_ENTRY_SHIFT,
 	      "as emit_lookup() computes it");
 
 /* --- cold code --- */
@@ -350,11 +350,6 @@ static void emit_count_passed(struct translation *t)
 	emit_store(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(pmu.branches));
 }
 
-static void emit_enter_block(struct translation *t)
-{
-	emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 4, HOST_T1, HOST_NONE, 0, offsetof(struct block, entry));
-}
-
 void emit_leave(struct translation *t, const struct jit_link *link)
 {
 	emit_mov_imm(&t->e, HOST_T2, (u64)link);
@@ -404,8 +399,8 @@ static void emit_miss(struct translation *t, const struct plan *p, unsigned exec
 }
 
 /*
- * Looks up T0 in the jump cache: goes on with T1 = block, or jumps to cold code. `p`: a miss is for its handler, which
- * does the whole branch; NULL: it leaves with RIP = T0, and `executed` instructions to count. Uses T2.
+ * Looks up T0 in the jump cache: goes on with T1 = its entry there, or jumps to cold code. `p`: a miss is for its
+ * handler, which does the whole branch; NULL: it leaves with RIP = T0, and `executed` instructions to count. Uses T2.
  */
 static void emit_lookup(struct translation *t, const struct plan *p, unsigned executed)
 {
@@ -416,20 +411,16 @@ static void emit_lookup(struct translation *t, const struct plan *p, unsigned ex
 			emit_canonical(t, p);
 		return;
 	}
-	emit_mov(e, HOST_T1, HOST_T0);
-	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_T1);
-	emit8(e, PAGE_SHIFT);
-	emit_rr(e, OPCODE_WIDE(0x31), HOST_T0, HOST_T1);
-	emit_alu_imm(e, 4, false, HOST_T1, JUMP_ENTRIES - 1);
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T1, HOST_T1, 1, 0);
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(blocks));
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T2, HOST_T1, 3, 0);
+	emit_rr(e, (struct opcode){ .byte = 0x69 }, HOST_T1, HOST_T0);
+	emit32(e, JUMP_FACTOR);
+	emit_shift(e, 5, false, HOST_T1, JUMP_SHIFT);
+	emit_alu_imm(e, 4, false, HOST_T1, -(1 << JUMP_ENTRY_SHIFT));
+	emit_add_to(e, HOST_T1, CPU_FIELD(blocks));
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, linear));
 	emit_miss(t, p, executed);
 	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
 	emit_rm(e, OPCODE_WIDE(0x39), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, stamp));
 	emit_miss(t, p, executed);
-	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jump_entry, block));
 }
 
 /* Linear address T0 is where the CPU is from now on. */
@@ -439,13 +430,14 @@ static void emit_enter_page(struct translation *t)
 	emit_store(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
 }
 
-static void emit_enter_far(struct translation *t)
+/* After emit_lookup(): a jump (4), or call (2), to where T1 says; T0 is its address. */
+static void emit_enter_far(struct translation *t, unsigned n)
 {
 	emit_enter_page(t);
-	emit_enter_block(t);
+	emit_rm(&t->e, (struct opcode){ .byte = 0xff }, n, HOST_T1, HOST_NONE, 0, offsetof(struct jump_entry, code));
 }
 
-/* After emit_lookup(): enters the block T1, whose address is T0, behind instruction `p`. */
+/* After emit_lookup(), behind instruction `p`. */
 static void emit_go_far(struct translation *t, const struct plan *p)
 {
 	emit_count(t, executed(t, p));
@@ -453,7 +445,7 @@ static void emit_go_far(struct translation *t, const struct plan *p)
 		emit_leave(t, NULL);
 		return;
 	}
-	emit_enter_far(t);
+	emit_enter_far(t, 4);
 }
 
 void emit_go_to(struct translation *t, const struct plan *p)
@@ -720,60 +712,75 @@ static void emit_landing(struct translation *t, const struct plan *p)
 	emit_lea(e, HOST_RSP, HOST_RSP, 8);
 	if (!is_in_page(offset)) {
 		emit_lookup(t, NULL, 0);
-		emit_enter_far(t);
+		emit_enter_far(t, 4);
 		return;
 	}
 	emit_enter_page(t);
 	emit_link(t, offset, false, false);
 }
 
-static void translate_call(struct translation *t, const struct plan *p)
+/* The return address to the guest's stack, and the call is open. The instruction is done but for the jump. */
+static void emit_push_return(struct translation *t, const struct plan *p)
 {
-	i64 target = target_offset(p);
-	bool near = p->insn->direct && is_in_page(target);
-	struct jit_far *far = NULL;
-
-	give_up_host_flags(t, true);
-	if (p->insn->direct && !near && t->chain) {
-		far = emit_far_check(t, p, 0, target);
-		t->held = 0;
-	} else if (!near) {
-		if (p->insn->direct)
-			emit_page_address(t, HOST_T0, target);
-		else
-			emit_pointer(t, p);
-		emit_canonical(t, p);
-		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-		t->held = 0; /* all this used T1 */
-	}
 	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	emit_page_address(t, HOST_T2, next_offset(p));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
+	if (!t->chain)
+		return;
+	emit_count(t, executed(t, p));
+	emit_open_call(t);
+}
+
+/* Where it goes waits in the place of RIP until the return address is pushed: the entry of the jump cache. */
+static void translate_indirect_call(struct translation *t, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	emit_pointer(t, p);
+	emit_lookup(t, p, 0);
+	emit_store(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
+	t->held = 0; /* all this used T1 */
+	emit_push_return(t, p);
+	emit_load(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
+	emit_load(e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
+	emit_enter_far(t, 2);
+}
+
+/* Calls are left for their targets alone by the checker's fragments. */
+static void translate_lone_call(struct translation *t, const struct plan *p)
+{
+	if (p->insn->direct)
+		emit_page_address(t, HOST_T0, target_offset(p));
+	else
+		emit_pointer(t, p);
+	emit_canonical(t, p);
+	emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	t->held = 0;
+	emit_push_return(t, p);
+	emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	emit_go_far(t, p);
+}
+
+static void translate_call(struct translation *t, const struct plan *p)
+{
+	i64 target = target_offset(p);
+
+	give_up_host_flags(t, true);
 	if (!t->chain) {
-		if (near)
-			emit_page_address(t, HOST_T0, target);
-		else
-			emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-		emit_go_far(t, p);
+		translate_lone_call(t, p);
 		return;
 	}
-	if (near || far) {
-		emit_count(t, executed(t, p));
-		emit_open_call(t);
-		if (near)
-			emit_link(t, target, true, false);
-		else
-			emit_far_branch(t, far, true);
+	if (!p->insn->direct) {
+		translate_indirect_call(t, p);
+	} else if (is_in_page(target)) {
+		emit_push_return(t, p);
+		/* A way back leads through a landing, or a call that looks at attention. */
+		emit_link(t, target, true, has_quiet_links(t) && target > p->offset);
 	} else {
-		emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-		emit_lookup(t, NULL, executed(t, p));
-		emit_count(t, executed(t, p));
-		emit_page_address(t, HOST_T2, next_offset(p));
-		emit_open_call(t);
-		emit_enter_page(t);
-		emit_rm(&t->e, (struct opcode){ .byte = 0xff }, 2, HOST_T1, HOST_NONE, 0,
-			offsetof(struct block, entry));
+		struct jit_far *far = emit_far_check(t, p, 0, target);
+		t->held = 0;
+		emit_push_return(t, p);
+		emit_far_branch(t, far, true);
 	}
 	emit_landing(t, p);
 }
