@@ -219,6 +219,7 @@ struct jit {
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
+	const u8 *stub_tsc; /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
@@ -354,7 +355,7 @@ bool jit_plan_x87(const struct jit *jit, struct plan *p);
 
 /* system.c: is it PLAN_SYSTEM, unless forbidden? Does one change what is mapped where for the instructions behind it?
  */
-bool jit_plan_system(const struct plan *p);
+bool jit_plan_system(const struct jit *jit, const struct plan *p);
 bool jit_changes_spaces(const struct plan *p);
 
 /* rings.c */

@@ -265,7 +265,7 @@ static bool plan_push_flags(struct plan *p)
 static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, struct plan *p)
 {
 	const struct insn *insn = p->insn;
-	if (jit_plan_system(p))
+	if (jit_plan_system(jit, p))
 		return PLAN_SYSTEM;
 	if (jit_plan_ring(cpu, jit, p))
 		return PLAN_RING;

@@ -282,6 +282,30 @@ static void make_handler(struct emit *e, const struct jit *jit, const u8 *leave)
 	emit8(e, 0xc3);
 }
 
+/*
+ * EDX:EAX = the TSC. C code leaves most registers alone that hold the guest's; the others are kept, and RBX, which is
+ * used where x87 registers are stored.
+ */
+static void make_tsc(struct emit *e, const struct jit *jit)
+{
+	static const u8 kept[] = { RCX, RBX, RSI, RDI, R14 };
+	emit_lea(e, HOST_RSP, HOST_RSP, -8);
+	for (unsigned i = 0; i < ARRAY_SIZE(kept); i++)
+		emit_store(e, host_register[kept[i]], HOST_CPU, guest_offset(kept[i]));
+	emit_store_vectors(e, jit);
+	emit_store_x87(e, jit);
+	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_call_c(e, (u64)cpu_tsc);
+	for (unsigned i = 0; i < ARRAY_SIZE(kept); i++)
+		emit_load(e, host_register[kept[i]], HOST_CPU, guest_offset(kept[i]));
+	emit_mov(e, HOST_RDX, HOST_RAX);
+	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_RDX);
+	emit8(e, 32);
+	emit_rr(e, (struct opcode){ .byte = 0x8b }, HOST_RAX, HOST_RAX);
+	emit_lea(e, HOST_RSP, HOST_RSP, 8);
+	emit8(e, 0xc3);
+}
+
 /* Calls `function`, which did the rest of the block. */
 static void make_leaving(struct emit *e, const struct jit *jit, u64 function, const u8 *leave)
 {
@@ -310,6 +334,8 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_handler(&e, jit, leave_no_link);
 	jit->stub_fill = e.at;
 	make_fill(&e, jit);
+	jit->stub_tsc = e.at;
+	make_tsc(&e, jit);
 	jit->stub_far = e.at;
 	make_far(&e, jit);
 	jit->stub_ungroup = e.at;

@@ -15,7 +15,7 @@ static bool reads_control_register(const struct plan *p)
 	       ZydisRegisterGetClass(p->op[1].reg.value) == ZYDIS_REGCLASS_CONTROL;
 }
 
-bool jit_plan_system(const struct plan *p)
+bool jit_plan_system(const struct jit *jit, const struct plan *p)
 {
 	bool root = !(p->block->mode_key & MODE_NON_ROOT);
 
@@ -34,6 +34,9 @@ bool jit_plan_system(const struct plan *p)
 		return true;
 	case ZYDIS_MNEMONIC_STI: /* the instruction in its shadow follows */
 		return p->insn + 1 < p->block->insn + p->block->count;
+	case ZYDIS_MNEMONIC_RDTSC: /* never twice the same, for the checker */
+	case ZYDIS_MNEMONIC_RDTSCP:
+		return root && !jit->options.check;
 	case ZYDIS_MNEMONIC_MOV: /* hv has a say in what its guest reads; CR8 is the APIC's */
 		return root && reads_control_register(p) && p->insn->src != 8;
 	default:
@@ -94,10 +97,10 @@ static void require_cpl0(struct translation *t, const struct plan *p)
 	emit_handler_if(t, p, COND_NZ);
 }
 
-static void require_cr4(struct translation *t, const struct plan *p, u64 flag)
+static void require_cr4(struct translation *t, const struct plan *p, u64 flag, bool set)
 {
 	emit_test_byte(t, byte_of(CPU_FIELD(cr4), flag), in_byte(flag));
-	emit_handler_if(t, p, COND_Z);
+	emit_handler_if(t, p, set ? COND_Z : COND_NZ);
 }
 
 /* --- IF and AC --- */
@@ -182,7 +185,7 @@ static void emit_result(struct translation *t, unsigned guest, bool wide)
 
 static void translate_read_base(struct translation *t, const struct plan *p, enum seg seg)
 {
-	require_cr4(t, p, CR4_FSGSBASE);
+	require_cr4(t, p, CR4_FSGSBASE, true);
 	emit_load(&t->e, HOST_T0, HOST_CPU, base_field(seg));
 	emit_result(t, p->insn->dst, p->insn->opsize == 8);
 }
@@ -190,7 +193,7 @@ static void translate_read_base(struct translation *t, const struct plan *p, enu
 static void translate_write_base(struct translation *t, const struct plan *p, enum seg seg)
 {
 	struct emit *e = &t->e;
-	require_cr4(t, p, CR4_FSGSBASE);
+	require_cr4(t, p, CR4_FSGSBASE, true);
 	emit_rr(e, (struct opcode){ .byte = 0x8b, .wide = p->insn->opsize == 8 }, HOST_T0,
 		emit_use(t, p->insn->dst, HOST_T0));
 	emit_canonical(t, p);
@@ -211,11 +214,25 @@ static void translate_read_cr(struct translation *t, const struct plan *p)
 static void translate_rdpkru(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	require_cr4(t, p, CR4_PKE);
+	require_cr4(t, p, CR4_PKE, true);
 	emit_rr(e, (struct opcode){ .byte = 0x85 }, HOST_RCX, HOST_RCX);
 	emit_handler_if(t, p, COND_NZ);
 	emit_rm(e, (struct opcode){ .byte = 0x8b }, HOST_RAX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.key_rights));
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RDX, HOST_RDX);
+}
+
+/* With CR4.TSD it depends on CPL. The call is one of C code: what is loaded of vectors is in memory then. */
+static void translate_rdtsc(struct translation *t, const struct plan *p)
+{
+	require_cr4(t, p, CR4_TSD, false);
+	emit_call(&t->e, t->jit->stub_tsc);
+	if (p->vectors_after)
+		emit_call(&t->e, t->jit->stub_load_vectors[p->vectors_after]);
+	if (p->x87_after)
+		emit_call(&t->e, t->jit->stub_load_x87);
+	if (p->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
+		emit_rm(&t->e, (struct opcode){ .byte = 0x8b }, HOST_RCX, HOST_CPU, HOST_NONE, 0,
+			CPU_FIELD(msr.tsc_aux));
 }
 
 void translate_system(struct translation *t, const struct plan *p)
@@ -251,6 +268,10 @@ void translate_system(struct translation *t, const struct plan *p)
 		break;
 	case ZYDIS_MNEMONIC_RDPKRU:
 		translate_rdpkru(t, p);
+		break;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+		translate_rdtsc(t, p);
 		break;
 	default:
 		translate_read_cr(t, p);

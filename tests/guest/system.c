@@ -79,9 +79,29 @@ static void user_rdtsc(void)
 	asm volatile("nop; nop; rdtsc; int $0x80");
 }
 
+/* Each register but RAX and RDX has a bit of its own, and x87 has one of its own loaded: all that are left behind. */
+static u64 registers_behind_rdtsc(void)
+{
+	static double one;
+	u64 sum;
+	asm volatile("push %%rbp; mov $1, %%ebx; mov $2, %%ecx; mov $4, %%esi; mov $8, %%edi; mov $0x10, %%ebp\n\t"
+		     "mov $0x20, %%r8d; mov $0x40, %%r9d; mov $0x80, %%r10d; mov $0x100, %%r11d; mov $0x200, %%r12d\n\t"
+		     "mov $0x400, %%r13d; mov $0x800, %%r14d; mov $0x1000, %%r15d; fninit; fld1\n\t"
+		     "rdtsc; fstpl %[one]; lea (%%rbx, %%rcx), %%rax; add %%rsi, %%rax; add %%rdi, %%rax\n\t"
+		     "add %%rbp, %%rax; add %%r8, %%rax; add %%r9, %%rax; add %%r10, %%rax; add %%r11, %%rax\n\t"
+		     "add %%r12, %%rax; add %%r13, %%rax; add %%r14, %%rax; add %%r15, %%rax; pop %%rbp"
+		     : "=&a"(sum), [one] "+m"(one)
+		     :
+		     : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc");
+	return sum | (u64)(*(volatile u64 *)&one != 0x3ff0000000000000) << 63;
+}
+
 static void test_time(void)
 {
-	u64 wrong = 0;
+	u64 wrong = 0, changed = 0;
+	for (unsigned i = 0; i < ROUNDS; i++)
+		changed |= registers_behind_rdtsc() ^ 0x1fff;
+	CHECK_EQUAL("rdtsc-leaves-other-registers-alone", changed, 0);
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		write_cr4(read_cr4() | CR4_TSD);
 		wrong += run_user(user_rdtsc) != GP;
