@@ -362,7 +362,8 @@ static struct place_in_memory emit_grouped(struct translation *t, const struct p
 	if (p->leads)
 		give_up_for_check(t, p);
 	emit_kept(t, p);
-	return in_group(p, p->group_place ? HOST_NONE : emit_use(t, p->insn->base, HOST_T0), p->insn->disp);
+	i32 disp = p->insn->disp + (p->insn->base == RSP ? t->rsp : 0);
+	return in_group(p, p->group_place ? HOST_NONE : emit_use(t, p->insn->base, HOST_T0), disp);
 }
 
 /* --- what others call --- */
@@ -391,5 +392,5 @@ struct place_in_memory emit_stack(struct translation *t, const struct plan *p, u
 	if (!p->group)
 		return emit_check(t, p, (struct linear){ base, change }, 8, write);
 	emit_kept(t, p);
-	return in_group(p, base, change);
+	return in_group(p, base, change + t->rsp);
 }

@@ -137,6 +137,7 @@ static void emit_undo(struct translation *t, const struct plan *p, unsigned now)
 
 void emit_recipe(struct translation *t, const struct plan *p)
 {
+	settle_rsp(t);
 	unsigned now = emit_use(t, jit_gpr_number(&p->op[0]), HOST_T2);
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_CMP:

@@ -19,7 +19,7 @@ struct cold *add_cold(struct translation *t, u8 *from)
 		return &t->cold[0];
 	}
 	struct cold *c = &t->cold[t->colds++];
-	*c = (struct cold){ .from = from, .recipe = t->flags == IN_RECIPE ? t->recipe : NULL };
+	*c = (struct cold){ .from = from, .recipe = t->flags == IN_RECIPE ? t->recipe : NULL, .rsp = t->rsp };
 	return c;
 }
 
@@ -241,6 +241,52 @@ static void emit_adjust_rsp(struct translation *t, i32 change)
 	emit_lea(&t->e, t->host[RSP], t->host[RSP], change);
 }
 
+void settle_rsp(struct translation *t)
+{
+	if (t->rsp)
+		emit_adjust_rsp(t, t->rsp);
+	t->rsp = 0;
+}
+
+/* Behind a push or pop. Nobody looks at RSP between those of a group, for only its leader can fault. */
+static void move_rsp(struct translation *t, const struct plan *p, i32 change)
+{
+	t->rsp += change;
+	if (!p->group)
+		settle_rsp(t);
+}
+
+static bool names_rsp(const struct plan *p)
+{
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && jit_gpr_number(&p->op[i]) == RSP)
+			return true;
+	return false;
+}
+
+/* Can the instruction be done while RSP is still to be settled? It must neither leave nor fault, nor use RSP otherwise.
+ */
+static bool may_defer_rsp(const struct plan *p)
+{
+	bool follows = p->group && !p->leads;
+	switch (p->kind) {
+	case PLAN_PUSH:
+		return follows && !(jit_is_gpr(&p->op[0]) && jit_gpr_number(&p->op[0]) == RSP);
+	case PLAN_POP:
+		return follows && p->insn->dst != RSP;
+	case PLAN_RET:
+		return follows;
+	case PLAN_COPY:
+		return (!p->memory || follows) && !names_rsp(p);
+	case PLAN_LEA:
+		return !names_rsp(p) && p->insn->base != RSP;
+	case PLAN_NOTHING:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void emit_load_place(struct translation *t, unsigned to, struct place_in_memory m)
 {
 	emit_rm(&t->e, OPCODE_WIDE(0x8b), to, m.base, m.index, m.scale, m.disp);
@@ -271,7 +317,7 @@ static void translate_push(struct translation *t, const struct plan *p)
 	} else {
 		emit_store_place(t, emit_use(t, p->insn->dst, HOST_T2), m);
 	}
-	emit_adjust_rsp(t, -8);
+	move_rsp(t, p, -8);
 }
 
 void emit_rflags(struct translation *t, i32 mask)
@@ -314,7 +360,7 @@ static void translate_pop(struct translation *t, const struct plan *p)
 	struct place_in_memory m = emit_stack(t, p, t->host[RSP], 0, false);
 	emit_load_place(t, host == HOST_NONE ? HOST_T0 : host, m);
 	if (guest != RSP)
-		emit_adjust_rsp(t, 8);
+		move_rsp(t, p, 8);
 	if (host == HOST_NONE)
 		emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(guest));
 }
@@ -791,6 +837,7 @@ static void translate_ret(struct translation *t, const struct plan *p)
 	give_up_host_flags(t, true);
 	emit_load_place(t, HOST_T0, emit_stack(t, p, t->host[RSP], 0, false));
 	if (!t->chain) {
+		settle_rsp(t);
 		emit_canonical(t, p);
 		emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
 		emit_go_far(t, p);
@@ -800,7 +847,8 @@ static void translate_ret(struct translation *t, const struct plan *p)
 	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
 	c->kind = COLD_ODD_RETURN;
 	c->plan = p;
-	emit_adjust_rsp(t, 8 + (u16)p->insn->imm);
+	t->rsp += 8 + (u16)p->insn->imm;
+	settle_rsp(t);
 	emit_count(t, executed(t, p));
 	emit8(e, 0xc3);
 }
@@ -836,6 +884,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	emit_patch(e, c->from, start);
 	t->flags = IN_MEMORY;
 	t->recipe = NULL;
+	t->rsp = c->rsp;
+	settle_rsp(t);
 	/* What goes back has not touched the guest's flags. */
 	if (c->kind == COLD_PREDICT || c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_STRETCH)
 		emit_cold_predict(t, c);
@@ -980,6 +1030,8 @@ u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 static void translate_instruction(struct translation *t, const struct plan *p)
 {
 	unsigned colds = t->colds;
+	if (!may_defer_rsp(p))
+		settle_rsp(t);
 	flags_before(t, p);
 	t->plain_at[p - t->plan] = t->e.at; /* a stretch is emitted before its plain copy */
 	switch (p->kind) {
@@ -1097,11 +1149,14 @@ static void translate_instructions(struct translation *t, const u8 **at)
 	for (unsigned i = 0; i < t->count; i++) {
 		if (at)
 			at[i] = t->e.at;
-		if (t->loop && i == t->loop->round_at)
+		if (t->loop && i == t->loop->round_at) {
+			settle_rsp(t);
 			emit_round(t, &t->plan[i]);
+		}
 		translate_instruction(t, &t->plan[i]);
 		t->held = held_behind(t, &t->plan[i], t->held);
 	}
+	settle_rsp(t);
 	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)
 			emit_exit(t, last, false, next_offset(last));

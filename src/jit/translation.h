@@ -58,6 +58,7 @@ struct cold {
 	bool stretch;            /* COLD_EXIT: out of a stretch */
 	i64 offset;              /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
 	unsigned executed;       /* COLD_FAR_MISS, COLD_FAR: instructions of the trace */
+	i32 rsp;                 /* as in struct translation */
 	struct jit_link *link;   /* COLD_UNLINKED */
 	struct jit_far *far;     /* COLD_FAR, COLD_FAR_UNBOUND */
 };
@@ -82,6 +83,7 @@ struct translation {
 	enum flags_place flags;
 	const struct plan *recipe; /* the instruction that made the flags, if it can make them again; or NULL */
 	u8 held;                   /* the group whose addend T1 has; 0: none */
+	i32 rsp;                   /* the guest's RSP is its host register plus this: settle_rsp() */
 	struct cold cold[COLD_MAX];
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
@@ -117,6 +119,11 @@ void flags_behind(struct translation *t, const struct plan *p);
 
 /* --- translate.c --- */
 
+/*
+ * Pushes and pops that cannot fault leave RSP's host register alone until something wants to see it; then this adds to
+ * it what they have not. Changes no flag.
+ */
+void settle_rsp(struct translation *t);
 /* What the trace has found out of a page, by slot. */
 static inline i32 addend_offset(unsigned slot)
 {
