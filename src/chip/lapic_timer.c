@@ -1,10 +1,10 @@
 #include "chip/lapic_timer.h"
 
 /*
- * A guest may ask for a period of a nanosecond. The host is woken at most this often; interrupts that fall between
- * merge, as they would in the IRR.
+ * A guest may ask for a period of a nanosecond. The host is woken at most this often, and the guest has time to do more
+ * than take interrupts; those that fall between merge, as they would in the IRR.
  */
-#define MIN_PERIOD_NS 10000ULL
+#define MIN_PERIOD_NS 100000ULL
 
 /* TSC ticks further away than this are waited for in steps, so that no conversion overflows. */
 #define MAX_TSC_STEP BIT(50)
@@ -43,11 +43,11 @@ static void arm_deadline(struct lapic *lapic, u64 tsc)
 	timer_arm(&lapic->timer, clock_now(lapic->clock) + mul_div(ticks, 1000000, lapic->tsc_khz) + 1);
 }
 
-static void arm_periodic(struct lapic *lapic, u64 now)
+static void arm_periodic(struct lapic *lapic, u64 now, u64 least_ns)
 {
 	u64 period = count_ns(lapic);
 	u64 next = lapic->timer_start + ((now - lapic->timer_start) / period + 1) * period;
-	timer_arm(&lapic->timer, next < now + MIN_PERIOD_NS ? now + MIN_PERIOD_NS : next);
+	timer_arm(&lapic->timer, next < now + least_ns ? now + least_ns : next);
 }
 
 /* Starts the wait for the next expiry, if any; expiries in the past are over. */
@@ -63,7 +63,7 @@ static void rearm(struct lapic *lapic)
 	} else if (lapic->timer_initial == 0 || lapic->timer_stopped || (lapic->lvt[LVT_TIMER] & LVT_MASKED)) {
 		return;
 	} else if (timer_mode(lapic) == LVT_TIMER_PERIODIC) {
-		arm_periodic(lapic, now);
+		arm_periodic(lapic, now, 0);
 	} else {
 		timer_arm(&lapic->timer, end); /* a short count may have ended meanwhile: then at once */
 	}
@@ -81,7 +81,7 @@ static void fire(void *opaque)
 		}
 		lapic->tsc_deadline = 0;
 	} else if (timer_mode(lapic) == LVT_TIMER_PERIODIC) {
-		arm_periodic(lapic, clock_now(lapic->clock));
+		arm_periodic(lapic, clock_now(lapic->clock), MIN_PERIOD_NS);
 	}
 	lapic_timer_expired(lapic);
 }

@@ -291,6 +291,28 @@ static void test_timer_periodic(void)
 	g_free(rig);
 }
 
+/* One that leaves no time between its interrupts: they come less often, and it counts as it should. */
+static void test_timer_short_period(void)
+{
+	struct rig *rig = rig_new();
+	struct lapic *lapic = &rig->lapic[0];
+	write_reg(rig, 0, DIVIDE, 0xb);
+	write_reg(rig, 0, LVT_TIMER_REG, PERIODIC | 0x40);
+	write_reg(rig, 0, INITIAL, 1000);
+	clock_advance(&rig->clock, 1000);
+	g_assert_cmphex(lapic_ack_interrupt(lapic), ==, 0x40);
+	write_reg(rig, 0, EOI, 0);
+	for (unsigned i = 0; i < 5; i++) {
+		clock_advance(&rig->clock, 99900);
+		g_assert_cmpint(read_reg(rig, 0, CURRENT), ==, 100);
+		g_assert_false(lapic_interrupt_pending(lapic));
+		clock_advance(&rig->clock, 100);
+		g_assert_cmphex(lapic_ack_interrupt(lapic), ==, 0x40);
+		write_reg(rig, 0, EOI, 0);
+	}
+	g_free(rig);
+}
+
 static void test_timer_mask(void)
 {
 	struct rig *rig = rig_new();
@@ -658,6 +680,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/lapic/timer-one-shot-fires-once", test_timer_one_shot);
 	g_test_add_func("/lapic/timer-divides", test_timer_divide);
 	g_test_add_func("/lapic/timer-periodic-reloads", test_timer_periodic);
+	g_test_add_func("/lapic/timer-with-a-short-period-leaves-time", test_timer_short_period);
 	g_test_add_func("/lapic/timer-masked-counts-on", test_timer_mask);
 	g_test_add_func("/lapic/timer-mode-change-counts-on", test_timer_mode_change);
 	g_test_add_func("/lapic/tsc-deadline", test_tsc_deadline);
