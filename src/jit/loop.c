@@ -204,7 +204,7 @@ void emit_end_stretch(struct translation *t)
 	t->plan = t->jit->plan;
 	t->host = host_register;
 	t->flags = IN_MEMORY;
-	t->recipe = NULL;
+	t->recipe = (struct recipe){ 0 };
 	t->held = 0;
 }
 
@@ -221,7 +221,7 @@ void emit_round(struct translation *t, const struct plan *p)
 	}
 	emit_go_on_plain_if(t, p, COND_Z);
 	t->flags = IN_MEMORY; /* nobody wants them here */
-	t->recipe = NULL;
+	t->recipe = (struct recipe){ 0 };
 }
 
 struct place_in_memory emit_hoisted(struct translation *t, const struct plan *p)

@@ -19,7 +19,9 @@ struct cold *add_cold(struct translation *t, u8 *from)
 		return &t->cold[0];
 	}
 	struct cold *c = &t->cold[t->colds++];
-	*c = (struct cold){ .from = from, .recipe = t->flags == IN_RECIPE ? t->recipe : NULL, .rsp = t->rsp };
+	*c = (struct cold){ .from = from, .rsp = t->rsp };
+	if (t->flags == IN_RECIPE)
+		c->recipe = t->recipe;
 	return c;
 }
 
@@ -883,7 +885,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	const u8 *start = e->at;
 	emit_patch(e, c->from, start);
 	t->flags = IN_MEMORY;
-	t->recipe = NULL;
+	t->recipe = (struct recipe){ 0 };
 	t->rsp = c->rsp;
 	settle_rsp(t);
 	/* What goes back has not touched the guest's flags. */
@@ -891,8 +893,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_cold_predict(t, c);
 	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH)
 		emit_leave_stretch(t);
-	if (c->recipe)
-		emit_recipe_to_memory(t, c->recipe);
+	if (c->recipe.plan)
+		emit_recipe_to_memory(t, &c->recipe);
 	switch (c->kind) {
 	case COLD_HANDLER:
 	case COLD_PREDICT:
@@ -912,7 +914,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
-		t->recipe = c->stretch ? NULL : c->made;
+		if (!c->stretch)
+			t->recipe = c->made;
 		if (c->stretch) {
 			emit_leave_stretch(t);
 			give_up_host_flags(t, true);

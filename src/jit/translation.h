@@ -7,8 +7,20 @@
 #include "jit/internal.h"
 #include "jit/loop.h"
 
-/* Where the guest's arithmetic flags are. IN_RECIPE: nowhere, but an instruction can make them again (flags.c). */
+/* Where the guest's arithmetic flags are. IN_RECIPE: nowhere, but an instruction can make them again (recipe.c). */
 enum flags_place { IN_MEMORY, IN_HOST, IN_BOTH, IN_RECIPE };
+
+/*
+ * What can make the guest's flags once more (recipe.c): the instruction that made them, from what it left in the
+ * register of its first operand. That register may change by a constant, and the value may be in another one, too.
+ */
+struct recipe {
+	const struct plan *plan; /* NULL: nothing can */
+	struct kept {
+		u8 reg;   /* guest register; REG_ZERO: none */
+		i32 plus; /* how much more than the value it has now */
+	} first, copy;
+};
 
 /* Bytes in memory that are to be accessed: `size` from host register + disp, a linear address, on. */
 struct range {
@@ -45,22 +57,22 @@ struct cold {
 	} kind;
 	u8 *from; /* the jump's displacement */
 	const struct plan *plan;
-	const struct plan *recipe; /* makes the guest's flags, if they are not in cpu->arith */
-	const u8 *resume;          /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
-	u8 vectors;                /* COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;            /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR: where to go on */
-	struct range range;        /* COLD_PREDICT */
+	struct recipe recipe; /* makes the guest's flags, if they are not in cpu->arith */
+	const u8 *resume;     /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
+	u8 vectors;           /* COLD_VECTORS: VECTORS_* to load */
+	const u8 *back;       /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR: where to go on */
+	struct range range;   /* COLD_PREDICT */
 	struct prediction *prediction;
-	bool load_flags;         /* COLD_HANDLER: the flags are wanted there */
-	bool save_flags;         /* COLD_EXIT: they are in the host's alone */
-	const struct plan *made; /* COLD_EXIT: what could make them once more; or NULL */
-	bool taken;              /* COLD_EXIT: by a branch */
-	bool stretch;            /* COLD_EXIT: out of a stretch */
-	i64 offset;              /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
-	unsigned executed;       /* COLD_FAR_MISS, COLD_FAR: instructions of the trace */
-	i32 rsp;                 /* as in struct translation */
-	struct jit_link *link;   /* COLD_UNLINKED */
-	struct jit_far *far;     /* COLD_FAR, COLD_FAR_UNBOUND */
+	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
+	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
+	struct recipe made;    /* COLD_EXIT: what could make them once more */
+	bool taken;            /* COLD_EXIT: by a branch */
+	bool stretch;          /* COLD_EXIT: out of a stretch */
+	i64 offset;            /* COLD_EXIT, COLD_UNLINKED: of the target, from this page's start */
+	unsigned executed;     /* COLD_FAR_MISS, COLD_FAR: instructions of the trace */
+	i32 rsp;               /* as in struct translation */
+	struct jit_link *link; /* COLD_UNLINKED */
+	struct jit_far *far;   /* COLD_FAR, COLD_FAR_UNBOUND */
 };
 
 enum { COLD_MAX = 4 * TRACE_MAX };
@@ -81,9 +93,9 @@ struct translation {
 	const u8 *start; /* of the code, where a loop goes back to */
 	struct emit e;
 	enum flags_place flags;
-	const struct plan *recipe; /* the instruction that made the flags, if it can make them again; or NULL */
-	u8 held;                   /* the group whose addend T1 has; 0: none */
-	i32 rsp;                   /* the guest's RSP is its host register plus this: settle_rsp() */
+	struct recipe recipe; /* of the flags that the latest instruction to change any made */
+	u8 held;              /* the group whose addend T1 has; 0: none */
+	i32 rsp;              /* the guest's RSP is its host register plus this: settle_rsp() */
 	struct cold cold[COLD_MAX];
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
@@ -108,14 +120,22 @@ void need_host_flags(struct translation *t);
 void give_up_host_flags(struct translation *t, bool live);
 /* The same for a check, whose rare path alone wants them there: cold code makes them by `recipe`. */
 void set_flags_aside(struct translation *t, bool live);
-/* The host's flags = the guest's, by the recipe; or cpu->arith likewise. */
-void emit_recipe(struct translation *t, const struct plan *recipe);
-void emit_recipe_to_memory(struct translation *t, const struct plan *recipe);
+/* cpu->arith = the guest's flags, by the recipe. */
+void emit_recipe_to_memory(struct translation *t, const struct recipe *r);
 /* The host's flags = cpu->arith. */
 void emit_load_flags(struct translation *t);
 /* Around each instruction's code. */
 void flags_before(struct translation *t, const struct plan *p);
 void flags_behind(struct translation *t, const struct plan *p);
+
+/* --- recipe.c --- */
+
+/* Of an instruction that changes flags; `plan` is NULL: none. */
+struct recipe recipe_of(const struct plan *p);
+/* The same recipe behind an instruction that changes no flags. */
+struct recipe recipe_behind(const struct recipe *r, const struct plan *p);
+/* The host's flags = the guest's. Uses T2. */
+void emit_recipe(struct translation *t, const struct recipe *r);
 
 /* --- translate.c --- */
 
