@@ -49,8 +49,8 @@
 #define MODE_V86      0x040
 #define MODE_FLAT     0x080 /* protected mode: CS, DS, ES, SS have base 0, limit 4 GiB, read/write: no checks needed */
 #define MODE_NON_ROOT 0x100 /* rows with intercepts ask hv */
-#define MODE_BOUNDS   0x400 /* MPX is enabled: never translated */
 #define MODE_STEP     0x200 /* TF or a debug/HV reason: one instruction at a time; the same blocks serve it */
+#define MODE_BOUNDS   0x400 /* MPX is enabled: never translated */
 
 enum { BLOCK_MAX = 64 };
 

@@ -69,6 +69,17 @@ struct code_page {
 };
 
 /*
+ * Validity of an entry of the jump cache: the MMU's generation, and below it a key. The class of accesses counts
+ * because a page may be executable for the supervisor and not for the user, or the other way round.
+ */
+enum { JUMP_STAMP_SHIFT = 16 };
+
+static inline u64 jump_stamp_key(bool user, u32 mode_key)
+{
+	return (u64)user << (JUMP_STAMP_SHIFT - 1) | mode_key;
+}
+
+/*
  * A place in the jump cache. For translated code alone, it tells where to go on: at the block's entry or, as a block
  * has but one place that is kept up to date, at code that looks there.
  */

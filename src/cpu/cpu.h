@@ -61,7 +61,7 @@ enum { JIT_GROUPS = 12 };
 #define ATTEND_SHADOW BIT(7) /* STI or MOV SS just ran: the block loop runs one instruction, then looks again */
 #define ATTEND_SMI    BIT(8)
 #define ATTEND_ALONE  BIT(9) /* the next instruction runs alone; cpu_run() itself sees to it */
-/* These two are cpu_run()'s own business too, and wake nobody. */
+/* These are cpu_run()'s own business too; those of ATTEND_QUIET wake nobody. */
 #define ATTEND_CODE  BIT(10) /* another thread wrote to pages with code, or is about to decode from some */
 #define ATTEND_PAUSE BIT(11) /* a CPU wants all others to stop */
 #define ATTEND_NMI_2 BIT(12) /* a second NMI came before the CPU looked at the first; see cpu_attend_nmi() */

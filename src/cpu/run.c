@@ -119,13 +119,10 @@ static const struct insn *scratch_get(struct cpu *cpu, u64 linear)
 	return scratch_keep(e, linear, key, bytes, sizeof(bytes));
 }
 
-/*
- * Validity of a jump-cache entry. The class counts because a page may be executable for the supervisor and not for the
- * user, or the other way round.
- */
 static u64 jump_stamp(const struct cpu *cpu)
 {
-	return cpu->mmu.generation << 16 | (u64)(cpu->mmu.cls == MMU_USER) << 15 | block_key(cpu->mode_key);
+	return cpu->mmu.generation << JUMP_STAMP_SHIFT |
+	       jump_stamp_key(cpu->mmu.cls == MMU_USER, block_key(cpu->mode_key));
 }
 
 /* The block is at this address, whose page was just translated. */

@@ -89,13 +89,11 @@ static void exec_sysret(struct cpu *cpu, const struct insn *insn)
 	require_syscall(cpu);
 	if (unlikely(cpu->cpl != 0 || !(cpu->cr0 & CR0_PE)))
 		cpu_raise_gp(cpu);
-	const u64 settable = RFLAGS_ARITH | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC |
-			     RFLAGS_VIF | RFLAGS_VIP | RFLAGS_ID;
 	u32 base = (u32)(cpu->msr.star >> 48);
 	u64 rip = cpu->reg[RCX];
 
 	if (unlikely(cpu_is_amd(cpu))) {
-		amd_sysret(cpu, insn, cpu->reg[R11] & settable);
+		amd_sysret(cpu, insn, cpu->reg[R11] & RFLAGS_SYSRET);
 		return;
 	}
 	if (insn->opsize == 8) {
@@ -105,7 +103,7 @@ static void exec_sysret(struct cpu *cpu, const struct insn *insn)
 	} else {
 		enter_ring(cpu, base, base + 8, 3, false, (u32)rip);
 	}
-	cpu_set_rflags(cpu, cpu->reg[R11] & settable);
+	cpu_set_rflags(cpu, cpu->reg[R11] & RFLAGS_SYSRET);
 }
 
 static void require_sysenter(struct cpu *cpu)

@@ -149,6 +149,27 @@ void emit_alu_imm(struct emit *e, unsigned n, bool wide, unsigned reg, i32 imm)
 		emit32(e, (u32)imm);
 }
 
+static void emit_byte_imm(struct emit *e, u8 opcode, unsigned n, i32 field, u8 value)
+{
+	emit_rm(e, (struct opcode){ .byte = opcode }, n, HOST_CPU, HOST_NONE, 0, field);
+	emit8(e, value);
+}
+
+void emit_byte(struct emit *e, unsigned n, i32 field, u8 value)
+{
+	emit_byte_imm(e, 0x80, n, field, value);
+}
+
+void emit_set_byte(struct emit *e, i32 field, u8 value)
+{
+	emit_byte_imm(e, 0xc6, 0, field, value);
+}
+
+void emit_test_byte(struct emit *e, i32 field, u8 bits)
+{
+	emit_byte_imm(e, 0xf6, 0, field, bits);
+}
+
 void emit_shift(struct emit *e, unsigned n, bool wide, unsigned reg, u8 count)
 {
 	emit_rr(e, (struct opcode){ .byte = 0xc1, .wide = wide }, n, reg);

@@ -60,6 +60,10 @@ void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp);
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp);
 /* Opcode 81h or 83h, /n: AND 4, OR 1, CMP 7, ADD 0, on 32-bit register or, wide, 64-bit. */
 void emit_alu_imm(struct emit *e, unsigned n, bool wide, unsigned reg, i32 imm);
+/* On a byte of struct cpu. Opcode 80h, /n, as above; MOV; and TEST: ZF = none of the bits is set. */
+void emit_byte(struct emit *e, unsigned n, i32 field, u8 value);
+void emit_set_byte(struct emit *e, i32 field, u8 value);
+void emit_test_byte(struct emit *e, i32 field, u8 bits);
 /* Opcode C1h, /n: SHL 4, SHR 5, SAR 7, by a constant. */
 void emit_shift(struct emit *e, unsigned n, bool wide, unsigned reg, u8 count);
 /* Jumps with 32-bit displacements; the result is where to patch, for emit_patch(); `to` may be NULL for later. */

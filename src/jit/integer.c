@@ -115,6 +115,5 @@ void translate_direction(struct translation *t, const struct plan *p)
 {
 	bool set = p->zi.mnemonic == ZYDIS_MNEMONIC_STD;
 	give_up_host_flags(t, p->live_before);
-	emit_rm(&t->e, (struct opcode){ .byte = 0x80 }, set ? 1 : 4, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys) + 1);
-	emit8(&t->e, (u8)((set ? RFLAGS_DF : ~RFLAGS_DF) >> 8));
+	emit_byte(&t->e, set ? 1 : 4, CPU_FIELD(rflags_sys) + 1, (u8)((set ? RFLAGS_DF : ~RFLAGS_DF) >> 8));
 }

@@ -5,15 +5,7 @@
  */
 #include "jit/translation.h"
 
-enum {
-	COMMON = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G,
-	USER_BIT = 15 /* of jump_stamp(), in run.c */
-};
-
-/* What SYSRET takes from R11. */
-#define SETTABLE                                                                                                       \
-	(RFLAGS_ARITH | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC | RFLAGS_VIF |         \
-	 RFLAGS_VIP | RFLAGS_ID)
+enum { COMMON = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G };
 
 bool jit_plan_ring(const struct cpu *cpu, const struct jit *jit, const struct plan *p)
 {
@@ -41,13 +33,17 @@ static void emit_set(struct translation *t, unsigned size, i32 field, u32 value)
 	}
 }
 
-/* CMP or TEST (opcode 80h /7, F6h /0) of a byte of struct cpu; the handler if `condition`. */
-static void emit_require(struct translation *t, const struct plan *p, bool test, i32 field, u8 value,
-			 unsigned condition)
+/* The handler unless a byte of struct cpu is this, or has one of these bits. */
+static void require_byte(struct translation *t, const struct plan *p, i32 field, u8 value)
 {
-	emit_rm(&t->e, (struct opcode){ .byte = test ? 0xf6 : 0x80 }, test ? 0 : 7, HOST_CPU, HOST_NONE, 0, field);
-	emit8(&t->e, value);
-	emit_handler_if(t, p, condition);
+	emit_byte(&t->e, 7, field, value);
+	emit_handler_if(t, p, COND_NZ);
+}
+
+static void require_bits(struct translation *t, const struct plan *p, i32 field, u8 bits)
+{
+	emit_test_byte(&t->e, field, bits);
+	emit_handler_if(t, p, COND_Z);
 }
 
 static void emit_load32(struct translation *t, unsigned to, i32 field)
@@ -75,7 +71,7 @@ static void emit_copy_stamp(struct translation *t, enum mmu_class cls)
 {
 	struct emit *e = &t->e;
 	struct opcode store32 = { .byte = 0x89 }, store16 = { .byte = 0x89, .operand16 = true };
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_stamp) + (i32)(cls * sizeof(u64)));
+	emit_load(e, HOST_T2, HOST_CPU, OF_CLASS(cls, stamp));
 	emit_rm(e, store32, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.stamp.low));
 	emit_shift(e, 5, true, HOST_T2, 32);
 	emit_rm(e, store16, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.stamp.high));
@@ -88,7 +84,6 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 {
 	struct emit *e = &t->e;
 	enum mmu_class cls = cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
-	u32 user = cpl == 3 ? 1U << USER_BIT : 0;
 
 	emit_rm(e, (struct opcode){ .byte = 0xb7, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, star);
 	emit_lea(e, HOST_T2, HOST_T2, plus);
@@ -97,27 +92,26 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_segment(t, SEG_CS, COMMON | cpl << 5 | SEG_AR_CODE | SEG_AR_L);
 	emit_lea(e, HOST_T2, HOST_T2, cpl == 3 ? -8 : 8);
 	emit_segment(t, SEG_SS, COMMON | cpl << 5 | SEG_AR_DB);
-	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(cpl));
-	emit8(e, (u8)cpl);
+	emit_set_byte(e, CPU_FIELD(cpl), (u8)cpl);
 	emit_set(t, 4, CPU_FIELD(mmu.cls), cls);
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_tlb) + (i32)(cls * sizeof(struct tlb_entry *)));
+	emit_load(e, HOST_T2, HOST_CPU, OF_CLASS(cls, tlb));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.tlb));
 	emit_copy_stamp(t, cls);
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_pages) + (i32)(cls * sizeof(u8 *)));
+	emit_load(e, HOST_T2, HOST_CPU, OF_CLASS(cls, pages));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.copies.pages));
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.class_generation) + (i32)(cls * sizeof(u64)));
+	emit_load(e, HOST_T2, HOST_CPU, OF_CLASS(cls, generation));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.generation));
-	emit_shift(e, 4, true, HOST_T2, 16);
-	emit_alu_imm(e, 1, true, HOST_T2, (i32)(user | p->block->mode_key));
+	emit_shift(e, 4, true, HOST_T2, JUMP_STAMP_SHIFT);
+	emit_alu_imm(e, 1, true, HOST_T2, (i32)jump_stamp_key(cpl == 3, p->block->mode_key));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
 }
 
 /* The instruction exists; a change of CPL means nothing but another class of accesses. */
 static void require_usual(struct translation *t, const struct plan *p)
 {
-	emit_require(t, p, true, CPU_FIELD(efer), EFER_SCE, COND_Z);
-	emit_require(t, p, false, CPU_FIELD(mmu.checked), false, COND_NZ);
-	emit_require(t, p, false, CPU_FIELD(pmu.filters), 0, COND_NZ);
+	require_bits(t, p, CPU_FIELD(efer), EFER_SCE);
+	require_byte(t, p, CPU_FIELD(mmu.checked), false);
+	require_byte(t, p, CPU_FIELD(pmu.filters), 0);
 }
 
 /* --- SYSCALL --- */
@@ -152,11 +146,11 @@ static void translate_sysret(struct translation *t, const struct plan *p)
 	struct emit *e = &t->e;
 	give_up_host_flags(t, true);
 	require_usual(t, p);
-	emit_require(t, p, false, CPU_FIELD(cpl), 0, COND_NZ);
+	require_byte(t, p, CPU_FIELD(cpl), 0);
 	/* Does anybody wait for IF? */
-	emit_require(t, p, false, CPU_FIELD(intr_held), false, COND_NZ);
+	require_byte(t, p, CPU_FIELD(intr_held), false);
 	if (p->block->mode_key & MODE_NON_ROOT)
-		emit_require(t, p, false, CPU_FIELD(if_free), false, COND_Z);
+		require_byte(t, p, CPU_FIELD(if_free), true);
 	emit_mov(e, HOST_T0, t->host[RCX]);
 	emit_canonical(t, p);
 	emit_load32(t, HOST_T2, guest_offset(R11));
@@ -175,7 +169,7 @@ static void translate_sysret(struct translation *t, const struct plan *p)
 	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T1, HOST_T0);
 	emit_rm(e, (struct opcode){ .byte = 0x89, .operand16 = true }, HOST_T1, HOST_CPU, HOST_NONE, 0,
 		CPU_FIELD(arith));
-	emit_alu_imm(e, 4, false, HOST_T2, SETTABLE & ~RFLAGS_ARITH);
+	emit_alu_imm(e, 4, false, HOST_T2, RFLAGS_SYSRET & ~RFLAGS_ARITH);
 	emit_alu_imm(e, 1, false, HOST_T2, RFLAGS_ONE);
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(rflags_sys));
 	emit_ring(t, p, 3, CPU_FIELD(msr.star) + 6, 16);

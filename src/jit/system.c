@@ -60,26 +60,6 @@ bool jit_changes_spaces(const struct plan *p)
 
 /* --- bytes of struct cpu --- */
 
-/* OR 1, AND 4, CMP 7, as in opcode 80h. */
-static void emit_byte(struct translation *t, unsigned n, i32 field, u8 value)
-{
-	emit_rm(&t->e, (struct opcode){ .byte = 0x80 }, n, HOST_CPU, HOST_NONE, 0, field);
-	emit8(&t->e, value);
-}
-
-static void emit_set_byte(struct translation *t, i32 field, u8 value)
-{
-	emit_rm(&t->e, (struct opcode){ .byte = 0xc6 }, 0, HOST_CPU, HOST_NONE, 0, field);
-	emit8(&t->e, value);
-}
-
-/* ZF = none of these bits is set. */
-static void emit_test_byte(struct translation *t, i32 field, u8 bits)
-{
-	emit_rm(&t->e, (struct opcode){ .byte = 0xf6 }, 0, HOST_CPU, HOST_NONE, 0, field);
-	emit8(&t->e, bits);
-}
-
 /* The byte of a field that holds the flag, and the flag in it. */
 static i32 byte_of(i32 field, u64 flag)
 {
@@ -93,13 +73,13 @@ static u8 in_byte(u64 flag)
 
 static void require_cpl0(struct translation *t, const struct plan *p)
 {
-	emit_byte(t, 7, CPU_FIELD(cpl), 0);
+	emit_byte(&t->e, 7, CPU_FIELD(cpl), 0);
 	emit_handler_if(t, p, COND_NZ);
 }
 
 static void require_cr4(struct translation *t, const struct plan *p, u64 flag, bool set)
 {
-	emit_test_byte(t, byte_of(CPU_FIELD(cr4), flag), in_byte(flag));
+	emit_test_byte(&t->e, byte_of(CPU_FIELD(cr4), flag), in_byte(flag));
 	emit_handler_if(t, p, set ? COND_Z : COND_NZ);
 }
 
@@ -108,7 +88,7 @@ static void require_cr4(struct translation *t, const struct plan *p, u64 flag, b
 static void translate_cli(struct translation *t, const struct plan *p)
 {
 	require_cpl0(t, p);
-	emit_byte(t, 4, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), (u8)~in_byte(RFLAGS_IF));
+	emit_byte(&t->e, 4, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), (u8)~in_byte(RFLAGS_IF));
 }
 
 /* Nothing waits for IF, nor has come up: then the next instruction follows at once, as exec_sti() has it. */
@@ -118,17 +98,17 @@ static void translate_sti(struct translation *t, const struct plan *p)
 	require_cpl0(t, p);
 	emit_compare_attention(t);
 	emit_handler_if(t, p, COND_NZ);
-	emit_byte(t, 7, CPU_FIELD(intr_held), false);
+	emit_byte(&t->e, 7, CPU_FIELD(intr_held), false);
 	emit_handler_if(t, p, COND_NZ);
 	if (p->block->mode_key & MODE_NON_ROOT) {
-		emit_byte(t, 7, CPU_FIELD(if_free), false);
+		emit_byte(&t->e, 7, CPU_FIELD(if_free), false);
 		emit_handler_if(t, p, COND_Z);
 	}
-	emit_test_byte(t, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));
+	emit_test_byte(&t->e, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));
 	emit_handler_if(t, p, COND_NZ);
-	emit_byte(t, 1, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));
-	emit_set_byte(t, CPU_FIELD(shadow), SHADOW_STI);
-	emit_set_byte(t, CPU_FIELD(shadow_seen), false);
+	emit_byte(&t->e, 1, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));
+	emit_set_byte(&t->e, CPU_FIELD(shadow), SHADOW_STI);
+	emit_set_byte(&t->e, CPU_FIELD(shadow_seen), false);
 	emit_page_address(t, HOST_T0, p->offset + p->insn->length);
 	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(shadow_rip));
 	emit_mov_imm(e, HOST_T0, (u64)p->insn);
@@ -142,10 +122,10 @@ static void translate_ac(struct translation *t, const struct plan *p, bool set)
 	enum mmu_class cls = set ? MMU_SUPERVISOR_AC : MMU_SUPERVISOR;
 	u8 ac = in_byte(RFLAGS_AC);
 	require_cpl0(t, p);
-	emit_byte(t, set ? 1 : 4, byte_of(CPU_FIELD(rflags_sys), RFLAGS_AC), set ? ac : (u8)~ac);
+	emit_byte(&t->e, set ? 1 : 4, byte_of(CPU_FIELD(rflags_sys), RFLAGS_AC), set ? ac : (u8)~ac);
 	emit_rm(e, (struct opcode){ .byte = 0xc7 }, 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.cls));
 	emit32(e, cls);
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.class_tlb) + (i32)(cls * sizeof(struct tlb_entry *)));
+	emit_load(e, HOST_T0, HOST_CPU, OF_CLASS(cls, tlb));
 	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.tlb));
 }
 

@@ -106,6 +106,9 @@ struct translation {
 };
 
 #define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
+/* mmu.of_class[cls].field */
+#define OF_CLASS(cls, field)                                                                                           \
+	(CPU_FIELD(mmu.of_class) + (i32)((cls) * sizeof(struct mmu_of_class) + offsetof(struct mmu_of_class, field)))
 
 static inline i32 guest_offset(unsigned guest)
 {

@@ -34,16 +34,9 @@ static i32 upper_offset(unsigned n)
 	return (i32)(offsetof(struct cpu, fpu.ymm_high) + 16 * n);
 }
 
-static void emit_compare_byte(struct emit *e, i32 field, u8 with)
-{
-	emit_rm(e, (struct opcode){ .byte = 0x80 }, 7, HOST_CPU, HOST_NONE, 0, field);
-	emit8(e, with);
-}
-
 static void emit_set_vectors(struct emit *e, u8 value)
 {
-	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(vectors));
-	emit8(e, value);
+	emit_set_byte(e, CPU_FIELD(vectors), value);
 }
 
 /* VEX instruction on register n, [CPU + disp32], as three bytes; second source vvvv. */
@@ -113,7 +106,7 @@ static void emit_ret(struct emit *e)
 static void make_load(struct emit *e)
 {
 	emit_mxcsr(e, 2);
-	emit_compare_byte(e, CPU_FIELD(vectors_allowed), VECTORS_SSE);
+	emit_byte(e, 7, CPU_FIELD(vectors_allowed), VECTORS_SSE);
 	u8 *avx = emit_jcc(e, COND_NZ, NULL);
 	emit_move_lower(e, 0x10);
 	emit_set_vectors(e, VECTORS_SSE);
@@ -137,7 +130,7 @@ static void make_load(struct emit *e)
  */
 static void make_store(struct emit *e, const u8 *host_mxcsr)
 {
-	emit_compare_byte(e, CPU_FIELD(vectors), VECTORS_UPPER);
+	emit_byte(e, 7, CPU_FIELD(vectors), VECTORS_UPPER);
 	u8 *lower = emit_jcc(e, COND_NZ, NULL);
 	emit_store_uppers(e);
 	emit_patch(e, lower, e->at);
@@ -154,7 +147,7 @@ static void make_store(struct emit *e, const u8 *host_mxcsr)
 /* `level` or more is loaded when this returns; with upper halves, they are to be stored from now on. */
 static void make_load_level(struct emit *e, const u8 *load, u8 level)
 {
-	emit_compare_byte(e, CPU_FIELD(vectors), VECTORS_NONE);
+	emit_byte(e, 7, CPU_FIELD(vectors), VECTORS_NONE);
 	u8 *loaded = emit_jcc(e, COND_NZ, NULL);
 	emit_call(e, load);
 	emit_patch(e, loaded, e->at);
@@ -166,7 +159,7 @@ static void make_load_level(struct emit *e, const u8 *load, u8 level)
 /* At a block's entry, T1 = site: loads, or has the interpreter run the block. */
 static void make_enter_level(struct emit *e, const struct jit *jit, u8 level)
 {
-	emit_compare_byte(e, CPU_FIELD(vectors_allowed), level);
+	emit_byte(e, 7, CPU_FIELD(vectors_allowed), level);
 	emit_jcc(e, COND_AE, jit->stub_load_vectors[level]);
 	emit_alu_imm(e, 0, true, HOST_RSP, 8);
 	emit_jmp(e, jit->stub_interpret);
@@ -196,7 +189,7 @@ void jit_make_vector_entries(struct jit *jit, struct emit *e)
 
 void emit_store_vectors(struct emit *e, const struct jit *jit)
 {
-	emit_compare_byte(e, CPU_FIELD(vectors), VECTORS_NONE);
+	emit_byte(e, 7, CPU_FIELD(vectors), VECTORS_NONE);
 	u8 *none = emit_jcc(e, COND_Z, NULL);
 	emit_call(e, jit->stub_store_vectors);
 	emit_patch(e, none, e->at);
@@ -204,6 +197,6 @@ void emit_store_vectors(struct emit *e, const struct jit *jit)
 
 u8 *emit_vectors_missing(struct translation *t, u8 level)
 {
-	emit_compare_byte(&t->e, CPU_FIELD(vectors), level);
+	emit_byte(&t->e, 7, CPU_FIELD(vectors), level);
 	return emit_jcc(&t->e, COND_B, NULL);
 }

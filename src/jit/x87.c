@@ -19,16 +19,9 @@ bool jit_x87_allowed(const struct cpu *cpu)
 
 enum { FPU_AREA = offsetof(struct cpu, fpu), FPU_HEADER = offsetof(struct cpu, fpu.header) };
 
-static void emit_set_byte(struct emit *e, i32 field, u8 value)
-{
-	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_CPU, HOST_NONE, 0, field);
-	emit8(e, value);
-}
-
 static u8 *emit_jump_if(struct emit *e, i32 field, bool set)
 {
-	emit_rm(e, (struct opcode){ .byte = 0x80 }, 7, HOST_CPU, HOST_NONE, 0, field);
-	emit8(e, 0);
+	emit_byte(e, 7, field, 0);
 	return emit_jcc(e, set ? COND_NZ : COND_Z, NULL);
 }
 

@@ -97,9 +97,13 @@ struct mmu {
 	struct tlb_entry *tlb;    /* table of the current class */
 	u64 revision;             /* of the current context, 0..4095, never 0 */
 	struct tlb_entry *system; /* table of MMU_SUPERVISOR, for implicit accesses */
-	/* What `tlb` is for each class; for STAC, SYSCALL and their like in translated code. */
-	struct tlb_entry *class_tlb[MMU_CLASSES];
-	u64 class_generation[MMU_CLASSES]; /* likewise of `generation` */
+	/* What these are for each class; for STAC, SYSCALL and their like in translated code. */
+	struct mmu_of_class {
+		struct tlb_entry *tlb;
+		u64 generation;
+		u64 stamp;
+		u8 *pages; /* copies.pages */
+	} of_class[MMU_CLASSES];
 	/*
 	 * Copies of entries that others keep, beside the code that uses them. They are good while `stamp` is what it
 	 * was when they were made: no two contexts, address spaces or privileges ever share one, and switching back
@@ -110,8 +114,6 @@ struct mmu {
 		u8 *pages;    /* by copy_index(): nonzero if there may be copies */
 		u8 *writable; /* likewise, by the host's page, copies of `write` */
 	} copies;
-	u64 class_stamp[MMU_CLASSES]; /* the stamp for each class, */
-	u8 *class_pages[MMU_CLASSES]; /* and copies.pages */
 	/* Cold. */
 	struct mem *mem;
 	struct counters *counters;

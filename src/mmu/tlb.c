@@ -127,11 +127,12 @@ static struct tlb_entry *empty_table(const struct mmu *mmu)
 
 static void select_class(struct mmu *mmu)
 {
-	mmu->generation = mmu->class_generation[mmu->cls];
-	mmu->tlb = mmu->class_tlb[mmu->cls];
-	mmu->stamp.low = (u32)mmu->class_stamp[mmu->cls];
-	mmu->stamp.high = (u16)(mmu->class_stamp[mmu->cls] >> 32);
-	mmu->copies.pages = mmu->class_pages[mmu->cls];
+	const struct mmu_of_class *of = &mmu->of_class[mmu->cls];
+	mmu->generation = of->generation;
+	mmu->tlb = of->tlb;
+	mmu->stamp.low = (u32)of->stamp;
+	mmu->stamp.high = (u16)(of->stamp >> 32);
+	mmu->copies.pages = of->pages;
 }
 
 /* Points the fast path at the current context and class. */
@@ -140,14 +141,16 @@ static void select_tables(struct mmu *mmu)
 	struct mmu_context *c = mmu->context;
 	mmu->revision = c->revision;
 	for (unsigned cls = 0; cls < MMU_CLASSES; cls++) {
-		mmu->class_tlb[cls] = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls));
-		mmu->class_generation[cls] = cls == MMU_USER ? c->user.generation : c->supervisor.generation;
 		/* With EFLAGS.AC, too, for that changes too often to renew a stamp: see mmu_may_copy(). */
 		struct copy_cache *copies = cls == MMU_USER ? &c->user_copies : &c->supervisor_copies;
-		mmu->class_stamp[cls] = mmu->checked ? 0 : copies->stamp;
-		mmu->class_pages[cls] = copies->pages;
+		mmu->of_class[cls] = (struct mmu_of_class){
+			.tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls)),
+			.generation = cls == MMU_USER ? c->user.generation : c->supervisor.generation,
+			.stamp = mmu->checked ? 0 : copies->stamp,
+			.pages = copies->pages,
+		};
 	}
-	mmu->system = mmu->class_tlb[MMU_SUPERVISOR];
+	mmu->system = mmu->of_class[MMU_SUPERVISOR].tlb;
 	select_class(mmu);
 }
 

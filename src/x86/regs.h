@@ -30,6 +30,10 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define RFLAGS_VIP   BIT(20)
 #define RFLAGS_ID    BIT(21)
 #define RFLAGS_ARITH (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
+/* What SYSRET takes from R11. */
+#define RFLAGS_SYSRET                                                                                                  \
+	(RFLAGS_ARITH | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC | RFLAGS_VIF |         \
+	 RFLAGS_VIP | RFLAGS_ID)
 
 #define CR0_PE BIT(0)
 #define CR0_MP BIT(1)
