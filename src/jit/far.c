@@ -37,9 +37,22 @@ u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return 0;
 	lead_to(cpu, jit_of(cpu), &far->link, block);
-	far->page = cpu->jit_page;
-	far->stamp = cpu->jit_stamp;
+	*far->place = (struct far_place){ cpu->jit_page, cpu->jit_stamp };
 	return 1;
+}
+
+/* A jump that is taken unless the CPU's field, which `reg` becomes, is that of the far jump's place. */
+static u8 *emit_unless_at(struct translation *t, const struct jit_far *far, i32 field, unsigned reg, const u64 *place)
+{
+	struct emit *e = &t->e;
+	emit_load(e, reg, HOST_CPU, field);
+	if (far->place == &far->own) {
+		emit_mov_imm(e, HOST_T1, (u64)place);
+		emit_rm(e, OPCODE_WIDE(0x3b), reg, HOST_T1, HOST_NONE, 0, 0);
+	} else {
+		emit_compare_place(t, reg, place);
+	}
+	return emit_jcc(e, COND_NZ, NULL);
 }
 
 struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset)
@@ -49,15 +62,13 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 
 	jit->links_start -= sizeof(struct jit_far);
 	struct jit_far *far = (struct jit_far *)(jit->writable + jit->links_start);
-	*far = (struct jit_far){ .offset = offset, .link.far = far };
+	struct far_place *place = new_far_place(t);
+	*far = (struct jit_far){ .place = place ? place : &far->own, .offset = offset, .link.far = far };
 	const u8 *start = e->at;
-	emit_mov_imm(e, HOST_T1, (u64)far);
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_rm(e, OPCODE_WIDE(0x33), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, page));
-	emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
-	emit_rm(e, OPCODE_WIDE(0x33), HOST_T2, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, stamp));
-	emit_rr(e, OPCODE_WIDE(0x09), HOST_T2, HOST_T0);
-	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
+	u8 *other_page = emit_unless_at(t, far, CPU_FIELD(jit_page), HOST_T0, &far->place->page);
+	u8 *other_stamp = emit_unless_at(t, far, CPU_FIELD(jit_stamp), HOST_T2, &far->place->stamp);
+	struct cold *c = add_cold(t, other_page);
+	c->also = other_stamp;
 	c->kind = COLD_FAR;
 	c->plan = p;
 	c->executed = executed;
@@ -69,7 +80,12 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 void emit_far_branch(struct translation *t, struct jit_far *far, bool call)
 {
 	struct emit *e = &t->e;
-	emit_page_address(t, HOST_T0, far->offset & ~(i64)(PAGE_SIZE - 1));
+	i64 page = far->offset & ~(i64)(PAGE_SIZE - 1);
+	/* A jump still has its own page in T0, from the check. */
+	if (call || page != (i32)page)
+		emit_page_address(t, HOST_T0, page);
+	else
+		emit_lea(e, HOST_T0, HOST_T0, (i32)page);
 	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
 	struct cold *c = add_cold(t, call ? emit_call(e, NULL) : emit_jmp(e, NULL));
 	c->kind = COLD_FAR_UNBOUND;

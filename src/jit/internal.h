@@ -121,10 +121,16 @@ struct jit_link {
 	struct jit_far *far;   /* NULL: the target is in the same page */
 };
 
-/* A direct jump to another page (far.c). It is right where these are the CPU's. */
+/* Where a direct jump to another page is right: where these are the CPU's. */
+struct far_place {
+	u64 page;  /* jit_page */
+	u64 stamp; /* jit_stamp; 0: not bound, and the jump is never taken */
+};
+
+/* Such a jump (far.c). */
 struct jit_far {
-	u64 page;   /* jit_page */
-	u64 stamp;  /* jit_stamp; 0: not bound, and the jump is never taken */
+	struct far_place *place; /* near its code, among the predictions, or its own */
+	struct far_place own;
 	i64 offset; /* of the target from the jump's own page */
 	struct jit_link link;
 };

@@ -58,7 +58,7 @@ static struct page_predictions *page_of(struct translation *t)
 bool emit_begin_predictions(struct translation *t)
 {
 	struct jit *jit = t->jit;
-	if (jit->predictions_used + 2 + 2 * TRACE_MAX > jit->predictions_max)
+	if (jit->predictions_used + 2 + 3 * TRACE_MAX > jit->predictions_max)
 		return false;
 	t->page = page_of(t);
 	t->predictions = (struct predictions *)(jit->predictions + jit->predictions_used);
@@ -87,6 +87,22 @@ void jit_keep_predictions(struct jit *jit, const struct predictions *predictions
 {
 	if (predictions && predictions->count)
 		jit->predictions_used += 1 + predictions->count;
+}
+
+static_assert(sizeof(struct far_place) <= sizeof(struct prediction), "one takes the place of the other");
+
+struct far_place *new_far_place(struct translation *t)
+{
+	if (!t->predictions)
+		return NULL;
+	struct far_place *place = (struct far_place *)&t->predictions->of[t->predictions->count++];
+	*place = (struct far_place){ 0 };
+	return place;
+}
+
+void emit_compare_place(struct translation *t, unsigned reg, const u64 *field)
+{
+	emit_field(t, 0x3b, reg, field);
 }
 
 static struct prediction *new_prediction(struct translation *t, const struct plan *p)

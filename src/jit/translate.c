@@ -884,6 +884,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	struct emit *e = &t->e;
 	const u8 *start = e->at;
 	emit_patch(e, c->from, start);
+	if (c->also)
+		emit_patch(e, c->also, start);
 	t->flags = IN_MEMORY;
 	t->recipe = (struct recipe){ 0 };
 	t->rsp = c->rsp;

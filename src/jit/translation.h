@@ -56,6 +56,7 @@ struct cold {
 		COLD_CROSSING
 	} kind;
 	u8 *from; /* the jump's displacement */
+	u8 *also; /* another jump's, or NULL */
 	const struct plan *plan;
 	struct recipe recipe; /* makes the guest's flags, if they are not in cpu->arith */
 	const u8 *resume;     /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
@@ -224,6 +225,9 @@ bool emit_begin_predictions(struct translation *t);
  * T2, in cold code T0, and the flags.
  */
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group);
+/* Room for where a far jump is right, beside its code; NULL: there is none. And CMP `reg`, with a field of it. */
+struct far_place *new_far_place(struct translation *t);
+void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
 void emit_cold_forget(struct translation *t, const struct cold *c);
 /* Goes back if the TLB has the range, else on. */
 void emit_cold_predict(struct translation *t, const struct cold *c);
