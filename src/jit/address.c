@@ -181,7 +181,10 @@ static struct linear emit_linear(struct translation *t, const struct plan *p, i3
 /* Of a plain copy, this is where a stretch goes on that could not check the operand. */
 static void give_up_for_check(struct translation *t, const struct plan *p)
 {
-	set_flags_aside(t, p->live_before);
+	if (p->stored_later)
+		give_up_host_flags(t, p->live_before);
+	else
+		set_flags_aside(t, p->live_before);
 	if (!t->loop)
 		t->plain_at[p - t->plan] = t->e.at;
 }

@@ -80,7 +80,8 @@ struct plan {
 	bool reads_flags;   /* needs the guest's flags in the host's: tests some, or leaves some as they were */
 	bool writes_flags;
 	bool live_before, live_after; /* may somebody see the flags there? */
-	bool memory;                  /* has an operand in memory that the translation accesses */
+	bool stored_later; /* will they be in cpu->arith later on in any case, with no use for them before? */
+	bool memory;       /* has an operand in memory that the translation accesses */
 	bool memory_write;
 	u8 memory_size;
 	u8 alignment;                     /* of the operand in memory, less one: a handler raises the fault */

@@ -385,11 +385,35 @@ static bool shows_flags(const struct plan *p)
 	}
 }
 
+/* Does the instruction have the guest's flags in cpu->arith in any case? */
+static bool stores_flags(const struct plan *p)
+{
+	switch (p->kind) {
+	case PLAN_JMP:
+		return !p->insn->direct;
+	case PLAN_HANDLER:
+	case PLAN_SYSTEM:
+	case PLAN_PUSH_FLAGS:
+	case PLAN_CALL:
+	case PLAN_RET:
+	case PLAN_RING:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Backwards from the end, where somebody may look at the flags or not. */
 static void plan_liveness(struct plan *plan, unsigned count, bool live)
 {
+	bool stored = false;
 	for (unsigned i = count; i-- > 0;) {
 		struct plan *p = &plan[i];
+		if (p->reads_flags || p->writes_flags)
+			stored = false;
+		else if (stores_flags(p))
+			stored = true;
+		p->stored_later = stored;
 		p->live_after = live;
 		if (shows_flags(p) || p->reads_flags)
 			live = true;

@@ -169,17 +169,21 @@ static void emit_change(unsigned n, unsigned first)
 	}
 }
 
-/* How they are looked at: in RAX, or by a fault. RCX is an address where nothing is. */
+/*
+ * How they are looked at: in RAX, or by a fault. RCX is an address where nothing is, R8 that of a RET. There is an
+ * access to memory before flags are tested, and others are made behind one that faults.
+ */
 enum { RETURNS, JUMPS, PUSHES, MOVES, BRANCHES, FAULTS, LOOKS };
 static const u8 looks[LOOKS][20] = {
 	[RETURNS] = { 0xc3 },
-	[JUMPS] = { 0x41, 0xff, 0xe0 },                               /* JMP R8, to a RET */
-	[PUSHES] = { 0x9c, 0x58, 0x50, 0x9d, 0xc3 },                  /* PUSHF; POP RAX; PUSH RAX; POPF */
-	[MOVES] = { 0x9f, 0x0f, 0x90, 0xc0, 0x04, 0x7f, 0x9e, 0xc3 }, /* LAHF; SETO AL; ADD AL, 7Fh; SAHF */
-	[BRANCHES] = { 0x77, 0x02, 0x90, 0x90, 0xc3 },                /* JA to the RET */
-	[FAULTS] = { 0x48, 0x8b, 0x01, 0xc3 },                        /* MOV RAX, [RCX] */
+	[JUMPS] = { 0x41, 0xff, 0xe0 },              /* JMP R8 */
+	[PUSHES] = { 0x9c, 0x58, 0x50, 0x9d, 0xc3 }, /* PUSHF; POP RAX; PUSH RAX; POPF */
+	[MOVES] = { 0x41, 0x8b, 0x08, 0x9f, 0x0f, 0x90, 0xc0, 0x04, 0x7f, 0x9e, 0xc3 }, /* MOV ECX, [R8]; LAHF; SETO AL;
+										    ADD AL, 7Fh; SAHF */
+	[BRANCHES] = { 0x41, 0x8b, 0x08, 0x77, 0x02, 0x90, 0x90, 0xc3 }, /* MOV ECX, [R8]; JA to the RET */
+	[FAULTS] = { 0x48, 0x8b, 0x01, 0x01, 0xc0, 0xc3 },               /* MOV RAX, [RCX]; ADD EAX, EAX */
 };
-static const u8 looks_length[LOOKS] = { 1, 3, 5, 8, 5, 4 };
+static const u8 looks_length[LOOKS] = { 1, 3, 5, 11, 8, 6 };
 
 #define NOTHING (1UL << 39)
 static const u8 ret[1] = { 0xc3 };
@@ -288,15 +292,19 @@ static void test_registers(void)
 /* --- the stack pointer, which PUSH and POP change --- */
 
 asm(".pushsection .text\n"
-    ".global stack_returns, stack_moves, stack_faults\n"
+    ".global stack_returns, stack_moves, stack_pops, stack_faults\n"
     "stack_returns: mov %rsp, %rax; sub $0x28, %rsp; push %rbx; push $1; pop %rsi; pop %rbx; lea 0x28(%rsp), %rsp; "
     "ret\n"
     /* RSP changes in another way. */
-    "stack_moves: mov %rsp, %rax; push %rbx; sub $0x28, %rsp; mov %rax, %rsp; mov fault(%rip), %rsi; ret\n"
-    "stack_faults: mov %rsp, %rax; push %rbx; push %rbx; add $16, %rsp; push %rax; mov (%rcx), %rbx\n"
+    "stack_moves: mov %rsp, %rax; push %rbx; sub $0x28, %rsp; mov %rax, %rsp; mov fault(%rip), %rsi; ja 1f; nop; 1: "
+    "ret\n"
+    /* They are read behind a run of POPs, whose check is not that of the PUSHes. */
+    "stack_pops: mov %rsp, %rdi; push %rbx; push %rbx; push %rbx; sldt %esi; add $8, %rsp; pop %rsi; pop %rsi\n"
+    "lahf; seto %al; add $0x7f, %al; sahf; mov %rdi, %rax; ret\n"
+    "stack_faults: mov %rsp, %rax; push %rbx; push %rbx; add $16, %rsp; push %rax; mov (%rcx), %rbx; add %ebx, %ebx\n"
     "ret\n"
     ".popsection\n");
-extern const u8 stack_returns[], stack_moves[], stack_faults[];
+extern const u8 stack_returns[], stack_moves[], stack_pops[], stack_faults[];
 
 /* RFLAGS behind the function, which leaves RSP in `sp`; `n` lower in the stack. */
 static word call_on_stack(const u8 *function, u64 n, u64 *sp)
@@ -305,19 +313,21 @@ static word call_on_stack(const u8 *function, u64 n, u64 *sp)
 	asm volatile("mov %%rsp, %%r12; sub %[n], %%rsp; call *%[f]; pushf; pop %[flags]; mov %%r12, %%rsp"
 		     : "=&a"(*sp), [flags] "=&r"(flags)
 		     : [f] "r"(function), [n] "r"(n)
-		     : "rsi", "r12", "memory", "cc");
+		     : "rsi", "rdi", "r12", "memory", "cc");
 	return flags & ARITH;
 }
 
 static void test_stack(void)
 {
-	bool returned = true, moved = true, faulted = true;
+	bool returned = true, moved = true, popped = true, faulted = true;
 	for (u64 n = 0; n < 8 * 300; n += 8) {
 		u64 sp;
 		word flags = call_on_stack(stack_returns, n, &sp);
 		returned &= flags == flags_of(SUB, sp, 0x28, 8);
 		flags = call_on_stack(stack_moves, n, &sp);
 		moved &= flags == flags_of(SUB, sp - 8, 0x28, 8);
+		flags = call_on_stack(stack_pops, n, &sp);
+		popped &= flags == flags_of(ADD, sp - 24, 8, 8);
 		word vector = TRY("mov %%rsp, %%r12; sub %[n], %%rsp; call *%[f]; mov %%r12, %%rsp",
 				  : "=&a"(sp)
 				  : [f] "r"(stack_faults), [n] "r"(n), "c"(NOTHING)
@@ -326,6 +336,7 @@ static void test_stack(void)
 	}
 	CHECK("flags-of-sub-from-rsp-pass-push-and-pop", returned);
 	CHECK("they-pass-a-new-rsp", moved);
+	CHECK("they-are-read-behind-pops", popped);
 	CHECK("a-fault-shows-flags-of-add-to-rsp", faulted);
 }
 
