@@ -24,22 +24,17 @@ void emit_add_to(struct emit *e, unsigned reg, i32 field)
 	emit_rm(e, OPCODE_WIDE(0x03), reg, HOST_CPU, HOST_NONE, 0, field);
 }
 
-void emit_add_field(struct translation *t, unsigned reg, i32 field)
-{
-	emit_add_to(&t->e, reg, field);
-}
-
 void emit_add_segment(struct translation *t, unsigned reg, unsigned seg)
 {
 	if (has_base(seg))
-		emit_add_field(t, reg, (i32)(offsetof(struct cpu, seg_base) + 8 * seg));
+		emit_add_to(&t->e, reg, (i32)(offsetof(struct cpu, seg_base) + 8 * seg));
 }
 
 /* ADD `reg`, guest register. Uses the flags. */
 static void emit_add_guest(struct translation *t, unsigned reg, unsigned guest)
 {
 	if (t->host[guest] == HOST_NONE)
-		emit_add_field(t, reg, guest_offset(guest));
+		emit_add_to(&t->e, reg, guest_offset(guest));
 	else
 		emit_rr(&t->e, OPCODE_WIDE(0x03), reg, t->host[guest]);
 }

@@ -353,6 +353,13 @@ u32 jit_host_features(void);
 /* Does the host have this integer instruction? */
 bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi);
 
+/* Those whose flags all but CF and OF come from the result: not rotations. */
+static inline bool jit_is_shift(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_SHL || m == ZYDIS_MNEMONIC_SHR || m == ZYDIS_MNEMONIC_SAR ||
+	       m == ZYDIS_MNEMONIC_SHLD || m == ZYDIS_MNEMONIC_SHRD;
+}
+
 /* undefined.c: HOST_SETTLES_*; asks the processor. */
 u32 jit_settled_flags(void);
 /* Does no flag that the instruction leaves undefined depend, on this host, on those before it? */
@@ -399,6 +406,12 @@ static inline bool jit_is_gpr(const ZydisDecodedOperand *op)
 	ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
 	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
 	       c == ZYDIS_REGCLASS_GPR64;
+}
+
+/* AH to BH? */
+static inline bool jit_is_high_byte(ZydisRegister reg)
+{
+	return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
 }
 
 /* The guest register of a general register operand; Zydis counts AH to BH among the 8-bit ones. */

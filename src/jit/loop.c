@@ -81,7 +81,7 @@ static void emit_keep(struct translation *t, const struct hoisted *h, unsigned c
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
 	emit_add_segment(t, HOST_T1, h->seg);
 	if (h->form == HOISTED_BASE && h->base == REG_RIP)
-		emit_add_field(t, HOST_T1, CPU_FIELD(jit_page));
+		emit_add_to(&t->e, HOST_T1, CPU_FIELD(jit_page));
 	else if (h->form == HOISTED_BASE && h->base != REG_ZERO)
 		emit_rr(e, OPCODE_WIDE(0x03), HOST_T1, emit_use(t, h->base, HOST_T0));
 	else if (h->form == HOISTED_INDEX)

@@ -15,11 +15,6 @@ u16 jit_written_registers(const struct plan *p)
 	return set;
 }
 
-static bool is_high_byte(ZydisRegister reg)
-{
-	return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
-}
-
 /* Instructions that mean the same with other registers and with the guest's memory in another place. */
 static bool is_copied(ZydisMnemonic m)
 {
@@ -129,7 +124,7 @@ static bool high_bytes_fit(const struct plan *p)
 	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
 		if (!jit_is_gpr(&p->op[i]))
 			continue;
-		if (is_high_byte(p->op[i].reg.value)) {
+		if (jit_is_high_byte(p->op[i].reg.value)) {
 			high = true;
 			continue;
 		}
@@ -334,16 +329,8 @@ static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, str
 /* A count of zero leaves all flags alone. */
 static bool is_shift_by_maybe_zero(const struct plan *p)
 {
-	switch (p->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_SHL:
-	case ZYDIS_MNEMONIC_SHR:
-	case ZYDIS_MNEMONIC_SAR:
-	case ZYDIS_MNEMONIC_SHLD:
-	case ZYDIS_MNEMONIC_SHRD:
-		break;
-	default:
+	if (!jit_is_shift(p->zi.mnemonic))
 		return false;
-	}
 	const ZydisDecodedOperand *count = &p->op[p->zi.operand_count_visible - 1];
 	return count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !(p->insn->imm & (p->insn->opsize == 8 ? 63 : 31));
 }

@@ -122,7 +122,7 @@ static bool register_fits(struct plan *p, const ZydisDecodedOperand *op)
 	case ZYDIS_REGCLASS_XMM:
 		return true;
 	case ZYDIS_REGCLASS_GPR8:
-		if (op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH)
+		if (jit_is_high_byte(op->reg.value))
 			return false;
 		/* fallthrough */
 	case ZYDIS_REGCLASS_GPR16:

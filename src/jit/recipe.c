@@ -14,7 +14,7 @@ enum { ADD = 0, SUB = 5, CMP = 7 };
 
 static bool is_low_register(const ZydisDecodedOperand *op)
 {
-	return jit_is_gpr(op) && !(op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH);
+	return jit_is_gpr(op) && !jit_is_high_byte(op->reg.value);
 }
 
 /* Do the flags follow from what the instruction leaves in its first operand alone? */

@@ -33,19 +33,6 @@ static void emit_set(struct translation *t, unsigned size, i32 field, u32 value)
 	}
 }
 
-/* The handler unless a byte of struct cpu is this, or has one of these bits. */
-static void require_byte(struct translation *t, const struct plan *p, i32 field, u8 value)
-{
-	emit_byte(&t->e, 7, field, value);
-	emit_handler_if(t, p, COND_NZ);
-}
-
-static void require_bits(struct translation *t, const struct plan *p, i32 field, u8 bits)
-{
-	emit_test_byte(&t->e, field, bits);
-	emit_handler_if(t, p, COND_Z);
-}
-
 static void emit_load32(struct translation *t, unsigned to, i32 field)
 {
 	emit_rm(&t->e, (struct opcode){ .byte = 0x8b }, to, HOST_CPU, HOST_NONE, 0, field);

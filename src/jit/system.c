@@ -71,10 +71,21 @@ static u8 in_byte(u64 flag)
 	return (u8)BIT(__builtin_ctzll(flag) % 8);
 }
 
+void require_byte(struct translation *t, const struct plan *p, i32 field, u8 value)
+{
+	emit_byte(&t->e, 7, field, value);
+	emit_handler_if(t, p, COND_NZ);
+}
+
+void require_bits(struct translation *t, const struct plan *p, i32 field, u8 bits)
+{
+	emit_test_byte(&t->e, field, bits);
+	emit_handler_if(t, p, COND_Z);
+}
+
 static void require_cpl0(struct translation *t, const struct plan *p)
 {
-	emit_byte(&t->e, 7, CPU_FIELD(cpl), 0);
-	emit_handler_if(t, p, COND_NZ);
+	require_byte(t, p, CPU_FIELD(cpl), 0);
 }
 
 static void require_cr4(struct translation *t, const struct plan *p, u64 flag, bool set)
@@ -98,12 +109,9 @@ static void translate_sti(struct translation *t, const struct plan *p)
 	require_cpl0(t, p);
 	emit_compare_attention(t);
 	emit_handler_if(t, p, COND_NZ);
-	emit_byte(&t->e, 7, CPU_FIELD(intr_held), false);
-	emit_handler_if(t, p, COND_NZ);
-	if (p->block->mode_key & MODE_NON_ROOT) {
-		emit_byte(&t->e, 7, CPU_FIELD(if_free), false);
-		emit_handler_if(t, p, COND_Z);
-	}
+	require_byte(t, p, CPU_FIELD(intr_held), false);
+	if (p->block->mode_key & MODE_NON_ROOT)
+		require_byte(t, p, CPU_FIELD(if_free), true);
 	emit_test_byte(&t->e, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));
 	emit_handler_if(t, p, COND_NZ);
 	emit_byte(&t->e, 1, byte_of(CPU_FIELD(rflags_sys), RFLAGS_IF), in_byte(RFLAGS_IF));

@@ -103,7 +103,7 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 	if (!o->op)
 		return;
 	o->guest = jit_gpr_number(o->op);
-	o->high = o->op->reg.value >= ZYDIS_REGISTER_AH && o->op->reg.value <= ZYDIS_REGISTER_BH;
+	o->high = jit_is_high_byte(o->op->reg.value);
 	o->host = t->host[o->guest];
 	if (o->host == HOST_NONE)
 		o->host = temporary;

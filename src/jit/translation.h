@@ -181,7 +181,6 @@ struct place_in_memory {
 
 /* ADD `reg`, [CPU + field]; the segment's base, for those that have one. Uses the flags. */
 void emit_add_to(struct emit *e, unsigned reg, i32 field);
-void emit_add_field(struct translation *t, unsigned reg, i32 field);
 void emit_add_segment(struct translation *t, unsigned reg, unsigned seg);
 /* The host register that holds a guest register's value: its own, or `temporary`, loaded. */
 unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary);
@@ -278,6 +277,9 @@ void translate_ring(struct translation *t, const struct plan *p);
 
 /* system.c */
 void translate_system(struct translation *t, const struct plan *p);
+/* To the instruction's handler unless a byte of struct cpu is this; or has one of these bits. */
+void require_byte(struct translation *t, const struct plan *p, i32 field, u8 value);
+void require_bits(struct translation *t, const struct plan *p, i32 field, u8 bits);
 
 /* reencode.c */
 void translate_reencoded(struct translation *t, const struct plan *p);

@@ -81,13 +81,9 @@ u32 jit_settled_flags(void)
 
 bool jit_settles_flags(const struct jit *jit, ZydisMnemonic m)
 {
-	switch (m) {
-	case ZYDIS_MNEMONIC_SHL:
-	case ZYDIS_MNEMONIC_SHR:
-	case ZYDIS_MNEMONIC_SAR:
-	case ZYDIS_MNEMONIC_SHLD:
-	case ZYDIS_MNEMONIC_SHRD:
+	if (jit_is_shift(m))
 		return jit->host & HOST_SETTLES_SHIFTS;
+	switch (m) {
 	case ZYDIS_MNEMONIC_IMUL:
 	case ZYDIS_MNEMONIC_MUL:
 		return jit->host & HOST_SETTLES_PRODUCTS;
