@@ -262,13 +262,14 @@ static void untranslate(struct cpu *cpu, struct block *block)
 void block_group_failed(struct cpu *cpu, struct block *block)
 {
 	u32 window = (u32)(cpu->counters.instructions >> FAILURE_WINDOW_SHIFT);
-	if (block->failing_since != window) {
+	if (window - block->failing_since >= SPLIT_WINDOWS) {
 		block->failing_since = window;
 		block->group_failures = 0;
 	}
-	if (++block->group_failures < GROUP_FAILURES || block->plain)
+	if (++block->group_failures < GROUP_FAILURES || block->splits)
 		return;
-	block->plain = true;
+	block->splits = true;
+	block->plain = window - block->failing_since < PLAIN_WINDOWS;
 	struct block *b = cpu->blocks->pages[block->ram_offset >> PAGE_SHIFT].blocks;
 	for (; b; b = b->page_next)
 		if (b->lines & block_lines(block))

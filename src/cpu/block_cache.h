@@ -47,7 +47,8 @@ struct block {
 	u64 lines;               /* of the page, as in struct code_page: what the translation at `entry` was made of */
 	u16 group_failures;      /* see block_group_failed() */
 	u32 failing_since;       /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
-	bool plain;              /* its operands are each checked by themselves */
+	bool splits;             /* operands that its translation checks together often lie apart */
+	bool plain;              /* so often that each is checked by itself */
 	bool unhoisted;          /* a loop from here back to here checks its operands each round */
 	u8 flags_dead;           /* the translator's: see jit_flags_are_dead() */
 	u8 quiet;                /* bytes of the translation that links may leave out */
@@ -110,8 +111,10 @@ enum {
 	EVICTIONS_MAX = 9,
 	BLOCK_MEMORY_MAX = 1 << 30,
 	WRITE_QUEUE = 128,
-	GROUP_FAILURES = 32, /* so many in one window, and the block becomes plain */
-	FAILURE_WINDOW_SHIFT = 17,
+	GROUP_FAILURES = 32, /* so many in SPLIT_WINDOWS, and the block splits; in PLAIN_WINDOWS, and it is plain */
+	FAILURE_WINDOW_SHIFT = 13,
+	SPLIT_WINDOWS = 16,
+	PLAIN_WINDOWS = 2,
 	HOT_DROPS = 256,      /* so many drops of one page in one window, and its code is not kept any more */
 	HOT_WINDOW_SHIFT = 22 /* a window is 4 M instructions */
 };
@@ -170,7 +173,7 @@ struct block *block_decode_crossing(struct cpu *cpu, const struct block *block, 
 
 /*
  * Operands of the block that its translation checked together were not in one page of plain memory. If that happens
- * too often, each is to be checked by itself.
+ * often, its translation is to be ready for that.
  */
 void block_group_failed(struct cpu *cpu, struct block *block);
 

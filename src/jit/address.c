@@ -234,8 +234,8 @@ static void emit_ungroup_if(struct translation *t, const struct plan *p, unsigne
 		return;
 	}
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
-	c->kind = COLD_UNGROUP;
-	c->plan = p;
+	c->kind = t->split ? COLD_SPLIT : COLD_UNGROUP;
+	c->plan = plain_plan(t, p);
 }
 
 /* Where a group's range begins. */
@@ -269,8 +269,8 @@ static struct linear emit_lead_check(struct translation *t, const struct plan *p
 	if (emit_predicted(t, p, r, true))
 		return start;
 	emit_compare(t, r.base, r.disp, r.size, r.write);
-	if (t->loop) {
-		emit_go_on_plain_if(t, p, COND_NZ);
+	if (t->loop || t->split) {
+		emit_ungroup_if(t, p, COND_NZ);
 	} else {
 		struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
 		c->kind = COLD_FILL;
@@ -359,8 +359,13 @@ static struct place_in_memory emit_grouped(struct translation *t, const struct p
 {
 	if (p->leads)
 		give_up_for_check(t, p);
+	i32 rsp = p->insn->base == RSP ? t->rsp : 0, disp = p->insn->disp + rsp;
+	bool wide = p->insn->index != REG_ZERO && !p->group_place;
+	if (wide)
+		emit_address_plus(t, p, HOST_T0, true, rsp);
 	emit_kept(t, p);
-	i32 disp = p->insn->disp + (p->insn->base == RSP ? t->rsp : 0);
+	if (wide)
+		return (struct place_in_memory){ HOST_T0, HOST_T1, 0, 0 };
 	return in_group(p, p->group_place ? HOST_NONE : emit_use(t, p->insn->base, HOST_T0), disp);
 }
 

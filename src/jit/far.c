@@ -70,7 +70,7 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 	struct cold *c = add_cold(t, other_page);
 	c->also = other_stamp;
 	c->kind = COLD_FAR;
-	c->plan = p;
+	c->plan = p ? plain_plan(t, p) : NULL;
 	c->executed = executed;
 	c->back = start;
 	c->far = far;

@@ -201,11 +201,7 @@ void emit_end_stretch(struct translation *t)
 {
 	t->jit->loop->end = t->e.at;
 	t->loop = NULL;
-	t->plan = t->jit->plan;
 	t->host = host_register;
-	t->flags = IN_MEMORY;
-	t->recipe = (struct recipe){ 0 };
-	t->held = 0;
 }
 
 /* --- in the stretch --- */

@@ -25,6 +25,17 @@ static bool keeps_place(const struct plan *leader)
 		insn->seg == SEG_FS || insn->seg == SEG_GS);
 }
 
+static bool is_in_register(unsigned guest)
+{
+	return guest < GPR_COUNT && host_register[guest] != HOST_NONE;
+}
+
+/* One that may lie here or there computes its address each time, from registers that are the host's, too. */
+static bool may_be_wide(const struct plan *p, const struct plan *leader)
+{
+	return !keeps_place(leader) && is_in_register(p->insn->base) && is_in_register(p->insn->index);
+}
+
 static void join(struct plan *p, const struct plan *leader, unsigned slot, i64 offset)
 {
 	p->group = (u8)slot;
@@ -42,7 +53,8 @@ static bool make_group(struct candidate *c, unsigned count, u8 slot)
 
 	for (unsigned i = 1; i < count; i++) {
 		const struct access *a = &c[i].at;
-		if (!c[i].plan || !access_alike(a, &first) || !access_aligned_with(a, &first))
+		if (!c[i].plan || !access_alike(a, &first) || !access_aligned_with(a, &first) ||
+		    (a->wide && !may_be_wide(c[i].plan, c[0].plan)))
 			continue;
 		i64 l = a->offset < low ? a->offset : low;
 		l -= (l - first.offset) & first.alignment; /* the range begins where the leader's alignment shows */
@@ -82,6 +94,6 @@ void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot)
 		tracker_follow(&k, p);
 	}
 	for (unsigned i = 0; i < count && slot <= JIT_GROUPS; i++)
-		if (c[i].plan && make_group(&c[i], count - i, (u8)slot))
+		if (c[i].plan && !c[i].at.wide && make_group(&c[i], count - i, (u8)slot))
 			slot++;
 }

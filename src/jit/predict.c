@@ -130,7 +130,10 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 	emit_field(t, 0x3b, HOST_T2, &n->limit);
 	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
 	emit_field(t, 0x8b, HOST_T1, &n->addend);
-	c->kind = t->loop ? COLD_PREDICT_STRETCH : group ? COLD_PREDICT_GROUP : COLD_PREDICT;
+	c->kind = t->loop             ? COLD_PREDICT_STRETCH
+		  : group && t->split ? COLD_PREDICT_SPLIT
+		  : group             ? COLD_PREDICT_GROUP
+				      : COLD_PREDICT;
 	c->plan = plain_plan(t, p);
 	c->back = e->at;
 	c->range = r;

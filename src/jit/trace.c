@@ -2,7 +2,7 @@
  * Which blocks become one translation: a hot block, and what ran behind it most often so far, as far as that lies in
  * the same page. Loops of few rounds are unrolled: their blocks are in the trace once for each round.
  */
-#include "jit/internal.h"
+#include "jit/loop.h"
 
 enum {
 	SELDOM = 4, /* of jit_hot: blocks that ran less often than hot / SELDOM are left out */
@@ -17,7 +17,7 @@ static u64 successor(const struct plan *last, enum follow follow)
 {
 	u64 page = last->block->ram_offset & PAGE_MASK;
 	i64 offset = last->offset + last->insn->length;
-	bool branch = last->insn->flags & INSN_ENDS && last->kind != PLAN_STRING;
+	bool branch = last->insn->flags & INSN_ENDS;
 
 	if (follow == FOLLOW_NEXT ? branch && last->kind != PLAN_JCC
 				  : last->kind != PLAN_JCC && (last->kind != PLAN_JMP || !last->insn->direct))
@@ -172,8 +172,9 @@ bool jit_select_trace(struct cpu *cpu, struct jit *jit, struct block *head, stru
 	}
 	if (trace->loop)
 		note_rounds(cpu, trace, &jit->plan[trace->count - 1]);
-	/* The checker's loops are not unhoisted, for they have no stretches. */
-	if (trace->loop && (head->unhoisted || jit->options.check))
+	/* Stretches neither count as they go nor look at anything, and cannot be cut to pieces for the checker. */
+	trace->stretches = !jit->options.check && !cpu->pmu.tracked && jit_plan_loop(jit, trace);
+	if (trace->loop && !trace->stretches)
 		unroll(cpu, jit, trace);
 	return true;
 }

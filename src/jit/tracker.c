@@ -1,8 +1,12 @@
 #include "jit/tracker.h"
 
+enum { WIDE_MAX = 64 /* bytes that a small index moves an operand by */ };
+
 static void forget(struct tracker *k, unsigned gpr)
 {
 	k->reg[gpr] = (struct value){ .root = ++k->last_root };
+	k->most[gpr] = UNBOUNDED;
+	k->most_low[gpr] = UINT8_MAX;
 }
 
 static void forget_all(struct tracker *k)
@@ -57,7 +61,11 @@ static bool operand_access(const struct tracker *k, const struct plan *p, struct
 		a->base = k->reg[insn->base].root;
 		a->offset += k->reg[insn->base].offset;
 	}
-	if (insn->index != REG_ZERO) {
+	u32 spread = insn->index == REG_ZERO ? 0 : (u32)k->most[insn->index] << insn->scale;
+	if (insn->index != REG_ZERO && spread <= WIDE_MAX) {
+		a->size = (u8)(a->size + spread);
+		a->wide = true;
+	} else if (insn->index != REG_ZERO) {
 		a->index = k->reg[insn->index].root;
 		a->offset += (i64)((u64)k->reg[insn->index].offset << insn->scale);
 	}
@@ -88,16 +96,17 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 
 /* --- registers --- */
 
-/* `first`: RAX or EAX, of that width. */
-static bool is_gpr_of(const ZydisDecodedOperand *op, ZydisRegister first)
+static bool is_of_class(const ZydisDecodedOperand *op, ZydisRegisterClass class)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= first && op->reg.value < first + GPR_COUNT;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == class;
 }
 
 static void forget_written(struct tracker *k, const struct plan *p)
 {
-	for (u16 written = p->written; written; written &= (u16)(written - 1))
-		forget(k, (unsigned)__builtin_ctz(written));
+	u16 written = jit_written_registers(p);
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (written & BIT(g))
+			forget(k, g);
 }
 
 /* An instruction that leaves a register with the value of one plus a constant. */
@@ -120,8 +129,8 @@ static bool step_of(const struct plan *p, struct step *s)
 {
 	if (p->kind == PLAN_LEA)
 		return step_by_lea(p, s);
-	bool whole = is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX);
-	if (p->kind != PLAN_COPY || !(whole || is_gpr_of(&p->op[0], ZYDIS_REGISTER_EAX)))
+	bool whole = is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR64);
+	if (p->kind != PLAN_COPY || !(whole || is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR32)))
 		return false;
 	unsigned to = jit_gpr_number(&p->op[0]);
 	i64 imm = whole ? (i64)p->insn->imm : (i32)p->insn->imm;
@@ -146,7 +155,7 @@ static bool step_of(const struct plan *p, struct step *s)
 	case ZYDIS_MNEMONIC_MOV:
 	case ZYDIS_MNEMONIC_MOVSXD:
 		s->narrow = !whole || p->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD;
-		if (!is_gpr_of(&p->op[1], s->narrow ? ZYDIS_REGISTER_EAX : ZYDIS_REGISTER_RAX))
+		if (!is_of_class(&p->op[1], s->narrow ? ZYDIS_REGCLASS_GPR32 : ZYDIS_REGCLASS_GPR64))
 			return false;
 		s->from = jit_gpr_number(&p->op[1]);
 		return true;
@@ -181,7 +190,84 @@ static bool moves_constant(struct tracker *k, const struct plan *p)
 	if (s.narrow && !bound(k, v))
 		return false;
 	k->reg[s.to] = v;
+	k->most[s.to] = UNBOUNDED;
+	k->most_low[s.to] = UINT8_MAX;
 	return true;
+}
+
+/* --- small values --- */
+
+static bool is_low_byte(const ZydisDecodedOperand *op)
+{
+	return is_of_class(op, ZYDIS_REGCLASS_GPR8) && !jit_is_high_byte(op->reg.value);
+}
+
+/* What the instruction leaves in the lowest byte of its first operand, at most. */
+static u8 most_of_low_byte(const struct tracker *k, const struct plan *p)
+{
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_XOR:
+		return p->op[0].reg.value == p->op[1].reg.value ? 0 : UINT8_MAX;
+	case ZYDIS_MNEMONIC_AND:
+		return p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u8)p->insn->imm : UINT8_MAX;
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+		return is_low_byte(&p->op[1]) || (jit_is_gpr(&p->op[1]) && p->op[1].size > 8)
+			       ? k->most_low[jit_gpr_number(&p->op[1])]
+			       : UINT8_MAX;
+	default:
+		return p->zi.mnemonic >= ZYDIS_MNEMONIC_SETB && p->zi.mnemonic <= ZYDIS_MNEMONIC_SETZ ? 1 : UINT8_MAX;
+	}
+}
+
+/* Is all but the lowest byte of the first operand's register 0 behind the instruction? */
+static bool leaves_low_byte_alone(const struct tracker *k, const struct plan *p)
+{
+	const ZydisDecodedOperand *to = &p->op[0], *from = &p->op[1];
+	if (to->size < 32)
+		return is_low_byte(to) && k->most[jit_gpr_number(to)] <= UINT8_MAX;
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_XOR:
+		return to->reg.value == from->reg.value;
+	case ZYDIS_MNEMONIC_AND:
+		return from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p->insn->imm <= UINT8_MAX;
+	case ZYDIS_MNEMONIC_MOV:
+		return jit_is_gpr(from) && k->most[jit_gpr_number(from)] <= UINT8_MAX;
+	case ZYDIS_MNEMONIC_MOVZX:
+		return from->size == 8;
+	default:
+		return false;
+	}
+}
+
+/* What is known of the register behind the instruction, which is yet to be followed; GPR_COUNT: nothing new. */
+struct small {
+	unsigned gpr;
+	u16 most;
+	u8 most_low;
+};
+
+static struct small small_behind(const struct tracker *k, const struct plan *p)
+{
+	const ZydisDecodedOperand *to = &p->op[0];
+	if (p->kind != PLAN_COPY || !jit_is_gpr(to) || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+	    (to->size < 32 && !is_low_byte(to)))
+		return (struct small){ .gpr = GPR_COUNT };
+	u8 low = most_of_low_byte(k, p);
+	return (struct small){ jit_gpr_number(to), leaves_low_byte_alone(k, p) ? low : UNBOUNDED, low };
+}
+
+static void follow_registers(struct tracker *k, const struct plan *p)
+{
+	struct small small = small_behind(k, p);
+	if (!moves_constant(k, p))
+		forget_written(k, p);
+	if (small.gpr < GPR_COUNT) {
+		k->most[small.gpr] = small.most;
+		k->most_low[small.gpr] = small.most_low;
+	}
+	if (jit_changes_spaces(p))
+		k->era++;
 }
 
 void tracker_follow(struct tracker *k, const struct plan *p)
@@ -205,9 +291,6 @@ void tracker_follow(struct tracker *k, const struct plan *p)
 		forget(k, RBP);
 		break;
 	default:
-		if (!moves_constant(k, p))
-			forget_written(k, p);
-		if (jit_changes_spaces(p))
-			k->era++;
+		follow_registers(k, p);
 	}
 }

@@ -30,8 +30,12 @@ enum {
 	INITIAL_ROOT = ROOT_FIRST + 1
 };
 
+enum { UNBOUNDED = UINT16_MAX };
+
 struct tracker {
 	struct value reg[GPR_COUNT];
+	u16 most[GPR_COUNT];    /* the register is from 0 to this, or UNBOUNDED */
+	u8 most_low[GPR_COUNT]; /* and so is its lowest byte */
 	u32 last_root;
 	u32 era; /* counts handlers, and what changes address spaces */
 	bool narrow;
@@ -39,11 +43,14 @@ struct tracker {
 	i32 narrow_low[GPR_COUNT], narrow_high[GPR_COUNT];
 };
 
-/* An operand's address: base + (index << scale) + segment base, by roots, and the constant rest. */
+/*
+ * An operand's address: base + (index << scale) + segment base, by roots, and the constant rest. Of a `wide` one the
+ * index is so small that the whole range where the operand may lie is taken for it, and there is no index.
+ */
 struct access {
 	u32 base, index, era;
 	u8 scale, seg, size, alignment;
-	bool write;
+	bool write, wide;
 	i64 offset;
 };
 

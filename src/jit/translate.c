@@ -28,7 +28,7 @@ struct cold *add_cold(struct translation *t, u8 *from)
 /* Instructions of the trace up to this one, with it. */
 static unsigned executed(const struct translation *t, const struct plan *p)
 {
-	return (unsigned)(p - t->jit->plan) + 1;
+	return (unsigned)(plain_plan(t, p) - t->jit->plan) + 1;
 }
 
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition)
@@ -39,12 +39,12 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 	}
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
 	c->kind = COLD_HANDLER;
-	c->plan = p;
+	c->plan = plain_plan(t, p);
 }
 
 const struct plan *plain_plan(const struct translation *t, const struct plan *p)
 {
-	return t->loop ? t->jit->plan + (p - t->plan) : p;
+	return t->loop || t->split ? t->jit->plan + (p - t->plan) : p;
 }
 
 void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned condition)
@@ -112,9 +112,11 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 /* Does a general register of the guest that it names live in a temporary meanwhile? */
 static bool uses_temporary(const struct translation *t, const struct plan *p)
 {
-	for (u16 named = p->named; named; named &= (u16)(named - 1))
-		if (t->host[__builtin_ctz(named)] == HOST_NONE)
+	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
+		const ZydisDecodedOperand *op = &p->op[i];
+		if (jit_is_gpr(op) && t->host[jit_gpr_number(op)] == HOST_NONE)
 			return true;
+	}
 	return false;
 }
 
@@ -256,6 +258,14 @@ static void move_rsp(struct translation *t, const struct plan *p, i32 change)
 		settle_rsp(t);
 }
 
+static bool names_rsp(const struct plan *p)
+{
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && jit_gpr_number(&p->op[i]) == RSP)
+			return true;
+	return false;
+}
+
 /* Can the instruction be done while RSP is still to be settled? It must neither leave nor fault, nor use RSP otherwise.
  */
 static bool may_defer_rsp(const struct plan *p)
@@ -269,9 +279,9 @@ static bool may_defer_rsp(const struct plan *p)
 	case PLAN_RET:
 		return follows;
 	case PLAN_COPY:
-		return (!p->memory || follows) && !(p->named & BIT(RSP));
+		return (!p->memory || follows) && !names_rsp(p);
 	case PLAN_LEA:
-		return !(p->named & BIT(RSP)) && p->insn->base != RSP;
+		return !names_rsp(p) && p->insn->base != RSP;
 	case PLAN_NOTHING:
 		return true;
 	default:
@@ -838,7 +848,7 @@ static void translate_ret(struct translation *t, const struct plan *p)
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_RSP, HOST_NONE, 0, 8);
 	struct cold *c = add_cold(t, emit_jcc(e, COND_NZ, NULL));
 	c->kind = COLD_ODD_RETURN;
-	c->plan = p;
+	c->plan = plain_plan(t, p);
 	t->rsp += 8 + (u16)p->insn->imm;
 	settle_rsp(t);
 	emit_count(t, executed(t, p));
@@ -881,7 +891,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	t->rsp = c->rsp;
 	settle_rsp(t);
 	/* What goes back has not touched the guest's flags. */
-	if (c->kind == COLD_PREDICT || c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_STRETCH)
+	if (c->prediction)
 		emit_cold_predict(t, c);
 	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH)
 		emit_leave_stretch(t);
@@ -903,6 +913,10 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		break;
 	case COLD_UNGROUP:
 		emit_cold_ungroup(t, c);
+		break;
+	case COLD_SPLIT:
+	case COLD_PREDICT_SPLIT:
+		emit_jmp(e, t->plain_at[c->plan - t->plan]);
 		break;
 	case COLD_EXIT:
 		t->flags = c->save_flags ? IN_HOST : IN_MEMORY;
@@ -1057,10 +1071,6 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_SYSTEM:
 		translate_system(t, p);
 		break;
-	case PLAN_STRING:
-		translate_string(t, p);
-		flags_behind(t, p);
-		return; /* its handler ends the trace, for it may have to go on */
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:
@@ -1111,14 +1121,14 @@ static void emit_needs(struct translation *t, const struct plan *p)
 	if (p->vectors_before) {
 		struct cold *c = add_cold(t, emit_vectors_missing(t, p->vectors_before));
 		c->kind = COLD_VECTORS;
-		c->plan = p;
+		c->plan = plain_plan(t, p);
 		c->vectors = p->vectors_before;
 		c->resume = t->e.at;
 	}
 	if (p->x87_before) {
 		struct cold *c = add_cold(t, emit_x87_missing(t));
 		c->kind = COLD_X87;
-		c->plan = p;
+		c->plan = plain_plan(t, p);
 		c->resume = t->e.at;
 	}
 }
@@ -1156,7 +1166,7 @@ static void translate_instructions(struct translation *t, const u8 **at)
 		t->held = held_behind(t, &t->plan[i], t->held);
 	}
 	settle_rsp(t);
-	if (!(last->insn->flags & INSN_ENDS) || last->kind == PLAN_STRING) {
+	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)
 			emit_exit(t, last, false, next_offset(last));
 		else
@@ -1166,20 +1176,48 @@ static void translate_instructions(struct translation *t, const u8 **at)
 		at[t->count] = t->e.at;
 }
 
-/* `loop`: the trace has stretches; or NULL. */
-static void translate_trace(struct translation *t, struct loop *loop)
+/* What begins now is reached from cold code alone, which has the guest's flags in memory. */
+static void begin_plain(struct translation *t)
+{
+	t->plan = t->jit->plan;
+	t->flags = IN_MEMORY;
+	t->recipe = (struct recipe){ 0 };
+	t->held = 0;
+}
+
+/*
+ * `loop`: the trace has stretches; or NULL. `split`: it has groups that often fail; where one does, the plain copy goes
+ * on, in which each operand is checked by itself.
+ */
+static void translate_trace(struct translation *t, struct loop *loop, bool split)
 {
 	emit_entry(t);
 	if (loop) {
 		emit_begin_stretch(t, loop);
 		translate_instructions(t, t->jit->made.at);
 		emit_end_stretch(t);
+		begin_plain(t);
+	} else if (split) {
+		t->split = true;
+		t->plan = t->jit->loop->plan;
+		translate_instructions(t, t->jit->made.at);
+		t->split = false;
+		begin_plain(t);
 	}
 	t->plain = t->e.at;
-	translate_instructions(t, loop ? NULL : t->jit->made.at);
+	translate_instructions(t, loop || split ? NULL : t->jit->made.at);
 	/* Cold code may need more of it. */
 	for (unsigned i = 0; i < t->colds; i++)
 		emit_cold(t, &t->cold[i]);
+}
+
+/* Do its groups fail so often that a plain copy pays? */
+static bool fails_often(const struct trace *trace)
+{
+	for (unsigned i = 0; i < trace->blocks; i++)
+		if (trace->block[i]->splits && !trace->block[i]->plain)
+			return true;
+	return false;
 }
 
 const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *trace, unsigned first, unsigned count,
@@ -1187,7 +1225,6 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 {
 	u8 *start = jit->writable + jit->used;
 	size_t links = jit->links_start;
-	struct cold cold[COLD_MAX]; /* for clearing it would take its time */
 	struct translation t = {
 		.cpu = cpu,
 		.jit = jit,
@@ -1198,17 +1235,19 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		.chain = chain,
 		.start = start,
 		.e = { .at = start, .end = start + JIT_TRACE_MAX },
-		.cold = cold,
 	};
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))
 		return NULL;
-	/* Stretches neither count as they go nor look at anything. */
-	bool hoist = chain && !cpu->pmu.tracked;
-	struct loop *loop = hoist && jit_plan_loop(jit, trace) ? jit->loop : NULL;
+	struct loop *loop = trace->stretches ? jit->loop : NULL;
+	bool fails = !loop && fails_often(trace), split = fails && chain;
+	if (split) {
+		memcpy(jit->loop->plan, jit->plan, count * sizeof(struct plan));
+		jit_plan_state(jit->loop->plan, count, 1, trace->loop);
+	}
 	if (!loop)
-		jit_plan_state(&jit->plan[first], count, 1, chain && trace->loop);
-	translate_trace(&t, loop);
+		jit_plan_state(&jit->plan[first], count, fails ? NO_GROUPS : 1, chain && trace->loop);
+	translate_trace(&t, loop, split);
 	size_t size = (size_t)(t.e.at - start);
 	bool verified = !t.e.overflow && !t.refused && jit_verify(jit, start, size, loop);
 	if (!verified) {

@@ -40,6 +40,8 @@ struct cold {
 		COLD_PREDICT_GROUP,
 		COLD_PREDICT_STRETCH,
 		COLD_UNGROUP,
+		COLD_SPLIT,
+		COLD_PREDICT_SPLIT,
 		COLD_TOO_DEEP,
 		COLD_ODD_RETURN,
 		COLD_EXIT,
@@ -86,8 +88,8 @@ struct translation {
 	unsigned count;
 	const u8 *host;          /* host register of each guest GPR: host_register[], but in a stretch */
 	const struct loop *loop; /* a stretch of it is emitted now (loop.h); or NULL */
-	/* Where each instruction's code begins in the plain copy of a loop; behind its flags' saving, if it has memory.
-	 */
+	bool split;              /* what is emitted now has groups, and a plain copy comes behind it */
+	/* Where each instruction's code begins in the plain copy; behind its flags' saving, if it has memory. */
 	const u8 *plain_at[TRACE_MAX];
 	const u8 *plain; /* where the plain copy begins */
 	bool chain;
@@ -97,7 +99,7 @@ struct translation {
 	struct recipe recipe; /* of the flags that the latest instruction to change any made */
 	u8 held;              /* the group whose addend T1 has; 0: none */
 	i32 rsp;              /* the guest's RSP is its host register plus this: settle_rsp() */
-	struct cold *cold;    /* COLD_MAX */
+	struct cold cold[COLD_MAX];
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
 	struct predictions *predictions; /* its own */
@@ -156,7 +158,7 @@ static inline i32 addend_offset(unsigned slot)
 
 /* Which group's addend T1 has behind the instruction; `held`: before it. */
 u8 held_behind(const struct translation *t, const struct plan *p, u8 held);
-/* The same instruction in jit->plan, for one of a stretch. */
+/* The same instruction of the plain copy, if there is one. */
 const struct plan *plain_plan(const struct translation *t, const struct plan *p);
 /* A jump to cold code whose displacement is at `from`; to be filled in. */
 struct cold *add_cold(struct translation *t, u8 *from);
@@ -271,9 +273,6 @@ void translate_direction(struct translation *t, const struct plan *p);
 void emit_rflags(struct translation *t, i32 mask);
 /* Behind the last instruction, to T0, wherever that is. */
 void emit_go_to(struct translation *t, const struct plan *p);
-
-/* strings.c */
-void translate_string(struct translation *t, const struct plan *p);
 
 /* rings.c */
 void translate_ring(struct translation *t, const struct plan *p);

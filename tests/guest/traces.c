@@ -201,6 +201,95 @@ static void test_read_only_neighbours(void)
 	map(0, PRESENT | WRITE);
 }
 
+/* A word, and one of the two from there on; `second`: the latter. */
+static __attribute__((noinline)) u64 pick(const u64 *at, u64 second)
+{
+	u64 sum;
+	asm volatile("mov (%1), %0; xor %%ecx, %%ecx; cmp $0, %2; setne %%cl; add (%1,%%rcx,8), %0"
+		     : "=&r"(sum)
+		     : "S"(at), "D"(second)
+		     : "rcx", "memory", "cc");
+	return sum;
+}
+
+/* The same by the low bits of a byte, in registers that live in memory, and written. */
+static __attribute__((noinline)) u64 count_up(u64 *at, u8 which)
+{
+	u64 sum;
+	asm volatile("mov %1, %%r8; mov (%1), %0; movzbl %2, %%r9d; and $3, %%r9d; add (%%r8,%%r9,8), %0;"
+		     "movzbl %2, %%ecx; and $3, %%ecx; mov %%ecx, %%edx;"
+		     "mov $0x100, %%ecx; mov %2, %%cl; and $3, %%cl; movzwl %%cx, %%ecx; movzbl 8 - 0x100(%1,%%rcx), "
+		     "%%ecx; add %%rcx, %0;"
+		     "incq (%%r8); incq 8(%1,%%rdx,8)"
+		     : "=&r"(sum)
+		     : "S"(at), "b"(which)
+		     : "rcx", "rdx", "r8", "r9", "memory", "cc");
+	return sum;
+}
+
+/* An index is so small that all it may reach is checked with its neighbour. Most lie in one page, a few do not. */
+static void test_small_indices(void)
+{
+	unsigned wrong = 0, faults = 0;
+	map(0, PRESENT | WRITE);
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < 40 * ROUNDS; i++) {
+		u64 *at = (u64 *)(WINDOW + (i % 64 == 63 ? 4096 - 8 * (1 + i / 64 % 5) : 64));
+		for (unsigned n = 0; n < 5; n++)
+			at[n] = 10 * n + i;
+		wrong += pick(at, i & 1) != 2 * i + (i & 1 ? 10 : 0);
+		wrong += count_up(at, (u8)(i / 3)) != 2 * i + i / 3 % 4 * 10 + ((10 + i) >> i / 3 % 4 * 8 & 0xff);
+		wrong += at[0] != i + 1 || at[1 + i / 3 % 4] != 10 * (1 + i / 3 % 4) + i + 1;
+	}
+	CHECK_EQUAL("small-indices-on-both-sides-of-a-page-border", wrong, 0);
+	map(1, 0);
+	for (unsigned i = 0; i < 4 * ROUNDS; i++) {
+		u64 *at = (u64 *)(WINDOW + (i % 64 == 63 ? 4096 - 8 : 64)), sum = 0;
+		bool absent = i % 64 == 63 && i & 64;
+		TRY("mov (%1), %0; xor %%ecx, %%ecx; cmp $0, %2; setne %%cl; add (%1,%%rcx,8), %0",
+		    : "+r"(sum)
+		    : "S"(at), "D"((u64)(i & 64))
+		    : "rcx", "memory", "cc");
+		wrong += fault.vector != (absent ? PF : NO_FAULT) ||
+			 (absent && (fault.address != (word)(at + 1) || fault.error != 0));
+		faults += absent;
+	}
+	CHECK("a-small-index-faults-where-it-leads", wrong == 0 && faults > 4);
+	map(1, PRESENT | WRITE);
+}
+
+/* One time in a hundred, neighbours are not in one page, and sometimes the second page is not there. */
+static void test_seldom_across_a_border(void)
+{
+	unsigned wrong = 0, faults = 0;
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < 100 * ROUNDS; i++) {
+		bool across = i % 100 == 99, absent = across && i / 100 % 4 == 3;
+		u64 *at = (u64 *)(WINDOW + (across ? 4096 - 16 : 256));
+		if (across) {
+			window_pt[1] = absent ? 0 : (u64)pages[2] | PRESENT | WRITE;
+			invlpg(WINDOW + 4096);
+		}
+		at[0] = at[1] = 0;
+		TRY("cmp %%rax, %%rax; incq (%0); incq 8(%0); stc; incq 16(%0); incq 24(%0)",
+		    :
+		    : "r"(at)
+		    : "memory", "cc");
+		wrong += at[0] != 1 || at[1] != 1 || fault.vector != (absent ? PF : NO_FAULT);
+		wrong += absent && (fault.address != (word)(at + 2) || fault.error != 2 || !(fault.flags & 1));
+		faults += absent;
+	}
+	CHECK("neighbours-seldom-across-a-border", wrong == 0 && faults == ROUNDS / 4);
+	u64 *second = (u64 *)pages[2];
+	CHECK("what-lies-across-the-border-is-done-once", second[0] == ROUNDS - faults && second[1] == ROUNDS - faults);
+	CHECK("and-nowhere-else", ((u64 *)pages[1])[0] == 0);
+	map(1, PRESENT | WRITE);
+}
+
 /* The base register moves between neighbours, and another one is a copy of it. */
 static void test_moving_base(void)
 {
@@ -558,6 +647,8 @@ void guest_main(void)
 	test_page_borders();
 	test_faults_between_neighbours();
 	test_read_only_neighbours();
+	test_small_indices();
+	test_seldom_across_a_border();
 	test_moving_base();
 	test_calls();
 	test_changed_successor();
