@@ -2,96 +2,131 @@
 
 #include <string.h>
 
+enum { LONGEST = 16 }; /* bytes that are written between begin() and end() at most */
+
+/* Where to write; elsewhere once the buffer is full. */
+static u8 *begin(struct emit *e)
+{
+	if (likely(e->end - e->at >= LONGEST))
+		return e->at;
+	e->overflow = true;
+	return e->swallowed;
+}
+
+static void end(struct emit *e, u8 *at)
+{
+	if (likely(!e->overflow))
+		e->at = at;
+}
+
+static u8 *put32(u8 *at, u32 v)
+{
+	memcpy(at, &v, 4);
+	return at + 4;
+}
+
 void emit8(struct emit *e, u8 v)
 {
-	if (e->at < e->end)
-		*e->at++ = v;
-	else
-		e->overflow = true;
+	u8 *at = begin(e);
+	*at++ = v;
+	end(e, at);
 }
 
 void emit32(struct emit *e, u32 v)
 {
-	for (unsigned i = 0; i < 4; i++)
-		emit8(e, (u8)(v >> 8 * i));
+	end(e, put32(begin(e), v));
 }
 
 void emit64(struct emit *e, u64 v)
 {
-	emit32(e, (u32)v);
-	emit32(e, (u32)(v >> 32));
+	u8 *at = begin(e);
+	memcpy(at, &v, 8);
+	end(e, at + 8);
 }
 
 /* Prefixes, REX and opcode. `rex` has the R, X and B bits; `plus` is added to the opcode byte. */
-static void emit_head(struct emit *e, struct opcode op, unsigned rex, unsigned plus)
+static u8 *put_head(u8 *at, struct opcode op, unsigned rex, unsigned plus)
 {
-	if (op.lock)
-		emit8(e, 0xf0);
-	if (op.operand16)
-		emit8(e, 0x66);
-	if (op.mandatory)
-		emit8(e, op.mandatory);
+	/* What is not wanted is written over. */
+	*at = 0xf0;
+	at += op.lock;
+	*at = 0x66;
+	at += op.operand16;
+	*at = op.mandatory;
+	at += op.mandatory != 0;
 	rex |= op.wide ? 8 : 0;
-	if (rex || op.byte_registers)
-		emit8(e, (u8)(0x40 | rex));
-	if (op.map)
-		emit8(e, 0x0f);
-	if (op.map >= 2)
-		emit8(e, op.map == 2 ? 0x38 : 0x3a);
-	emit8(e, (u8)(op.byte + plus));
+	*at = (u8)(0x40 | rex);
+	at += rex || op.byte_registers;
+	if (op.map) {
+		*at++ = 0x0f;
+		*at = op.map == 2 ? 0x38 : 0x3a;
+		at += op.map >= 2;
+	}
+	*at++ = (u8)(op.byte + plus);
+	return at;
+}
+
+static u8 *put_rr(u8 *at, struct opcode op, unsigned reg, unsigned rm)
+{
+	at = put_head(at, op, (reg >> 3 & 1) << 2 | (rm >> 3 & 1), 0);
+	*at++ = (u8)(0xc0 | (reg & 7) << 3 | (rm & 7));
+	return at;
 }
 
 void emit_rr(struct emit *e, struct opcode op, unsigned reg, unsigned rm)
 {
-	emit_head(e, op, (reg >> 3 & 1) << 2 | (rm >> 3 & 1), 0);
-	emit8(e, (u8)(0xc0 | (reg & 7) << 3 | (rm & 7)));
+	end(e, put_rr(begin(e), op, reg, rm));
 }
 
-static void emit_displacement(struct emit *e, unsigned mod, i32 disp)
-{
-	if (mod == 1)
-		emit8(e, (u8)disp);
-	else if (mod == 2)
-		emit32(e, (u32)disp);
-}
-
-void emit_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
+static u8 *put_modrm(u8 *at, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
 {
 	bool has_base = base != HOST_NONE, has_index = index != HOST_NONE;
 
 	reg = (reg & 7) << 3;
 	if (!has_base) {
 		/* SIB without base: always 32 bits of displacement. */
-		emit8(e, (u8)(reg | 4));
-		emit8(e, (u8)(scale << 6 | (has_index ? index & 7 : 4) << 3 | 5));
-		emit32(e, (u32)disp);
-		return;
+		*at++ = (u8)(reg | 4);
+		*at++ = (u8)(scale << 6 | (has_index ? index & 7 : 4) << 3 | 5);
+		return put32(at, (u32)disp);
 	}
 	/* RBP and R13 as a base have no form without displacement. */
 	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (i8)disp ? 1 : 2;
 	if (has_index || (base & 7) == 4) {
-		emit8(e, (u8)(mod << 6 | reg | 4));
-		emit8(e, (u8)(scale << 6 | (has_index ? index & 7 : 4) << 3 | (base & 7)));
+		*at++ = (u8)(mod << 6 | reg | 4);
+		*at++ = (u8)(scale << 6 | (has_index ? index & 7 : 4) << 3 | (base & 7));
 	} else {
-		emit8(e, (u8)(mod << 6 | reg | (base & 7)));
+		*at++ = (u8)(mod << 6 | reg | (base & 7));
 	}
-	emit_displacement(e, mod, disp);
+	if (mod == 2)
+		return put32(at, (u32)disp);
+	*at = (u8)disp;
+	return at + mod;
+}
+
+void emit_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
+{
+	end(e, put_modrm(begin(e), reg, base, index, scale, disp));
+}
+
+static u8 *put_rm(u8 *at, struct opcode op, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
+{
+	unsigned b = base == HOST_NONE ? 0 : base >> 3 & 1, x = index == HOST_NONE ? 0 : index >> 3 & 1;
+
+	at = put_head(at, op, (reg >> 3 & 1) << 2 | x << 1 | b, 0);
+	return put_modrm(at, reg, base, index, scale, disp);
 }
 
 void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
 {
-	unsigned b = base == HOST_NONE ? 0 : base >> 3 & 1, x = index == HOST_NONE ? 0 : index >> 3 & 1;
-
-	emit_head(e, op, (reg >> 3 & 1) << 2 | x << 1 | b, 0);
-	emit_modrm(e, reg, base, index, scale, disp);
+	end(e, put_rm(begin(e), op, reg, base, index, scale, disp));
 }
 
 void emit_o(struct emit *e, struct opcode op, unsigned reg)
 {
 	if (reg == HOST_NONE)
-		emit_head(e, op, 0, 0);
+		end(e, put_head(begin(e), op, 0, 0));
 	else
-		emit_head(e, op, reg >> 3 & 1, reg & 7);
+		end(e, put_head(begin(e), op, reg >> 3 & 1, reg & 7));
 }
 
 void emit_mov(struct emit *e, unsigned to, unsigned from)
@@ -126,9 +161,9 @@ void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp)
 
 void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp)
 {
-	emit_head(e, OPCODE_WIDE(opcode), (reg >> 3 & 1) << 2, 0);
-	emit8(e, (u8)((reg & 7) << 3 | 5));
-	emit32(e, (u32)disp);
+	u8 *at = put_head(begin(e), OPCODE_WIDE(opcode), (reg >> 3 & 1) << 2, 0);
+	*at++ = (u8)((reg & 7) << 3 | 5);
+	end(e, put32(at, (u32)disp));
 }
 
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp)
@@ -183,30 +218,33 @@ void emit_patch(struct emit *e, u8 *site, const u8 *to)
 		memcpy(site, &displacement, 4);
 }
 
-static u8 *emit_displacement_to(struct emit *e, const u8 *to)
+/* A branch whose opcode ends at `at`. */
+static u8 *emit_displacement_to(struct emit *e, u8 *at, const u8 *to)
 {
-	u8 *site = e->at;
-	emit32(e, 0);
+	end(e, put32(at, 0));
 	if (to)
-		emit_patch(e, site, to);
-	return site;
+		emit_patch(e, at, to);
+	return at;
 }
 
 u8 *emit_jcc(struct emit *e, unsigned condition, const u8 *to)
 {
-	emit8(e, 0x0f);
-	emit8(e, (u8)(0x80 | condition));
-	return emit_displacement_to(e, to);
+	u8 *at = begin(e);
+	*at++ = 0x0f;
+	*at++ = (u8)(0x80 | condition);
+	return emit_displacement_to(e, at, to);
 }
 
 u8 *emit_jmp(struct emit *e, const u8 *to)
 {
-	emit8(e, 0xe9);
-	return emit_displacement_to(e, to);
+	u8 *at = begin(e);
+	*at++ = 0xe9;
+	return emit_displacement_to(e, at, to);
 }
 
 u8 *emit_call(struct emit *e, const u8 *to)
 {
-	emit8(e, 0xe8);
-	return emit_displacement_to(e, to);
+	u8 *at = begin(e);
+	*at++ = 0xe8;
+	return emit_displacement_to(e, at, to);
 }

@@ -1,5 +1,5 @@
 /*
- * Writing host instructions, byte by byte. A buffer that is full swallows what comes and remembers it: look at
+ * Writing host instructions. A buffer without room for the longest one swallows what comes and remembers it: look at
  * `overflow` once at the end.
  *
  * Owner and thread: the translator's.
@@ -27,6 +27,7 @@ enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_BE = 6, COND_A = 7
 struct emit {
 	u8 *at, *end;
 	bool overflow;
+	u8 swallowed[16];
 };
 
 /* An instruction but for its operands. */

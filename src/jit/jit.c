@@ -19,7 +19,7 @@ static void count_translation(struct cpu *cpu, const struct jit *jit, const stru
 /* A block of no instruction: where it cannot be translated, its entry names it to the stub. */
 static void translate_crossing(struct cpu *cpu, struct jit *jit, struct block *block)
 {
-	enum { SIZE = 16 };
+	enum { SIZE = 32 };
 	const u8 *code = jit_translate_crossing(cpu, jit, block);
 	if (code) {
 		block_set_entry(block, code);
