@@ -99,7 +99,7 @@ struct translation {
 	struct recipe recipe; /* of the flags that the latest instruction to change any made */
 	u8 held;              /* the group whose addend T1 has; 0: none */
 	i32 rsp;              /* the guest's RSP is its host register plus this: settle_rsp() */
-	struct cold cold[COLD_MAX];
+	struct cold *cold;    /* COLD_MAX */
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
 	struct predictions *predictions; /* its own */
