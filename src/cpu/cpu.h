@@ -209,7 +209,7 @@ struct cpu {
 	u64 jit_page;                    /* translated code: linear address of the page it runs in */
 	u64 jit_addend[JIT_GROUPS];      /* translated code: host less guest address of pages that it has checked */
 	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
-	u64 jit_stack, jit_stack_limit;  /* translated code: the host's stack pointer when no call is open; the least */
+	u64 jit_stack;                   /* translated code: the host's stack pointer when no call is open */
 	u64 jit_stamp;                   /* translated code: what valid entries of the jump cache are stamped with */
 	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
 	u8 vectors_allowed; /* translated code: how much may be */

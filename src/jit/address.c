@@ -336,15 +336,23 @@ static bool is_slot_read(const struct translation *t, const struct plan *leader)
 static void emit_kept(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
+	const u64 **predicted = &t->group_addend[p->group - 1];
 	if (!p->leads) {
-		if (t->held != p->group)
+		if (t->held == p->group)
+			return;
+		if (*predicted)
+			emit_load_predicted(t, HOST_T1, *predicted);
+		else
 			emit_load(e, HOST_T1, HOST_CPU, slot_offset(p));
 		return;
 	}
+	*predicted = NULL;
 	struct linear start = emit_lead_check(t, p);
 	if (p->group_place)
+		*predicted = NULL;
+	if (p->group_place)
 		emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, start.base, HOST_T1, 0, start.disp - p->group_low);
-	if (is_slot_read(t, p))
+	if (!*predicted && is_slot_read(t, p))
 		emit_store(e, HOST_T1, HOST_CPU, slot_offset(p));
 }
 

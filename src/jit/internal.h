@@ -36,7 +36,6 @@ enum plan_kind {
 	/* These do not. */
 	PLAN_DIRECTION,
 	PLAN_SYSTEM,   /* on struct cpu alone: system.c */
-	PLAN_STRING,   /* REP MOVS and REP STOS: strings.c */
 	PLAN_SELECTOR, /* MOV of a segment register to a whole general one */
 	PLAN_NOTHING,
 	PLAN_LEA,
@@ -104,11 +103,7 @@ struct plan {
 	i32 hoisted_disp;
 	bool x87_pointers;          /* PLAN_X87: sets FIP, FOP and FDP */
 	bool x87_before, x87_after; /* do instructions from here to the next handler want x87 registers? */
-	/* Guest registers that operands are, hidden ones included, and those that it writes, in whatever part; a bit
-	 * for each. */
-	u16 named, written;
 	u8 bytes[15];
-	/* From here on the decoder fills in all that counts. */
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
@@ -170,13 +165,21 @@ struct jit_made {
 	u64 lines; /* of the page, besides the trace's own: what it relies on */
 };
 
+/*
+ * Open calls take 16 bytes each of the host's stack, from the end of a piece of CALLS_BYTES on that is aligned to its
+ * size. They are too many when the bits CALLS_ROOM of the stack pointer are 0: in the first page of it.
+ */
+enum { CALLS_BYTES = 64 << 10, CALLS_ROOM = CALLS_BYTES - PAGE_SIZE };
+
 /* Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. */
 struct prediction {
 	u64 page;                /* linear address */
 	u64 limit;               /* the operand may begin below this in it; 0: nothing is predicted */
-	u64 addend;              /* as in struct tlb_entry */
-	struct prediction *next; /* of the same page of code, if there is one predicted */
+	u64 addend;              /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
+	struct prediction *next; /* of the same page of code; LAST_LISTED: none; NULL: this one is not listed */
 };
+
+#define LAST_LISTED 1
 
 struct prediction_info {
 	u32 insn;   /* place in the arena of the instruction */
@@ -192,7 +195,7 @@ struct predictions {
 	struct prediction of[];
 };
 
-/* Of a page with code: those that predict something. */
+/* Of a page with code: those that have looked for something since they were forgotten. */
 struct page_predictions {
 	u64 stamp; /* the MMU's copies' when they were made */
 	struct prediction *first;
@@ -232,8 +235,7 @@ struct jit {
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
-	const u8 *stub_string[2][4]; /* call, by is it MOVS, and width: see strings.c */
-	const u8 *stub_tsc;          /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
+	const u8 *stub_tsc; /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
@@ -337,6 +339,9 @@ void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop)
 enum { NO_GROUPS = JIT_GROUPS + 1 /* as `slot` */ };
 void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot);
 
+/* plan.c: guest registers that the instruction writes, in whatever part; a bit for each. */
+u16 jit_written_registers(const struct plan *p);
+
 /* LOOP and JRCXZ whose target is in the page: it is canonical then, so nothing need be undone for a fault. */
 bool jit_is_count_branch(const struct plan *p);
 
@@ -376,10 +381,6 @@ bool jit_plan_x87(const struct jit *jit, struct plan *p);
 bool jit_plan_system(const struct jit *jit, const struct plan *p);
 bool jit_changes_spaces(const struct plan *p);
 
-/* strings.c: is it PLAN_STRING? */
-bool jit_plan_string(struct plan *p);
-void jit_make_string_stubs(struct jit *jit, struct emit *e);
-
 /* rings.c */
 bool jit_plan_ring(const struct cpu *cpu, const struct jit *jit, const struct plan *p);
 
@@ -409,8 +410,11 @@ void emit_store_vectors(struct emit *e, const struct jit *jit);
 /* Is the operand a general register, of whatever width? */
 static inline bool jit_is_gpr(const ZydisDecodedOperand *op)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AL &&
-	       op->reg.value <= ZYDIS_REGISTER_R15;
+	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return false;
+	ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
+	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
+	       c == ZYDIS_REGCLASS_GPR64;
 }
 
 /* AH to BH? */
@@ -419,17 +423,11 @@ static inline bool jit_is_high_byte(ZydisRegister reg)
 	return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
 }
 
-static_assert(ZYDIS_REGISTER_AX == ZYDIS_REGISTER_AL + 20 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_AX + 2 * GPR_COUNT &&
-		      ZYDIS_REGISTER_R15 == ZYDIS_REGISTER_RAX + GPR_COUNT - 1,
-	      "general registers by number, one width behind the other; AH to BH in the midst of the bytes");
-
-/* The guest register of a general register operand. */
+/* The guest register of a general register operand; Zydis counts AH to BH among the 8-bit ones. */
 static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
 {
-	unsigned reg = op->reg.value;
-	if (reg >= ZYDIS_REGISTER_AX)
-		return (reg - ZYDIS_REGISTER_AX) % GPR_COUNT;
-	return reg - ZYDIS_REGISTER_AL - (reg >= ZYDIS_REGISTER_AH ? 4 : 0);
+	unsigned id = (unsigned)ZydisRegisterGetId(op->reg.value);
+	return ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id;
 }
 
 /*

@@ -138,7 +138,14 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 	c->back = e->at;
 	c->range = r;
 	c->prediction = n;
+	if (group)
+		t->group_addend[p->group - 1] = &n->addend;
 	return true;
+}
+
+void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend)
+{
+	emit_field(t, 0x8b, reg, addend);
 }
 
 /* Calls the stub; ZF as it says. */
@@ -194,10 +201,12 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
 	const u8 *loop = e->at;
-	emit_rr(e, OPCODE_WIDE(0x85), HOST_T0, HOST_T0);
-	u8 *done = emit_jcc(e, COND_Z, NULL);
+	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
+	u8 *done = emit_jcc(e, COND_BE, NULL);
 	emit_store_zero(e, HOST_T0, offsetof(struct prediction, limit));
-	emit_load(e, HOST_T0, HOST_T0, offsetof(struct prediction, next));
+	emit_load(e, HOST_T1, HOST_T0, offsetof(struct prediction, next));
+	emit_store_zero(e, HOST_T0, offsetof(struct prediction, next));
+	emit_mov(e, HOST_T0, HOST_T1);
 	emit_jmp(e, loop);
 	emit_patch(e, done, e->at);
 	emit8(e, 0xc3);
@@ -222,14 +231,14 @@ static void emit_note(struct emit *e, i32 table)
 	emit8(e, 1);
 }
 
-/* ZF = nothing is predicted by T1. */
-static void emit_compare_limit(struct emit *e)
+/* ZF = T1 is not listed. */
+static void emit_compare_listed(struct emit *e)
 {
-	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, limit));
+	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, next));
 	emit8(e, 0);
 }
 
-/* The prediction T1, which predicts nothing yet, is one of its page's; T2 tells which. Uses RCX. */
+/* The prediction T1 is one of its page's from now on; T2 tells which. Uses RCX. */
 static void emit_enlist(struct emit *e, const struct jit *jit)
 {
 	emit_mov(e, HOST_RCX, HOST_T2);
@@ -239,22 +248,19 @@ static void emit_enlist(struct emit *e, const struct jit *jit)
 	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
 	emit_load(e, HOST_T0, HOST_RCX, offsetof(struct page_predictions, first));
+	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
+	emit_alu_imm(e, 2, true, HOST_T0, 0); /* ADC: NULL becomes LAST_LISTED */
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, next));
 	emit_store(e, HOST_T1, HOST_RCX, offsetof(struct page_predictions, first));
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
 }
 
-/* RAX = addend of the page at T0: the prediction T1 copies it; as mmu_note_copy(). */
-static void emit_copy(struct emit *e, const struct jit *jit, bool write)
+/* RAX = addend of the page at T0: the listed prediction T1 copies it; as mmu_note_copy(). */
+static void emit_copy(struct emit *e, bool write)
 {
-	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
 	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
-	emit_compare_limit(e);
-	u8 *enlisted = emit_jcc(e, COND_NZ, NULL);
-	emit_enlist(e, jit);
-	emit_patch(e, enlisted, e->at);
 	emit_alu_imm(e, 4, false, HOST_T2, (1 << SIZE_BITS) - 1);
 	emit_rr(e, OPCODE_WIDE(0xf7), 3, HOST_T2);
 	emit_alu_imm(e, 0, true, HOST_T2, PAGE_SIZE);
@@ -277,22 +283,25 @@ static void emit_report(struct emit *e)
 	emit8(e, ATTEND_JIT >> 8);
 }
 
-/* What was forgotten has not roamed. */
-static void emit_count_miss(struct emit *e)
+/* Lists the prediction T1; or it is there already: then it has roamed, and the miss counts. */
+static void emit_list(struct emit *e, const struct jit *jit)
 {
-	emit_compare_limit(e);
+	emit_compare_listed(e);
 	u8 *forgotten = emit_jcc(e, COND_Z, NULL);
 	emit_rm(e, (struct opcode){ .byte = 0x83 }, 5, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
 	emit8(e, 1);
 	u8 *not_now = emit_jcc(e, COND_NZ, NULL);
 	emit_report(e);
+	u8 *listed = emit_jmp(e, NULL);
 	emit_patch(e, forgotten, e->at);
+	emit_enlist(e, jit);
+	emit_patch(e, listed, e->at);
 	emit_patch(e, not_now, e->at);
 }
 
 /*
  * call: T0 = linear address, T1 = prediction, T2 = place of its page's << SIZE_BITS | bytes - 1. If the TLB has them:
- * ZF, T1 = addend, and the prediction is of this page, if it may. Keeps all but T1 and T2.
+ * ZF, T1 = addend, which the prediction has, too, and it is of this page, if it may. Keeps all but T1 and T2.
  */
 static void make_predict(struct emit *e, const struct jit *jit, bool write)
 {
@@ -311,7 +320,9 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
 	u8 *miss = emit_jcc(e, COND_NZ, NULL);
 	emit_load(e, HOST_RAX, HOST_RAX, offsetof(struct tlb_entry, addend));
-	emit_count_miss(e);
+	emit_list(e, jit);
+	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
+	emit_store_zero(e, HOST_T1, offsetof(struct prediction, limit));
 	/* As mmu_may_copy(). */
 	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(mmu.tlb));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.system));
@@ -320,7 +331,7 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit8(e, MMU_USER);
 	u8 *no_copy = emit_jcc(e, COND_NZ, NULL);
 	emit_patch(e, supervisor, e->at);
-	emit_copy(e, jit, write);
+	emit_copy(e, write);
 	emit_patch(e, no_copy, e->at);
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);

@@ -1,7 +1,7 @@
 /*
  * SYSCALL and SYSRET of 64-bit code: into the kernel and back, without C code. As exec_syscall() and exec_sysret() do
- * it (SDM vol. 2); whatever is unusual is left to them. Calls that are open on the host's stack stay so, for the
- * program comes back to them.
+ * it (SDM vol. 2); whatever is unusual is left to them. Calls that are open on the host's stack are so no more: where
+ * RET leads, nobody asks whether the stamp of the MMU's copies has changed.
  */
 #include "jit/translation.h"
 
@@ -91,6 +91,7 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_shift(e, 4, true, HOST_T2, JUMP_STAMP_SHIFT);
 	emit_alu_imm(e, 1, true, HOST_T2, (i32)jump_stamp_key(cpl == 3, p->block->mode_key));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_stamp));
+	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
 }
 
 /* The instruction exists; a change of CPL means nothing but another class of accesses. */

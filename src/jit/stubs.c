@@ -13,8 +13,7 @@ const u8 host_register[GPR_COUNT] = {
 
 enum {
 	STUBS_MAX = 8192,
-	NO_RETURN = 1,         /* mapped, yet odd things jump there: but no CALL is so short that it pushes it */
-	CALLS_BYTES = 64 << 10 /* 16 for each open call */
+	NO_RETURN = 1 /* mapped, yet odd things jump there: but no CALL is so short that it pushes it */
 };
 
 /* Pushed by `enter`, besides 8 bytes that align the stack. */
@@ -56,6 +55,9 @@ static void make_enter(struct emit *e)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
 		emit_push(e, saved[i]);
+	emit_mov(e, HOST_T1, HOST_RSP);
+	emit_alu_imm(e, 4, true, HOST_RSP, -CALLS_BYTES);
+	emit_push(e, HOST_T1);
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_mov(e, HOST_CPU, HOST_RDI);
 	emit_mov(e, HOST_T0, HOST_RSI);
@@ -64,8 +66,6 @@ static void make_enter(struct emit *e)
 	emit_push(e, HOST_T1);
 	emit_push(e, HOST_T1);
 	emit_store(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
-	emit_lea(e, HOST_T1, HOST_RSP, -CALLS_BYTES);
-	emit_store(e, HOST_T1, HOST_CPU, CPU_FIELD(jit_stack_limit));
 	emit_load_guest(e);
 	emit_rr(e, (struct opcode){ .byte = 0xff }, 4, HOST_T0);
 }
@@ -75,6 +75,7 @@ static void make_return(struct emit *e)
 {
 	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
 	emit_alu_imm(e, 0, true, HOST_RSP, 8 + 16);
+	emit_pop(e, HOST_RSP);
 	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
 		emit_pop(e, saved[i]);
 	emit8(e, 0xc3);
@@ -336,7 +337,6 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_fill(&e, jit);
 	jit->stub_tsc = e.at;
 	make_tsc(&e, jit);
-	jit_make_string_stubs(jit, &e);
 	jit->stub_far = e.at;
 	make_far(&e, jit);
 	jit->stub_ungroup = e.at;

@@ -96,16 +96,17 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 
 /* --- registers --- */
 
-/* `first`: RAX or EAX, of that width. */
-static bool is_gpr_of(const ZydisDecodedOperand *op, ZydisRegister first)
+static bool is_of_class(const ZydisDecodedOperand *op, ZydisRegisterClass class)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= first && op->reg.value < first + GPR_COUNT;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == class;
 }
 
 static void forget_written(struct tracker *k, const struct plan *p)
 {
-	for (u16 written = p->written; written; written &= (u16)(written - 1))
-		forget(k, (unsigned)__builtin_ctz(written));
+	u16 written = jit_written_registers(p);
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (written & BIT(g))
+			forget(k, g);
 }
 
 /* An instruction that leaves a register with the value of one plus a constant. */
@@ -128,8 +129,8 @@ static bool step_of(const struct plan *p, struct step *s)
 {
 	if (p->kind == PLAN_LEA)
 		return step_by_lea(p, s);
-	bool whole = is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX);
-	if (p->kind != PLAN_COPY || !(whole || is_gpr_of(&p->op[0], ZYDIS_REGISTER_EAX)))
+	bool whole = is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR64);
+	if (p->kind != PLAN_COPY || !(whole || is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR32)))
 		return false;
 	unsigned to = jit_gpr_number(&p->op[0]);
 	i64 imm = whole ? (i64)p->insn->imm : (i32)p->insn->imm;
@@ -154,7 +155,7 @@ static bool step_of(const struct plan *p, struct step *s)
 	case ZYDIS_MNEMONIC_MOV:
 	case ZYDIS_MNEMONIC_MOVSXD:
 		s->narrow = !whole || p->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD;
-		if (!is_gpr_of(&p->op[1], s->narrow ? ZYDIS_REGISTER_EAX : ZYDIS_REGISTER_RAX))
+		if (!is_of_class(&p->op[1], s->narrow ? ZYDIS_REGCLASS_GPR32 : ZYDIS_REGCLASS_GPR64))
 			return false;
 		s->from = jit_gpr_number(&p->op[1]);
 		return true;
@@ -198,13 +199,7 @@ static bool moves_constant(struct tracker *k, const struct plan *p)
 
 static bool is_low_byte(const ZydisDecodedOperand *op)
 {
-	return jit_is_gpr(op) && op->reg.value < ZYDIS_REGISTER_AX && !jit_is_high_byte(op->reg.value);
-}
-
-/* Are both operands the same register? What else an operand may be is numbered in the same place. */
-static bool is_with_itself(const struct plan *p)
-{
-	return p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[0].reg.value == p->op[1].reg.value;
+	return is_of_class(op, ZYDIS_REGCLASS_GPR8) && !jit_is_high_byte(op->reg.value);
 }
 
 /* What the instruction leaves in the lowest byte of its first operand, at most. */
@@ -212,7 +207,7 @@ static u8 most_of_low_byte(const struct tracker *k, const struct plan *p)
 {
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_XOR:
-		return is_with_itself(p) ? 0 : UINT8_MAX;
+		return p->op[0].reg.value == p->op[1].reg.value ? 0 : UINT8_MAX;
 	case ZYDIS_MNEMONIC_AND:
 		return p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u8)p->insn->imm : UINT8_MAX;
 	case ZYDIS_MNEMONIC_MOV:
@@ -233,7 +228,7 @@ static bool leaves_low_byte_alone(const struct tracker *k, const struct plan *p)
 		return is_low_byte(to) && k->most[jit_gpr_number(to)] <= UINT8_MAX;
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_XOR:
-		return is_with_itself(p);
+		return to->reg.value == from->reg.value;
 	case ZYDIS_MNEMONIC_AND:
 		return from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p->insn->imm <= UINT8_MAX;
 	case ZYDIS_MNEMONIC_MOV:

@@ -112,9 +112,11 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 /* Does a general register of the guest that it names live in a temporary meanwhile? */
 static bool uses_temporary(const struct translation *t, const struct plan *p)
 {
-	for (u16 named = p->named; named; named &= (u16)(named - 1))
-		if (t->host[__builtin_ctz(named)] == HOST_NONE)
+	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
+		const ZydisDecodedOperand *op = &p->op[i];
+		if (jit_is_gpr(op) && t->host[jit_gpr_number(op)] == HOST_NONE)
 			return true;
+	}
 	return false;
 }
 
@@ -256,6 +258,14 @@ static void move_rsp(struct translation *t, const struct plan *p, i32 change)
 		settle_rsp(t);
 }
 
+static bool names_rsp(const struct plan *p)
+{
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && jit_gpr_number(&p->op[i]) == RSP)
+			return true;
+	return false;
+}
+
 /* Can the instruction be done while RSP is still to be settled? It must neither leave nor fault, nor use RSP otherwise.
  */
 static bool may_defer_rsp(const struct plan *p)
@@ -269,9 +279,9 @@ static bool may_defer_rsp(const struct plan *p)
 	case PLAN_RET:
 		return follows;
 	case PLAN_COPY:
-		return (!p->memory || follows) && !(p->named & BIT(RSP));
+		return (!p->memory || follows) && !names_rsp(p);
 	case PLAN_LEA:
-		return !(p->named & BIT(RSP)) && p->insn->base != RSP;
+		return !names_rsp(p) && p->insn->base != RSP;
 	case PLAN_NOTHING:
 		return true;
 	default:
@@ -735,14 +745,19 @@ static void translate_jmp(struct translation *t, const struct plan *p)
 static void emit_open_call(struct translation *t)
 {
 	struct emit *e = &t->e;
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RSP, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_stack_limit));
-	struct cold *c = add_cold(t, emit_jcc(e, COND_B, NULL));
+	emit_rr(e, (struct opcode){ .byte = 0xf7 }, 0, HOST_RSP);
+	emit32(e, CALLS_ROOM);
+	struct cold *c = add_cold(t, emit_jcc(e, COND_Z, NULL));
 	c->kind = COLD_TOO_DEEP;
 	c->back = e->at;
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T2);
 }
 
-/* Where RET leads: T0 = the guest's return address. */
+/*
+ * Where RET leads: T0 = the guest's return address. While the call was open the MMU's stamp has not changed, so the
+ * page's predictions are as good as at the call; and attention is looked at by calls that lead backwards, or out of the
+ * page: without them there is an end to returns.
+ */
 static void emit_landing(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
@@ -754,7 +769,7 @@ static void emit_landing(struct translation *t, const struct plan *p)
 		return;
 	}
 	emit_enter_page(t);
-	emit_link(t, offset, false, false);
+	emit_link(t, offset, false, has_quiet_links(t));
 }
 
 /* The return address to the guest's stack, and the call is open. The instruction is done but for the jump. */
@@ -812,7 +827,7 @@ static void translate_call(struct translation *t, const struct plan *p)
 		translate_indirect_call(t, p);
 	} else if (is_in_page(target)) {
 		emit_push_return(t, p);
-		/* A way back leads through a landing, or a call that looks at attention. */
+		/* A way back leads through a jump, or a call, that looks at attention. */
 		emit_link(t, target, true, has_quiet_links(t) && target > p->offset);
 	} else {
 		struct jit_far *far = emit_far_check(t, p, 0, target);
@@ -1061,10 +1076,6 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_SYSTEM:
 		translate_system(t, p);
 		break;
-	case PLAN_STRING:
-		translate_string(t, p);
-		flags_behind(t, p);
-		return; /* its handler ends the trace, for it may have to go on */
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:
@@ -1160,7 +1171,7 @@ static void translate_instructions(struct translation *t, const u8 **at)
 		t->held = held_behind(t, &t->plan[i], t->held);
 	}
 	settle_rsp(t);
-	if (!(last->insn->flags & INSN_ENDS) || last->kind == PLAN_STRING) {
+	if (!(last->insn->flags & INSN_ENDS)) {
 		if (following(t, last) == FOLLOW_NONE)
 			emit_exit(t, last, false, next_offset(last));
 		else
@@ -1219,7 +1230,6 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 {
 	u8 *start = jit->writable + jit->used;
 	size_t links = jit->links_start;
-	struct cold cold[COLD_MAX]; /* for clearing it would take its time */
 	struct translation t = {
 		.cpu = cpu,
 		.jit = jit,
@@ -1230,7 +1240,6 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		.chain = chain,
 		.start = start,
 		.e = { .at = start, .end = start + JIT_TRACE_MAX },
-		.cold = cold,
 	};
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))

@@ -98,8 +98,10 @@ struct translation {
 	enum flags_place flags;
 	struct recipe recipe; /* of the flags that the latest instruction to change any made */
 	u8 held;              /* the group whose addend T1 has; 0: none */
-	i32 rsp;              /* the guest's RSP is its host register plus this: settle_rsp() */
-	struct cold *cold;    /* COLD_MAX */
+	/* Where groups that keep no more than an addend find theirs: in the leader's prediction; NULL: jit_addend[]. */
+	const u64 *group_addend[JIT_GROUPS];
+	i32 rsp; /* the guest's RSP is its host register plus this: settle_rsp() */
+	struct cold cold[COLD_MAX];
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
 	struct predictions *predictions; /* its own */
@@ -226,6 +228,8 @@ bool emit_begin_predictions(struct translation *t);
  * T2, in cold code T0, and the flags.
  */
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group);
+/* `reg` = a group's addend, which its leader has predicted. */
+void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend);
 /* Room for where a far jump is right, beside its code; NULL: there is none. And CMP `reg`, with a field of it. */
 struct far_place *new_far_place(struct translation *t);
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
@@ -273,9 +277,6 @@ void translate_direction(struct translation *t, const struct plan *p);
 void emit_rflags(struct translation *t, i32 mask);
 /* Behind the last instruction, to T0, wherever that is. */
 void emit_go_to(struct translation *t, const struct plan *p);
-
-/* strings.c */
-void translate_string(struct translation *t, const struct plan *p);
 
 /* rings.c */
 void translate_ring(struct translation *t, const struct plan *p);

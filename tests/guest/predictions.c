@@ -206,6 +206,39 @@ static void test_user(void)
 	CHECK("user-does-not-see-what-the-supervisor-sees", right);
 }
 
+/*
+ * The supervisor reads behind its own call; or the user comes back there, by a RET to the same address, from a call
+ * that the supervisor made and left by SYSRET.
+ */
+asm(".pushsection .text\n"
+    ".global read_behind_call\n"
+    "read_behind_call: call 1f; mov (%rdi), %rax; test %esi, %esi; jnz 2f; ret\n"
+    "2: int $0x80\n"
+    "1: test %esi, %esi; jnz 3f; ret\n"
+    "3: pop %rdx; push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15; mov %rsp, user_return(%rip)\n"
+    "	lea user_stack + 4088(%rip), %rsp; mov %rdx, (%rsp); lea 4f(%rip), %rcx; mov $2, %r11d; sysretq\n"
+    ".fill 4096, 1, 0x90\n" /* in another page: entering one forgets what was predicted there for others */
+    "4: ret\n"
+    ".popsection\n");
+u64 read_behind_call(const void *at, u32 as_user);
+
+static void test_return_as_user(void)
+{
+	enum { MSR_EFER = 0xc0000080, MSR_STAR };
+	bool right = true;
+	map(0, pages[0], PRESENT | WRITE);
+	asm volatile("sti; nop; cli"); /* nothing waits for IF any more: SYSRET is translated then */
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 1);
+	wrmsr(MSR_STAR, (u64)CODE64 << 32 | (u64)0x33 << 48);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		right &= read_behind_call(WINDOW, 0) == 1;
+		fault.vector = NO_FAULT;
+		read_behind_call(WINDOW, 1);
+		right &= fault.vector == PF && fault.address == (word)WINDOW && (fault.error & USER);
+	}
+	CHECK("user-who-returns-to-the-supervisor's-call-is-a-user", right);
+}
+
 static void test_breakpoint(void)
 {
 	bool right = true;
@@ -233,4 +266,5 @@ void guest_main(void)
 	test_smap();
 	test_breakpoint();
 	test_user();
+	test_return_as_user();
 }
