@@ -202,12 +202,18 @@ static bool is_low_byte(const ZydisDecodedOperand *op)
 	return is_of_class(op, ZYDIS_REGCLASS_GPR8) && !jit_is_high_byte(op->reg.value);
 }
 
+/* Are both operands the same register? What else an operand may be is numbered in the same place. */
+static bool is_with_itself(const struct plan *p)
+{
+	return p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[0].reg.value == p->op[1].reg.value;
+}
+
 /* What the instruction leaves in the lowest byte of its first operand, at most. */
 static u8 most_of_low_byte(const struct tracker *k, const struct plan *p)
 {
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_XOR:
-		return p->op[0].reg.value == p->op[1].reg.value ? 0 : UINT8_MAX;
+		return is_with_itself(p) ? 0 : UINT8_MAX;
 	case ZYDIS_MNEMONIC_AND:
 		return p->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (u8)p->insn->imm : UINT8_MAX;
 	case ZYDIS_MNEMONIC_MOV:
@@ -228,7 +234,7 @@ static bool leaves_low_byte_alone(const struct tracker *k, const struct plan *p)
 		return is_low_byte(to) && k->most[jit_gpr_number(to)] <= UINT8_MAX;
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_XOR:
-		return to->reg.value == from->reg.value;
+		return is_with_itself(p);
 	case ZYDIS_MNEMONIC_AND:
 		return from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p->insn->imm <= UINT8_MAX;
 	case ZYDIS_MNEMONIC_MOV:

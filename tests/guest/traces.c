@@ -212,6 +212,20 @@ static __attribute__((noinline)) u64 pick(const u64 *at, u64 second)
 	return sum;
 }
 
+/* The other of the two: AL is turned around by a constant, and by memory. */
+static __attribute__((noinline)) u64 pick_other(const u64 *at, u64 second)
+{
+	static const u8 one = 1;
+	u64 by_constant, by_memory;
+	asm volatile("mov (%[at]), %[constant]; mov %[constant], %[memory];"
+		     "xor %%eax, %%eax; cmp $0, %[second]; setne %%al; xor $1, %%al; add (%[at],%%rax,8), %[constant];"
+		     "xor %%eax, %%eax; cmp $0, %[second]; setne %%al; xor %[one], %%al; add (%[at],%%rax,8), %[memory]"
+		     : [constant] "=&r"(by_constant), [memory] "=&r"(by_memory)
+		     : [at] "S"(at), [second] "D"(second), [one] "m"(one)
+		     : "rax", "memory", "cc");
+	return by_constant == by_memory ? by_constant : ~0ULL;
+}
+
 /* The same by the low bits of a byte, in registers that live in memory, and written. */
 static __attribute__((noinline)) u64 count_up(u64 *at, u8 which)
 {
@@ -240,6 +254,7 @@ static void test_small_indices(void)
 		for (unsigned n = 0; n < 5; n++)
 			at[n] = 10 * n + i;
 		wrong += pick(at, i & 1) != 2 * i + (i & 1 ? 10 : 0);
+		wrong += pick_other(at, ~i & 1) != 2 * i + (i & 1 ? 10 : 0);
 		wrong += count_up(at, (u8)(i / 3)) != 2 * i + i / 3 % 4 * 10 + ((10 + i) >> i / 3 % 4 * 8 & 0xff);
 		wrong += at[0] != i + 1 || at[1 + i / 3 % 4] != 10 * (1 + i / 3 % 4) + i + 1;
 	}
