@@ -103,7 +103,11 @@ struct plan {
 	i32 hoisted_disp;
 	bool x87_pointers;          /* PLAN_X87: sets FIP, FOP and FDP */
 	bool x87_before, x87_after; /* do instructions from here to the next handler want x87 registers? */
+	/* Guest registers that operands are, hidden ones included, and those that it writes, in whatever part; a bit
+	 * for each. */
+	u16 named, written;
 	u8 bytes[15];
+	/* From here on the decoder fills in all that counts. */
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
@@ -339,9 +343,6 @@ void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop)
 enum { NO_GROUPS = JIT_GROUPS + 1 /* as `slot` */ };
 void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot);
 
-/* plan.c: guest registers that the instruction writes, in whatever part; a bit for each. */
-u16 jit_written_registers(const struct plan *p);
-
 /* LOOP and JRCXZ whose target is in the page: it is canonical then, so nothing need be undone for a fault. */
 bool jit_is_count_branch(const struct plan *p);
 
@@ -410,11 +411,8 @@ void emit_store_vectors(struct emit *e, const struct jit *jit);
 /* Is the operand a general register, of whatever width? */
 static inline bool jit_is_gpr(const ZydisDecodedOperand *op)
 {
-	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return false;
-	ZydisRegisterClass c = ZydisRegisterGetClass(op->reg.value);
-	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-	       c == ZYDIS_REGCLASS_GPR64;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AL &&
+	       op->reg.value <= ZYDIS_REGISTER_R15;
 }
 
 /* AH to BH? */
@@ -423,11 +421,17 @@ static inline bool jit_is_high_byte(ZydisRegister reg)
 	return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
 }
 
-/* The guest register of a general register operand; Zydis counts AH to BH among the 8-bit ones. */
+static_assert(ZYDIS_REGISTER_AX == ZYDIS_REGISTER_AL + 20 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_AX + 2 * GPR_COUNT &&
+		      ZYDIS_REGISTER_R15 == ZYDIS_REGISTER_RAX + GPR_COUNT - 1,
+	      "general registers by number, one width behind the other; AH to BH in the midst of the bytes");
+
+/* The guest register of a general register operand. */
 static inline unsigned jit_gpr_number(const ZydisDecodedOperand *op)
 {
-	unsigned id = (unsigned)ZydisRegisterGetId(op->reg.value);
-	return ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id;
+	unsigned reg = op->reg.value;
+	if (reg >= ZYDIS_REGISTER_AX)
+		return (reg - ZYDIS_REGISTER_AX) % GPR_COUNT;
+	return reg - ZYDIS_REGISTER_AL - (reg >= ZYDIS_REGISTER_AH ? 4 : 0);
 }
 
 /*

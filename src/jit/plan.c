@@ -6,15 +6,6 @@
 
 #include <string.h>
 
-u16 jit_written_registers(const struct plan *p)
-{
-	u16 set = 0;
-	for (unsigned i = 0; i < p->zi.operand_count; i++)
-		if (jit_is_gpr(&p->op[i]) && p->op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-			set |= (u16)BIT(jit_gpr_number(&p->op[i]));
-	return set;
-}
-
 /* Instructions that mean the same with other registers and with the guest's memory in another place. */
 static bool is_copied(ZydisMnemonic m)
 {
@@ -246,8 +237,8 @@ static bool plan_bit_string(struct plan *p)
 static bool is_selector_read(const struct plan *p)
 {
 	return p->zi.mnemonic == ZYDIS_MNEMONIC_MOV && p->insn->opsize >= 4 && jit_is_gpr(&p->op[0]) &&
-	       p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	       ZydisRegisterGetClass(p->op[1].reg.value) == ZYDIS_REGCLASS_SEGMENT;
+	       p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[1].reg.value >= ZYDIS_REGISTER_ES &&
+	       p->op[1].reg.value <= ZYDIS_REGISTER_GS;
 }
 
 static bool plan_push_flags(struct plan *p)
@@ -420,23 +411,48 @@ void jit_plan_state(struct plan *plan, unsigned count, unsigned slot, bool loop)
 	jit_plan_vectors(plan, count);
 }
 
-static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struct plan *p, size_t n)
+/* --- one instruction --- */
+
+static void plan_registers(struct plan *p)
+{
+	for (unsigned i = 0; i < p->zi.operand_count; i++) {
+		if (!jit_is_gpr(&p->op[i]))
+			continue;
+		u16 bit = (u16)BIT(jit_gpr_number(&p->op[i]));
+		p->named |= bit;
+		p->written |= p->op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? bit : 0;
+	}
+}
+
+static bool decode(const struct cpu *cpu, struct plan *p, size_t n)
 {
 	const ZydisDecoder *decoder = &cpu->blocks->decoders.mode[DECODER_64];
-	const struct insn *insn = p->insn;
 	ZydisDecoderContext context;
 
-	bool decodes = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, n, &p->zi)) &&
-		       ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count));
-	if (decodes && (p->zi.length != insn->length || insn_row_find(p->zi.mnemonic) != insn->row))
-		decodes = false;
-	p->kind = decodes ? classify(cpu, jit, p) : PLAN_HANDLER;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, n, &p->zi)) ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->zi, p->op, p->zi.operand_count)))
+		return false;
+	for (unsigned i = p->zi.operand_count; i < ARRAY_SIZE(p->op); i++)
+		p->op[i].type = ZYDIS_OPERAND_TYPE_UNUSED;
+	plan_registers(p);
+	return p->zi.length == p->insn->length && insn_row_find(p->zi.mnemonic) == p->insn->row;
+}
+
+/* The block's instruction at a RAM offset; n bytes of it are there. Clearing all of a plan would take its time. */
+static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struct plan *p, const struct block *block,
+			     const struct insn *insn, u64 ram_offset, const u8 *bytes, size_t n)
+{
+	memset(p, 0, offsetof(struct plan, zi));
+	p->block = block;
+	p->insn = insn;
+	p->offset = (u16)(ram_offset & (PAGE_SIZE - 1));
+	memcpy(p->bytes, bytes, n);
+	p->kind = decode(cpu, p, n) ? classify(cpu, jit, p) : PLAN_HANDLER;
 	if (p->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && cpu->config->cpu_count > 1)
 		p->kind = PLAN_HANDLER; /* it yields the host's processor */
 	p->native = p->kind != PLAN_HANDLER;
 	/* The checker wants calls of handlers too, and these have no side effects. */
-	u64 where = (p->block->ram_offset & PAGE_MASK) + p->offset;
-	if (jit->options.check && !(insn->flags & INSN_ENDS) && (where * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
+	if (jit->options.check && !(insn->flags & INSN_ENDS) && (ram_offset * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
 		p->kind = PLAN_HANDLER;
 	if (p->kind == PLAN_HANDLER)
 		p->memory = p->memory_write = false;
@@ -449,18 +465,18 @@ bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *bl
 	u64 at = block->ram_offset;
 
 	for (unsigned i = 0; block->flags_dead == UNKNOWN; i++) {
-		struct plan p = { .block = block, .insn = &block->insn[i], .offset = (u16)(at & (PAGE_SIZE - 1)) };
+		struct plan p;
 		if (i == block->count || i == INSTRUCTIONS) {
 			block->flags_dead = LIVE;
 			break;
 		}
-		memcpy(p.bytes, cpu->mem->host + at, p.insn->length);
-		plan_instruction(cpu, jit, &p, p.insn->length);
+		const struct insn *insn = &block->insn[i];
+		plan_instruction(cpu, jit, &p, block, insn, at, cpu->mem->host + at, insn->length);
 		if (shows_flags(&p) || p.reads_flags)
 			block->flags_dead = LIVE;
 		else if (p.writes_flags)
 			block->flags_dead = DEAD;
-		at += p.insn->length;
+		at += insn->length;
 	}
 	return block->flags_dead == DEAD;
 }
@@ -468,11 +484,7 @@ bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *bl
 void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
 		       struct plan *plan)
 {
-	*plan = (struct plan){ .block = block,
-			       .insn = block->insn,
-			       .offset = (u16)(block->ram_offset & (PAGE_SIZE - 1)) };
-	memcpy(plan->bytes, bytes, sizeof(plan->bytes));
-	plan_instruction(cpu, jit, plan, sizeof(plan->bytes));
+	plan_instruction(cpu, jit, plan, block, block->insn, block->ram_offset, bytes, sizeof(plan->bytes));
 }
 
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan)
@@ -481,11 +493,8 @@ void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *
 
 	for (unsigned i = 0; i < block->count; i++) {
 		const struct insn *insn = &block->insn[i];
-		struct plan *p = &plan[i];
-		size_t n = end - at < sizeof(p->bytes) ? end - at : sizeof(p->bytes);
-		*p = (struct plan){ .block = block, .insn = insn, .offset = (u16)(at & (PAGE_SIZE - 1)) };
-		memcpy(p->bytes, cpu->mem->host + at, n);
-		plan_instruction(cpu, jit, p, n);
+		size_t n = end - at < sizeof(plan->bytes) ? end - at : sizeof(plan->bytes);
+		plan_instruction(cpu, jit, &plan[i], block, insn, at, cpu->mem->host + at, n);
 		at += insn->length;
 	}
 }

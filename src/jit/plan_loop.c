@@ -70,12 +70,12 @@ struct operand_motion {
 };
 
 /* Follows one round; false: something in it must not be in a stretch. */
-static bool follow_round(const struct loop *loop, struct tracker *k, struct operand_motion *o)
+static bool follow_round(const struct plan *plan, unsigned count, struct tracker *k, struct operand_motion *o)
 {
 	tracker_begin(k);
 	k->narrow = true;
-	for (unsigned i = 0; i < loop->count; i++) {
-		const struct plan *p = &loop->plan[i];
+	for (unsigned i = 0; i < count; i++) {
+		const struct plan *p = &plan[i];
 		const struct insn *insn = p->insn;
 		if (!may_run(p))
 			return false;
@@ -201,10 +201,8 @@ static u16 used_registers(struct loop *loop)
 		const struct plan *p = &loop->plan[i];
 		note_register(&used, p->insn->flags & INSN_MEM ? p->insn->base : GPR_COUNT);
 		note_register(&used, p->insn->flags & INSN_MEM ? p->insn->index : GPR_COUNT);
-		for (unsigned n = 0; n < p->zi.operand_count; n++)
-			if (jit_is_gpr(&p->op[n]))
-				note_register(&used, jit_gpr_number(&p->op[n]));
-		loop->written |= jit_written_registers(p);
+		used |= p->named;
+		loop->written |= p->written;
 	}
 	return used;
 }
@@ -293,10 +291,10 @@ bool jit_plan_loop(struct jit *jit, const struct trace *trace)
 
 	if (!trace->loop || trace->block[0]->unhoisted)
 		return false;
+	if (!follow_round(jit->plan, trace->count, &end, operand))
+		return false;
 	loop->count = trace->count;
 	memcpy(loop->plan, jit->plan, trace->count * sizeof(struct plan));
-	if (!follow_round(loop, &end, operand))
-		return false;
 	find_hoisted(loop, &end, operand);
 	if (!loop->checks)
 		return false;

@@ -146,7 +146,7 @@ static struct kept kept_behind(struct kept k, const struct plan *p, unsigned bit
 {
 	struct kept from;
 	unsigned to;
-	if (k.reg == REG_ZERO || !(jit_written_registers(p) & BIT(k.reg)))
+	if (k.reg == REG_ZERO || !(p->written & BIT(k.reg)))
 		return k;
 	if (derives(p, bits, &to, &from) && to == k.reg && from.reg == k.reg)
 		return kept_plus(k, from.plus);

@@ -96,17 +96,16 @@ bool tracker_access(const struct tracker *k, const struct plan *p, struct access
 
 /* --- registers --- */
 
-static bool is_of_class(const ZydisDecodedOperand *op, ZydisRegisterClass class)
+/* `first`: RAX or EAX, of that width. */
+static bool is_gpr_of(const ZydisDecodedOperand *op, ZydisRegister first)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == class;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= first && op->reg.value < first + GPR_COUNT;
 }
 
 static void forget_written(struct tracker *k, const struct plan *p)
 {
-	u16 written = jit_written_registers(p);
-	for (unsigned g = 0; g < GPR_COUNT; g++)
-		if (written & BIT(g))
-			forget(k, g);
+	for (u16 written = p->written; written; written &= (u16)(written - 1))
+		forget(k, (unsigned)__builtin_ctz(written));
 }
 
 /* An instruction that leaves a register with the value of one plus a constant. */
@@ -129,8 +128,8 @@ static bool step_of(const struct plan *p, struct step *s)
 {
 	if (p->kind == PLAN_LEA)
 		return step_by_lea(p, s);
-	bool whole = is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR64);
-	if (p->kind != PLAN_COPY || !(whole || is_of_class(&p->op[0], ZYDIS_REGCLASS_GPR32)))
+	bool whole = is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX);
+	if (p->kind != PLAN_COPY || !(whole || is_gpr_of(&p->op[0], ZYDIS_REGISTER_EAX)))
 		return false;
 	unsigned to = jit_gpr_number(&p->op[0]);
 	i64 imm = whole ? (i64)p->insn->imm : (i32)p->insn->imm;
@@ -155,7 +154,7 @@ static bool step_of(const struct plan *p, struct step *s)
 	case ZYDIS_MNEMONIC_MOV:
 	case ZYDIS_MNEMONIC_MOVSXD:
 		s->narrow = !whole || p->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD;
-		if (!is_of_class(&p->op[1], s->narrow ? ZYDIS_REGCLASS_GPR32 : ZYDIS_REGCLASS_GPR64))
+		if (!is_gpr_of(&p->op[1], s->narrow ? ZYDIS_REGISTER_EAX : ZYDIS_REGISTER_RAX))
 			return false;
 		s->from = jit_gpr_number(&p->op[1]);
 		return true;
@@ -199,7 +198,7 @@ static bool moves_constant(struct tracker *k, const struct plan *p)
 
 static bool is_low_byte(const ZydisDecodedOperand *op)
 {
-	return is_of_class(op, ZYDIS_REGCLASS_GPR8) && !jit_is_high_byte(op->reg.value);
+	return jit_is_gpr(op) && op->reg.value < ZYDIS_REGISTER_AX && !jit_is_high_byte(op->reg.value);
 }
 
 /* Are both operands the same register? What else an operand may be is numbered in the same place. */

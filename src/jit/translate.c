@@ -112,11 +112,9 @@ static void take_operand(struct translation *t, const struct plan *p, unsigned e
 /* Does a general register of the guest that it names live in a temporary meanwhile? */
 static bool uses_temporary(const struct translation *t, const struct plan *p)
 {
-	for (unsigned i = 0; i < p->zi.operand_count_visible; i++) {
-		const ZydisDecodedOperand *op = &p->op[i];
-		if (jit_is_gpr(op) && t->host[jit_gpr_number(op)] == HOST_NONE)
+	for (u16 named = p->named; named; named &= (u16)(named - 1))
+		if (t->host[__builtin_ctz(named)] == HOST_NONE)
 			return true;
-	}
 	return false;
 }
 
@@ -258,14 +256,6 @@ static void move_rsp(struct translation *t, const struct plan *p, i32 change)
 		settle_rsp(t);
 }
 
-static bool names_rsp(const struct plan *p)
-{
-	for (unsigned i = 0; i < p->zi.operand_count; i++)
-		if (jit_is_gpr(&p->op[i]) && jit_gpr_number(&p->op[i]) == RSP)
-			return true;
-	return false;
-}
-
 /* Can the instruction be done while RSP is still to be settled? It must neither leave nor fault, nor use RSP otherwise.
  */
 static bool may_defer_rsp(const struct plan *p)
@@ -279,9 +269,9 @@ static bool may_defer_rsp(const struct plan *p)
 	case PLAN_RET:
 		return follows;
 	case PLAN_COPY:
-		return (!p->memory || follows) && !names_rsp(p);
+		return (!p->memory || follows) && !(p->named & BIT(RSP));
 	case PLAN_LEA:
-		return !names_rsp(p) && p->insn->base != RSP;
+		return !(p->named & BIT(RSP)) && p->insn->base != RSP;
 	case PLAN_NOTHING:
 		return true;
 	default:
@@ -1230,6 +1220,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 {
 	u8 *start = jit->writable + jit->used;
 	size_t links = jit->links_start;
+	struct cold cold[COLD_MAX]; /* for clearing it would take its time */
 	struct translation t = {
 		.cpu = cpu,
 		.jit = jit,
@@ -1240,6 +1231,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		.chain = chain,
 		.start = start,
 		.e = { .at = start, .end = start + JIT_TRACE_MAX },
+		.cold = cold,
 	};
 
 	if (!jit_has_room(jit, JIT_TRACE_MAX, 2 * TRACE_MAX))

@@ -100,8 +100,8 @@ struct translation {
 	u8 held;              /* the group whose addend T1 has; 0: none */
 	/* Where groups that keep no more than an addend find theirs: in the leader's prediction; NULL: jit_addend[]. */
 	const u64 *group_addend[JIT_GROUPS];
-	i32 rsp; /* the guest's RSP is its host register plus this: settle_rsp() */
-	struct cold cold[COLD_MAX];
+	i32 rsp;           /* the guest's RSP is its host register plus this: settle_rsp() */
+	struct cold *cold; /* COLD_MAX */
 	unsigned colds;
 	struct page_predictions *page;   /* NULL: there are none */
 	struct predictions *predictions; /* its own */
