@@ -226,9 +226,43 @@ static bool is_bit_string(const struct insn *insn)
 			     insn->row->number == ZYDIS_MNEMONIC_BTC);
 }
 
+/* Bytes of an element of a repeated MOVS or STOS that is translated; 0: it is none. */
+static unsigned string_element(const struct insn *insn)
+{
+	if (!insn->row || !(insn->flags & INSN_ENDS))
+		return 0;
+	switch (insn->row->number) {
+	case ZYDIS_MNEMONIC_MOVSB:
+	case ZYDIS_MNEMONIC_MOVSW:
+	case ZYDIS_MNEMONIC_MOVSD:
+	case ZYDIS_MNEMONIC_MOVSQ:
+	case ZYDIS_MNEMONIC_STOSB:
+	case ZYDIS_MNEMONIC_STOSW:
+	case ZYDIS_MNEMONIC_STOSD:
+	case ZYDIS_MNEMONIC_STOSQ:
+		return insn->opsize;
+	default:
+		return 0;
+	}
+}
+
+/* One that handlers do for more than a page may be interrupted the first time, and not the second. */
+static void note_string(struct cpu *cpu, struct check *c, unsigned element)
+{
+	u64 count = cpu->reg[RCX];
+	bool backwards = cpu->rflags_sys & RFLAGS_DF;
+	if (count > PAGE_SIZE / element)
+		c->undoable = false;
+	else if (count)
+		note_write(cpu, c, cpu->reg[RDI] - (backwards ? (count - 1) * element : 0), (unsigned)count * element);
+}
+
 static void note_instruction(struct cpu *cpu, struct check *c, const struct insn *insn)
 {
 	note_write(cpu, c, cpu->reg[RSP] - 8, 8);
+	unsigned element = string_element(insn);
+	if (element)
+		note_string(cpu, c, element);
 	if (!(insn->flags & INSN_MEM))
 		return;
 	cpu->reg[REG_RIP] += insn->length; /* operands relative to RIP count from behind */

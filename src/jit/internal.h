@@ -36,6 +36,7 @@ enum plan_kind {
 	/* These do not. */
 	PLAN_DIRECTION,
 	PLAN_SYSTEM,   /* on struct cpu alone: system.c */
+	PLAN_STRING,   /* REP MOVS and REP STOS: strings.c */
 	PLAN_SELECTOR, /* MOV of a segment register to a whole general one */
 	PLAN_NOTHING,
 	PLAN_LEA,
@@ -239,7 +240,8 @@ struct jit {
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
-	const u8 *stub_tsc; /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
+	const u8 *stub_string[2][4]; /* call, by is it MOVS, and width: see strings.c */
+	const u8 *stub_tsc;          /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
 	const u8 *stub_store_vectors;
 	const u8 *stub_load_vectors[VECTORS_LEVELS];  /* call: they can be loaded */
 	const u8 *stub_enter_vectors[VECTORS_LEVELS]; /* call: T1 = site; loads them, or interprets and leaves */
@@ -381,6 +383,10 @@ bool jit_plan_x87(const struct jit *jit, struct plan *p);
  */
 bool jit_plan_system(const struct jit *jit, const struct plan *p);
 bool jit_changes_spaces(const struct plan *p);
+
+/* strings.c: is it PLAN_STRING? */
+bool jit_plan_string(struct plan *p);
+void jit_make_string_stubs(struct jit *jit, struct emit *e);
 
 /* rings.c */
 bool jit_plan_ring(const struct cpu *cpu, const struct jit *jit, const struct plan *p);

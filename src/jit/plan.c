@@ -260,6 +260,8 @@ static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, str
 	ZydisMnemonic m = p->zi.mnemonic;
 	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && jit_is_gpr(&p->op[1]))
 		return plan_bit_string(p) ? PLAN_BIT_STRING : PLAN_HANDLER;
+	if (jit_plan_string(p))
+		return PLAN_STRING;
 	if (is_selector_read(p))
 		return PLAN_SELECTOR;
 	if (is_copied(m) && !(insn->flags & INSN_ENDS))
@@ -349,6 +351,7 @@ static bool shows_flags(const struct plan *p)
 	switch (p->kind) {
 	case PLAN_HANDLER:
 	case PLAN_SYSTEM:
+	case PLAN_STRING:
 	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 	case PLAN_JMP:
@@ -371,6 +374,7 @@ static bool stores_flags(const struct plan *p)
 		return !p->insn->direct;
 	case PLAN_HANDLER:
 	case PLAN_SYSTEM:
+	case PLAN_STRING:
 	case PLAN_PUSH_FLAGS:
 	case PLAN_CALL:
 	case PLAN_RET:

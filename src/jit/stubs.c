@@ -337,6 +337,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	make_fill(&e, jit);
 	jit->stub_tsc = e.at;
 	make_tsc(&e, jit);
+	jit_make_string_stubs(jit, &e);
 	jit->stub_far = e.at;
 	make_far(&e, jit);
 	jit->stub_ungroup = e.at;

@@ -17,7 +17,7 @@ static u64 successor(const struct plan *last, enum follow follow)
 {
 	u64 page = last->block->ram_offset & PAGE_MASK;
 	i64 offset = last->offset + last->insn->length;
-	bool branch = last->insn->flags & INSN_ENDS;
+	bool branch = last->insn->flags & INSN_ENDS && last->kind != PLAN_STRING;
 
 	if (follow == FOLLOW_NEXT ? branch && last->kind != PLAN_JCC
 				  : last->kind != PLAN_JCC && (last->kind != PLAN_JMP || !last->insn->direct))

@@ -1066,6 +1066,10 @@ static void translate_instruction(struct translation *t, const struct plan *p)
 	case PLAN_SYSTEM:
 		translate_system(t, p);
 		break;
+	case PLAN_STRING:
+		translate_string(t, p);
+		flags_behind(t, p);
+		return; /* its handler ends the trace, for it may have to go on */
 	case PLAN_NOTHING:
 		break;
 	case PLAN_LEA:
@@ -1161,7 +1165,7 @@ static void translate_instructions(struct translation *t, const u8 **at)
 		t->held = held_behind(t, &t->plan[i], t->held);
 	}
 	settle_rsp(t);
-	if (!(last->insn->flags & INSN_ENDS)) {
+	if (!(last->insn->flags & INSN_ENDS) || last->kind == PLAN_STRING) {
 		if (following(t, last) == FOLLOW_NONE)
 			emit_exit(t, last, false, next_offset(last));
 		else

@@ -278,6 +278,9 @@ void emit_rflags(struct translation *t, i32 mask);
 /* Behind the last instruction, to T0, wherever that is. */
 void emit_go_to(struct translation *t, const struct plan *p);
 
+/* strings.c */
+void translate_string(struct translation *t, const struct plan *p);
+
 /* rings.c */
 void translate_ring(struct translation *t, const struct plan *p);
 

@@ -106,6 +106,110 @@ static void test_semantics(void)
 	CHECK("rep-insb-reads-each-byte", cx == 0 && target[0][2] == 0x5c);
 }
 
+/* --- every width, place and count, by the same few instructions --- */
+
+#define AREA 8192 /* two pages of the window */
+static u8 expected[AREA], from[AREA];
+
+#define OPERATION(suffix, size)                                                                                        \
+	static __attribute__((noinline)) void do_stos##suffix(struct regs *r, u64 ax)                                  \
+	{                                                                                                              \
+		asm volatile("rep stos" #suffix : "+D"(r->di), "+c"(r->cx) : "a"(ax) : "memory");                      \
+	}                                                                                                              \
+	static __attribute__((noinline)) void do_movs##suffix(struct regs *r, u64 ax)                                  \
+	{                                                                                                              \
+		asm volatile("rep movs" #suffix : "+D"(r->di), "+S"(r->si), "+c"(r->cx) : "a"(ax) : "memory");         \
+	}
+OPERATION(b, 1)
+OPERATION(w, 2)
+OPERATION(l, 4)
+OPERATION(q, 8)
+
+static void (*const operations[4][2])(struct regs *, u64) = {
+	{ do_stosb, do_movsb }, { do_stosw, do_movsw }, { do_stosl, do_movsl }, { do_stosq, do_movsq }
+};
+
+/* One of them on the window, which shows target; is all as it must be? */
+static bool repeats(unsigned width, bool move, unsigned to, unsigned si, unsigned count)
+{
+	u64 ax = 0x8877665544332211;
+	unsigned size = 1u << width;
+	struct regs r = { (u64)WINDOW + to, (u64)from + si, count };
+
+	memset(target, 0xcc, AREA);
+	memset(expected, 0xcc, AREA);
+	for (unsigned i = 0; i < count * size; i++)
+		expected[to + i] = move ? from[si + i] : (u8)(ax >> 8 * (i % size));
+	operations[width][move](&r, ax);
+	return r.cx == 0 && r.di == (u64)WINDOW + to + count * size &&
+	       r.si == (u64)from + si + (move ? count * size : 0) && !memcmp(target, expected, AREA);
+}
+
+static void test_widths(void)
+{
+	static const unsigned places[] = { 0, 1, 8, 2043, 4088, 4095 }, counts[] = { 0, 1, 2, 5, 32, 511, 512 };
+	bool stores = true, moves = true;
+
+	map(target);
+	for (unsigned i = 0; i < AREA; i++)
+		from[i] = (u8)(i * 7 + i / 256);
+	for (unsigned width = 0; width < 4; width++)
+		for (unsigned i = 0; i < sizeof places / sizeof *places; i++)
+			for (unsigned n = 0; n < sizeof counts / sizeof *counts; n++) {
+				if (places[i] + (counts[n] << width) > AREA)
+					continue;
+				stores &= repeats(width, false, places[i], 0, counts[n]);
+				moves &= repeats(width, true, places[i], 8, counts[n]);
+				moves &= repeats(width, true, 16, places[i], counts[n]);
+			}
+	CHECK("rep-stos-of-any-width-and-place", stores);
+	CHECK("rep-movs-of-any-width-and-place", moves);
+
+	/* To the last byte of a page, and of what is mapped. */
+	CHECK("rep-stosb-of-a-page", repeats(0, false, 4096, 0, 4096));
+	CHECK("rep-movsb-of-a-page", repeats(0, true, 4096, 0, 4096));
+	/* Counts whose bytes are no number of 64 bits. */
+	struct regs r = { (u64)WINDOW + 8192 - 16, (u64)from, 1ULL << 61 };
+	word v = STRING("rep stosq", &r, 0);
+	CHECK("rep-stosq-of-2-to-the-64-bytes", v == PF && r.cx == (1ULL << 61) - 2);
+	r = (struct regs){ (u64)WINDOW + 8192 - 16, (u64)from, (1ULL << 61) + 1 };
+	v = STRING("rep movsq", &r, 0);
+	CHECK("rep-movsq-of-more", v == PF && r.cx == (1ULL << 61) - 1 && r.si == (u64)from + 16);
+}
+
+/* What comes behind: the flags of before, and the registers of after. */
+static void test_neighbours(void)
+{
+	bool flags = true, registers = true;
+	for (unsigned i = 0; i < 8; i++) {
+		u64 di = (u64)target, si = (u64)from, cx = i, sum = i & 1;
+		u8 zero, carry, sign;
+		asm volatile("cmp $1, %[sum]; rep movsb; setz %[zero]; setc %[carry]; sets %[sign]; lea (%%rdi, "
+			     "%%rsi), %[sum]"
+			     : "+D"(di), "+S"(si),
+			       "+c"(cx), [sum] "+r"(sum), [zero] "=&r"(zero), [carry] "=&r"(carry), [sign] "=&r"(sign)
+			     :
+			     : "memory", "cc");
+		flags &= zero == (i & 1) && carry == !(i & 1) && sign == !(i & 1);
+		registers &= sum == (u64)target + (u64)from + 2 * i;
+	}
+	CHECK("flags-stay-over-rep-movsb", flags);
+	CHECK("registers-behind-rep-movsb", registers);
+	/* Operands of 64-bit pointers that the repetition moves: none shares a check with what was before. */
+	bool values = true;
+	for (unsigned i = 0; i < 8; i++) {
+		u64 before, di = (u64)target + 4096 - 8, cx = 8, at;
+		*(u64 *)di = 0x1111 * i;
+		*(u64 *)(di + 8) = 0x2222 * i;
+		asm volatile("mov (%%rdi), %[before]; rep stosb; mov (%%rdi), %[at]"
+			     : "+D"(di), "+c"(cx), [before] "=&r"(before), [at] "=&r"(at)
+			     : "a"(0)
+			     : "memory");
+		values &= before == 0x1111 * i && at == 0x2222 * i;
+	}
+	CHECK("operands-beside-rep-stosb", values);
+}
+
 /* --- interrupts --- */
 
 enum { LAPIC_SVR = 0xf0, LAPIC_EOI = 0xb0, LAPIC_TIMER = 0x320, LAPIC_INITIAL = 0x380, LAPIC_DIVIDE = 0x3e0 };
@@ -149,5 +253,7 @@ void guest_main(void)
 {
 	test_faults();
 	test_semantics();
+	test_widths();
+	test_neighbours();
 	test_interrupts();
 }
