@@ -516,6 +516,12 @@ static void forget_pages(struct cpu *cpu, const struct check *c)
 	mmu_renew_copies(&cpu->mmu);
 }
 
+/* Did something come up in the middle of a string, which goes on from there another time? */
+static bool is_within_string(const struct cpu *cpu)
+{
+	return string_element(cpu->insn) && cpu->reg[REG_RIP] == cpu->rip_start;
+}
+
 /*
  * Runs a fragment both ways. false: they differ. `*thrown`: it threw; then, as where what was done cannot be undone,
  * there may have been nothing to compare.
@@ -529,7 +535,8 @@ static bool ways_agree(struct cpu *cpu, struct check *c, struct fragments *all, 
 	take_outcome(cpu, &c->before, false);
 	*thrown = execute(cpu, c, all, f, done);
 	/* A throw without an event was a VM exit, say: that cannot be undone either. */
-	if (!c->undoable || cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
+	if (!c->undoable || cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid) ||
+	    is_within_string(cpu))
 		return true;
 	u16 undefined = *done == f->first ? 0 : all->step[*done - 1].undefined;
 	take_outcome(cpu, &c->interpreted, *thrown);
@@ -540,7 +547,7 @@ static bool ways_agree(struct cpu *cpu, struct check *c, struct fragments *all, 
 	*thrown = execute(cpu, NULL, all, f, done);
 	/* A page of data gave up its old blocks, with these writes as the last of many, or something just came up that
 	 * an STI lets through: this one was left in the middle. */
-	if (cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid))
+	if (cpu->counters.blocks_dropped != dropped || (*thrown && !cpu->pending.valid) || is_within_string(cpu))
 		return true;
 	take_outcome(cpu, &c->translated, *thrown);
 	cpu->counters.translations_checked++;

@@ -1,7 +1,9 @@
 /*
  * Direct branches to other pages. What lies there depends on where the branch's own page is mapped and on what else is,
  * so such a jump is direct only while the page and the stamp of its jit_far are the ones the CPU runs with: the jump
- * cache would then find the same block. Otherwise C code looks where it leads now.
+ * cache would then find the same block. Otherwise C code looks where it leads now. The stamp of the MMU's copies
+ * changes whenever the other one does, and is compared where a trace is entered: so it is enough to look at the page
+ * here, in a place that is forgotten with the predictions.
  */
 #include "jit/translation.h"
 
@@ -28,6 +30,16 @@ static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, str
 	jit_bind(jit, link, block);
 }
 
+/* It is among those that are forgotten with the page's predictions. */
+static void list(struct jit_far *far)
+{
+	struct prediction **first = &far->predictions->first;
+	if (far->near->next)
+		return;
+	far->near->next = *first ? *first : (struct prediction *)LAST_LISTED;
+	*first = far->near;
+}
+
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 {
 	u64 stamp = mmu_copy_stamp(&cpu->mmu);
@@ -37,21 +49,28 @@ u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return 0;
 	lead_to(cpu, jit_of(cpu), &far->link, block);
-	*far->place = (struct far_place){ cpu->jit_page, cpu->jit_stamp };
+	far->bound = (struct far_place){ cpu->jit_page, cpu->jit_stamp };
+	if (far->near) {
+		far->near->page = cpu->jit_page;
+		list(far);
+	}
 	return 1;
 }
 
-/* A jump that is taken unless the CPU's field, which `reg` becomes, is that of the far jump's place. */
-static u8 *emit_unless_at(struct translation *t, const struct jit_far *far, i32 field, unsigned reg, const u64 *place)
+void jit_unbind_far(struct jit_far *far)
+{
+	far->bound.stamp = 0;
+	if (far->near)
+		far->near->page = NOWHERE;
+}
+
+/* A jump that is taken unless the CPU's field, which `reg` becomes, is what the far jump is bound for. */
+static u8 *emit_unless_bound(struct translation *t, const u64 *place, i32 field, unsigned reg)
 {
 	struct emit *e = &t->e;
 	emit_load(e, reg, HOST_CPU, field);
-	if (far->place == &far->own) {
-		emit_mov_imm(e, HOST_T1, (u64)place);
-		emit_rm(e, OPCODE_WIDE(0x3b), reg, HOST_T1, HOST_NONE, 0, 0);
-	} else {
-		emit_compare_place(t, reg, place);
-	}
+	emit_mov_imm(e, HOST_T1, (u64)place);
+	emit_rm(e, OPCODE_WIDE(0x3b), reg, HOST_T1, HOST_NONE, 0, 0);
 	return emit_jcc(e, COND_NZ, NULL);
 }
 
@@ -62,11 +81,17 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 
 	jit->links_start -= sizeof(struct jit_far);
 	struct jit_far *far = (struct jit_far *)(jit->writable + jit->links_start);
-	struct far_place *place = new_far_place(t);
-	*far = (struct jit_far){ .place = place ? place : &far->own, .offset = offset, .link.far = far };
+	*far = (struct jit_far){ .near = new_far_place(t), .predictions = t->page, .offset = offset, .link.far = far };
 	const u8 *start = e->at;
-	u8 *other_page = emit_unless_at(t, far, CPU_FIELD(jit_page), HOST_T0, &far->place->page);
-	u8 *other_stamp = emit_unless_at(t, far, CPU_FIELD(jit_stamp), HOST_T2, &far->place->stamp);
+	u8 *other_page, *other_stamp = NULL;
+	if (far->near) {
+		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+		emit_compare_place(t, HOST_T0, &far->near->page);
+		other_page = emit_jcc(e, COND_NZ, NULL);
+	} else {
+		other_page = emit_unless_bound(t, &far->bound.page, CPU_FIELD(jit_page), HOST_T0);
+		other_stamp = emit_unless_bound(t, &far->bound.stamp, CPU_FIELD(jit_stamp), HOST_T2);
+	}
 	struct cold *c = add_cold(t, other_page);
 	c->also = other_stamp;
 	c->kind = COLD_FAR;
@@ -106,7 +131,9 @@ void emit_cold_far(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->far);
-	emit_call(e, t->jit->stub_far);
+	if (c->far->near)
+		emit_page_reference(t, 1);
+	emit_call(e, c->far->near ? t->jit->stub_far_near : t->jit->stub_far);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_T2, HOST_T2);
 	emit_jcc(e, COND_NZ, c->back);
 }

@@ -128,19 +128,21 @@ struct jit_link {
 	struct jit_far *far;   /* NULL: the target is in the same page */
 };
 
-/* Where a direct jump to another page is right: where these are the CPU's. */
-struct far_place {
-	u64 page;  /* jit_page */
-	u64 stamp; /* jit_stamp; 0: not bound, and the jump is never taken */
-};
-
-/* Such a jump (far.c). */
+/* A direct jump to another page (far.c). */
 struct jit_far {
-	struct far_place *place; /* near its code, among the predictions, or its own */
-	struct far_place own;
-	i64 offset; /* of the target from the jump's own page */
+	/* Where it is right: where these are the CPU's. */
+	struct far_place {
+		u64 page;  /* jit_page */
+		u64 stamp; /* jit_stamp; 0: not bound, and the jump is never taken */
+	} bound;
+	/* Beside the code: `page` is bound.page, or NOWHERE, and is forgotten with the predictions; NULL: no room. */
+	struct prediction *near;
+	struct page_predictions *predictions; /* the page's, with whom */
+	i64 offset;                           /* of the target from the jump's own page */
 	struct jit_link link;
 };
+
+enum { NOWHERE = 1 /* no page's address */ };
 
 /* Integer instructions that not every host executes, and what else differs between hosts. */
 enum {
@@ -240,6 +242,7 @@ struct jit {
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
+	const u8 *stub_far_near;     /* the same, for one with a place beside the code; T2 as for stub_predict */
 	const u8 *stub_string[2][4]; /* call, by is it MOVS, and width: see strings.c */
 	const u8 *stub_tsc;          /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
 	const u8 *stub_store_vectors;
@@ -317,6 +320,8 @@ void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);
 
 /* far.c: binds the jump for where the CPU is now. 0: its target has no translation. */
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far);
+/* Its target's translation is gone. */
+void jit_unbind_far(struct jit_far *far);
 
 /* stubs.c: makes the stubs at the area's start. */
 void jit_make_stubs(struct cpu *cpu, struct jit *jit);

@@ -105,7 +105,7 @@ static void untranslate(struct cpu *cpu, struct block *block)
 		set_jump(link->site, link->unlinked);
 		link->bound = false;
 		if (link->far)
-			link->far->place->stamp = 0;
+			jit_unbind_far(link->far);
 	}
 	block->incoming = NULL;
 }

@@ -89,15 +89,13 @@ void jit_keep_predictions(struct jit *jit, const struct predictions *predictions
 		jit->predictions_used += 1 + predictions->count;
 }
 
-static_assert(sizeof(struct far_place) <= sizeof(struct prediction), "one takes the place of the other");
-
-struct far_place *new_far_place(struct translation *t)
+struct prediction *new_far_place(struct translation *t)
 {
 	if (!t->predictions)
 		return NULL;
-	struct far_place *place = (struct far_place *)&t->predictions->of[t->predictions->count++];
-	*place = (struct far_place){ 0 };
-	return place;
+	struct prediction *n = &t->predictions->of[t->predictions->count++];
+	*n = (struct prediction){ .page = NOWHERE };
+	return n;
 }
 
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field)
@@ -148,13 +146,18 @@ void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend)
 	emit_field(t, 0x8b, reg, addend);
 }
 
+void emit_page_reference(struct translation *t, unsigned size)
+{
+	const struct prediction *page = (const struct prediction *)t->page;
+	emit_mov_imm(&t->e, HOST_T2, (u64)(page - t->jit->predictions) << SIZE_BITS | (size - 1));
+}
+
 /* Calls the stub; ZF as it says. */
 static void emit_look(struct translation *t, const struct cold *c)
 {
-	const struct prediction *page = (const struct prediction *)t->page;
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->prediction);
-	emit_mov_imm(e, HOST_T2, (u64)(page - t->jit->predictions) << SIZE_BITS | (c->range.size - 1));
+	emit_page_reference(t, c->range.size);
 	emit_call(e, t->jit->stub_predict[c->range.write]);
 }
 
@@ -203,6 +206,8 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	const u8 *loop = e->at;
 	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
 	u8 *done = emit_jcc(e, COND_BE, NULL);
+	emit_rm(e, OPCODE_WIDE(0xc7), 0, HOST_T0, HOST_NONE, 0, offsetof(struct prediction, page));
+	emit32(e, NOWHERE); /* of far jumps */
 	emit_store_zero(e, HOST_T0, offsetof(struct prediction, limit));
 	emit_load(e, HOST_T1, HOST_T0, offsetof(struct prediction, next));
 	emit_store_zero(e, HOST_T0, offsetof(struct prediction, next));
@@ -299,6 +304,17 @@ static void emit_list(struct emit *e, const struct jit *jit)
 	emit_patch(e, not_now, e->at);
 }
 
+/* CF = T0's entry of the supervisor's is spared. Uses RAX, and makes it T1's addend again; and RCX. */
+static void emit_test_spared(struct emit *e)
+{
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RCX);
+	emit_shift(e, 5, false, HOST_RCX, PAGE_SHIFT);
+	emit_alu_imm(e, 4, false, HOST_RCX, TLB_ENTRIES - 1);
+	emit_load(e, HOST_RAX, HOST_CPU, CPU_FIELD(mmu.copies.spared));
+	emit_rm(e, (struct opcode){ .byte = 0xa3, .map = 1, .wide = true }, HOST_RCX, HOST_RAX, HOST_NONE, 0, 0);
+	emit_load(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
+}
+
 /*
  * call: T0 = linear address, T1 = prediction, T2 = place of its page's << SIZE_BITS | bytes - 1. If the TLB has them:
  * ZF, T1 = addend, which the prediction has, too, and it is of this page, if it may. Keeps all but T1 and T2.
@@ -330,9 +346,14 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.cls));
 	emit8(e, MMU_USER);
 	u8 *no_copy = emit_jcc(e, COND_NZ, NULL);
-	emit_patch(e, supervisor, e->at);
+	const u8 *copy = e->at;
 	emit_copy(e, write);
+	u8 *copied = emit_jmp(e, NULL);
+	emit_patch(e, supervisor, e->at);
+	emit_test_spared(e);
+	emit_jcc(e, COND_AE, copy);
 	emit_patch(e, no_copy, e->at);
+	emit_patch(e, copied, e->at);
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
 	emit_patch(e, miss, e->at);
@@ -341,8 +362,38 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit8(e, 0xc3);
 }
 
+/*
+ * call: T1 = a far jump that has a place beside its code, T2 = place of its page's predictions << SIZE_BITS. If that
+ * was only forgotten, it is right here once more: T2 = 1. Else as stub_far.
+ */
+static void make_far_near(struct emit *e, const struct jit *jit)
+{
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_stamp));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.stamp));
+	u8 *other_stamp = emit_jcc(e, COND_NZ, NULL);
+	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.page));
+	u8 *other_page = emit_jcc(e, COND_NZ, NULL);
+	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jit_far, near));
+	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, page));
+	emit_compare_listed(e);
+	u8 *listed = emit_jcc(e, COND_NZ, NULL);
+	emit_enlist(e, jit);
+	emit_patch(e, listed, e->at);
+	emit_mov_imm(e, HOST_T2, 1);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit8(e, 0xc3);
+	emit_patch(e, other_stamp, e->at);
+	emit_patch(e, other_page, e->at);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit_jmp(e, jit->stub_far);
+}
+
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 {
+	jit->stub_far_near = e->at;
+	make_far_near(e, jit);
 	cpu->jit_misses_left = MISSES;
 	jit->stub_forget = e->at;
 	make_forget(e, jit);

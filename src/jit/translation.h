@@ -231,8 +231,10 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 /* `reg` = a group's addend, which its leader has predicted. */
 void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend);
 /* Room for where a far jump is right, beside its code; NULL: there is none. And CMP `reg`, with a field of it. */
-struct far_place *new_far_place(struct translation *t);
+struct prediction *new_far_place(struct translation *t);
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
+/* T2 = which page's predictions, for stubs; and the size of a range. */
+void emit_page_reference(struct translation *t, unsigned size);
 void emit_cold_forget(struct translation *t, const struct cold *c);
 /* Goes back if the TLB has the range, else on. */
 void emit_cold_predict(struct translation *t, const struct cold *c);

@@ -107,12 +107,15 @@ struct mmu {
 	/*
 	 * Copies of entries that others keep, beside the code that uses them. They are good while `stamp` is what it
 	 * was when they were made: no two contexts, address spaces or privileges ever share one, and switching back
-	 * brings the old one back; 0: no copy is good. Whoever makes a copy of what mmu_may_copy() notes it by
-	 * mmu_note_copy(), or as that does: invalidation of a page that has no copies leaves the stamp alone.
+	 * brings the old one back; while accesses are `checked`, no copy is good. Whoever makes a copy of what
+	 * mmu_may_copy() notes it by mmu_note_copy(), or as that does: invalidation of a page that has no copies, nor
+	 * code, leaves the stamp alone. It is another one whenever `generation` is.
 	 */
 	struct mmu_copies {
 		u8 *pages;    /* by copy_index(): nonzero if there may be copies */
 		u8 *writable; /* likewise, by the host's page, copies of `write` */
+		/* A bit for each entry of `system`: it must not be copied, for that would last for too short a time. */
+		const u64 *spared;
 	} copies;
 	/* Cold. */
 	struct mem *mem;
@@ -228,10 +231,11 @@ static inline u64 mmu_copy_stamp(const struct mmu *mmu)
 	return (u64)mmu->stamp.high << 32 | mmu->stamp.low;
 }
 
-/* Entries of the current table: none that are good only while EFLAGS.AC is set. */
-static inline bool mmu_may_copy(const struct mmu *mmu)
+/* The current table's entry for va: none that is good only while EFLAGS.AC is set. */
+static inline bool mmu_may_copy(const struct mmu *mmu, u64 va)
 {
-	return mmu->tlb == mmu->system || mmu->cls == MMU_USER;
+	unsigned index = (unsigned)(va >> PAGE_SHIFT) % TLB_ENTRIES;
+	return mmu->tlb == mmu->system ? !(mmu->copies.spared[index / 64] >> index % 64 & 1) : mmu->cls == MMU_USER;
 }
 
 /* Somebody copied the entry of va, to write if `write`. */

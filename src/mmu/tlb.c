@@ -79,6 +79,11 @@ struct mmu_context {
 	bool local_code; /* the supervisor's code is not in global pages alone */
 	struct copy_cache user_copies, supervisor_copies;
 	bool local_copies; /* the supervisor's may be of entries that are not global */
+	/*
+	 * The supervisor uses hardly any pages that are not global: those are not to be copied, for each change of the
+	 * address space would invalidate all copies for their sake.
+	 */
+	bool spare_local;
 	/* Entries of pages that are not global, if they are anything. */
 	u64 local[MMU_CLASSES][TLB_ENTRIES / 64];
 	/* RAM pages with write tags, per class and 64 entries: tells mmu_protect_code where to search. */
@@ -125,6 +130,9 @@ static struct tlb_entry *empty_table(const struct mmu *mmu)
 	return mmu->tables + (size_t)CONTEXTS * MMU_CLASSES * TLB_ENTRIES;
 }
 
+/* Of 48 bits. What was copied without checks is not good with them; and nothing is copied then. */
+#define CHECKED_STAMP BIT(47)
+
 static void select_class(struct mmu *mmu)
 {
 	const struct mmu_of_class *of = &mmu->of_class[mmu->cls];
@@ -134,6 +142,8 @@ static void select_class(struct mmu *mmu)
 	mmu->stamp.high = (u16)(of->stamp >> 32);
 	mmu->copies.pages = of->pages;
 }
+
+static const u64 no_entries[TLB_ENTRIES / 64];
 
 /* Points the fast path at the current context and class. */
 static void select_tables(struct mmu *mmu)
@@ -146,11 +156,12 @@ static void select_tables(struct mmu *mmu)
 		mmu->of_class[cls] = (struct mmu_of_class){
 			.tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls)),
 			.generation = cls == MMU_USER ? c->user.generation : c->supervisor.generation,
-			.stamp = mmu->checked ? 0 : copies->stamp,
+			.stamp = copies->stamp | (mmu->checked ? CHECKED_STAMP : 0),
 			.pages = copies->pages,
 		};
 	}
 	mmu->system = mmu->of_class[MMU_SUPERVISOR].tlb;
+	mmu->copies.spared = c->spare_local ? c->local[MMU_SUPERVISOR] : no_entries;
 	select_class(mmu);
 }
 
@@ -172,16 +183,25 @@ void mmu_renew_copies(struct mmu *mmu)
 	select_tables(mmu);
 }
 
-/* What others cached of these translations is no longer good. */
-static void renew_code(struct mmu *mmu, struct code_cache *code)
+/*
+ * What others cached of these translations is no longer good. Nor are copies of entries then: who keeps both need look
+ * at the copies' stamp alone.
+ */
+static void renew_code(struct mmu *mmu, struct code_cache *code, struct copy_cache *copies)
 {
 	code->generation = ++mmu->last_generation;
 	memset(code->pages, 0, sizeof code->pages);
+	renew_copies(mmu, copies);
+}
+
+static void renew_user_code(struct mmu *mmu, struct mmu_context *c)
+{
+	renew_code(mmu, &c->user, &c->user_copies);
 }
 
 static void renew_supervisor_code(struct mmu *mmu, struct mmu_context *c)
 {
-	renew_code(mmu, &c->supervisor);
+	renew_code(mmu, &c->supervisor, &c->supervisor_copies);
 	c->local_code = false;
 }
 
@@ -195,10 +215,9 @@ static void drop_spaces(struct mmu *mmu, const struct mmu_context *c)
 static void flush_context(struct mmu *mmu, struct mmu_context *c)
 {
 	drop_spaces(mmu, c);
-	renew_code(mmu, &c->user);
+	renew_user_code(mmu, c);
 	renew_supervisor_code(mmu, c);
 	if (c->filled) {
-		renew_all_copies(mmu, c);
 		c->local_copies = false;
 		mmu->counters->tlb_flushes++;
 		TRACE(mmu, "flush of vpid %u, eptp %#llx", c->vpid, (unsigned long long)c->eptp);
@@ -236,9 +255,8 @@ int mmu_init(struct mmu *mmu, struct mem *mem, struct counters *counters, unsign
 		struct mmu_context *c = &mmu->contexts[i];
 		c->tables = mmu->tables + (size_t)i * MMU_CLASSES * TLB_ENTRIES;
 		c->revision = 1;
-		renew_code(mmu, &c->user);
-		renew_code(mmu, &c->supervisor);
-		renew_all_copies(mmu, c);
+		renew_user_code(mmu, c);
+		renew_supervisor_code(mmu, c);
 	}
 	format_prepare(&mmu->formats->stage1, FORMAT_NONE, phys_bits, false);
 	format_prepare(&mmu->formats->stage2, FORMAT_EPT, phys_bits, false);
@@ -281,9 +299,20 @@ static bool is_live(const struct mmu_context *c, const struct tlb_entry *e)
 	return (tag & ~PAGE_MASK) == c->revision;
 }
 
+/* All entries that are not global are about to go. */
+static void decide_copies(struct mmu_context *c)
+{
+	enum { FEW = 8 };
+	unsigned entries = 0;
+	for (unsigned word = 0; word < ARRAY_SIZE(c->local[MMU_SUPERVISOR]); word++)
+		entries += (unsigned)__builtin_popcountll(c->local[MMU_SUPERVISOR][word]);
+	c->spare_local = entries <= FEW;
+}
+
 /* Empties the tables of all entries that are not global, and gives them to `space` if it is not NULL. */
 static void take_local(struct mmu *mmu, struct mmu_context *c, struct mmu_space *space)
 {
+	decide_copies(c);
 	renew_copies(mmu, &c->user_copies);
 	if (c->local_copies)
 		renew_copies(mmu, &c->supervisor_copies);
@@ -304,7 +333,7 @@ static void flush_local(struct mmu *mmu, struct mmu_context *c)
 {
 	mmu->counters->tlb_flushes++;
 	take_local(mmu, c, NULL);
-	renew_code(mmu, &c->user);
+	renew_user_code(mmu, c);
 	if (c->local_code)
 		renew_supervisor_code(mmu, c);
 	if (c == mmu->context)
@@ -360,7 +389,7 @@ static void restore_space(struct mmu *mmu, struct mmu_context *c, struct mmu_spa
 		struct tlb_entry *e = &class_table(c, s->cls)[s->index];
 		*e = s->entry;
 		c->local[s->cls][s->index / 64] |= BIT(s->index % 64);
-		c->local_copies |= s->cls == MMU_SUPERVISOR;
+		c->local_copies |= s->cls == MMU_SUPERVISOR && !c->spare_local;
 		if (!e->write)
 			continue;
 		u64 page = page_of_entry(mmu, e->write, e);
@@ -390,7 +419,7 @@ static void switch_space(struct mmu *mmu, struct mmu_context *c, u16 pcid)
 	if (next)
 		restore_space(mmu, c, next);
 	else
-		renew_code(mmu, &c->user);
+		renew_user_code(mmu, c);
 	if (c->local_code)
 		renew_supervisor_code(mmu, c);
 	mmu->counters->context_switches++;
@@ -513,7 +542,7 @@ static void fill(struct mmu *mmu, u64 va, enum mmu_class cls, const struct trans
 	c->keys_used |= t->keys_used;
 	u64 *local = &c->local[cls][index / 64], bit = BIT(index % 64);
 	*local = t->global ? *local & ~bit : *local | bit;
-	c->local_copies |= !t->global && cls == MMU_SUPERVISOR;
+	c->local_copies |= !t->global && cls == MMU_SUPERVISOR && !c->spare_local;
 	if (write)
 		note_write(c, cls, index, page);
 	if (t->stage1_shift > PAGE_SHIFT)
@@ -573,7 +602,7 @@ static void flush_context_page(struct mmu *mmu, struct mmu_context *c, u64 va)
 	if (c->supervisor_copies.pages[copy_index(va)])
 		renew_copies(mmu, &c->supervisor_copies);
 	if (code_has(&c->user, va))
-		renew_code(mmu, &c->user);
+		renew_user_code(mmu, c);
 	if (code_has(&c->supervisor, va))
 		renew_supervisor_code(mmu, c);
 	if (c == mmu->context)

@@ -36,8 +36,9 @@ static void map(unsigned n, const u8 *page, u64 rights)
 
 /* Each is one instruction with one operand, wherever it is called from. */
 asm(".pushsection .text\n"
-    ".global read_it, write_it, read_any, write_any, remap_between, read_two\n"
+    ".global read_it, read_local, write_it, read_any, write_any, remap_between, read_two\n"
     "read_it: mov (%rdi), %rax; ret\n"
+    "read_local: mov (%rdi), %rax; ret\n"
     "write_it: mov %rsi, (%rdi); ret\n"
     /* These two are used all over the place, and soon not predicted any more. */
     "read_any: mov (%rdi), %rax; ret\n"
@@ -46,7 +47,7 @@ asm(".pushsection .text\n"
     "remap_between: mov (%rdi), %rax; mov %rsi, (%rdx); invlpg (%rdi); sub (%rdi), %rax; ret\n"
     "read_two: mov (%rdi), %rax; mov 8(%rdi), %rdx; lea (%rax,%rdx), %rax; ret\n"
     ".popsection\n");
-u64 read_it(const void *at), read_any(const void *at), read_two(const void *at);
+u64 read_it(const void *at), read_local(const void *at), read_any(const void *at), read_two(const void *at);
 void write_it(void *at, u64 value), write_any(void *at, u64 value);
 u64 remap_between(const void *at, u64 entry, u64 *slot);
 
@@ -132,15 +133,27 @@ static void test_code(void)
 	CHECK("page-that-became-code-is-written-under-watch", right);
 }
 
-static bool alternate(word cr3, word other_cr3)
+static bool alternate(word cr3, word other_cr3, u64 (*read)(const void *at))
 {
 	bool right = true;
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		write_cr3(i & 1 ? other_cr3 : cr3);
-		right &= read_it(WINDOW) == (i & 1 ? 2 : 1);
+		/* The second time it is in the TLB. */
+		for (unsigned n = 0; n < 3; n++)
+			right &= read(WINDOW) == (i & 1 ? 2 : 1);
 	}
 	write_cr3(cr3);
 	return right;
+}
+
+static void set_global(bool global)
+{
+	enum { CR4_PGE = BIT(7), GLOBAL = BIT(8) };
+	for (unsigned i = 0; i < 4 * 512; i++) {
+		u64 *entry = &boot_pd[i / 512][i % 512];
+		*entry = global ? *entry | GLOBAL : *entry & ~(u64)GLOBAL;
+	}
+	write_cr4(global ? read_cr4() | CR4_PGE : read_cr4() & ~(word)CR4_PGE);
 }
 
 static void test_address_spaces(void)
@@ -152,14 +165,18 @@ static void test_address_spaces(void)
 	*(u64 *)pages[0] = 1;
 	*(u64 *)pages[1] = 2;
 	word cr3 = read_cr3();
-	CHECK("two-address-spaces-differ", alternate(cr3, (word)other_pml4));
+	CHECK("two-address-spaces-differ", alternate(cr3, (word)other_pml4, read_it));
+	/* All but the window is global now. */
+	set_global(true);
+	CHECK("the-few-pages-that-are-not-global-differ", alternate(cr3, (word)other_pml4, read_local));
+	set_global(false);
 	cpuid(1, 0, r);
 	if (!(r[2] >> 17 & 1)) {
 		skip("two-pcids-differ", "no PCID");
 		return;
 	}
 	write_cr4(read_cr4() | PCIDE);
-	CHECK("two-pcids-differ", alternate(cr3 | 1 | BIT(63), (word)other_pml4 | 2 | BIT(63)));
+	CHECK("two-pcids-differ", alternate(cr3 | 1 | BIT(63), (word)other_pml4 | 2 | BIT(63), read_it));
 	write_cr3(cr3);
 	write_cr4(read_cr4() & ~PCIDE);
 }
