@@ -87,6 +87,7 @@ struct plan {
 	bool memory_write;
 	u8 memory_size;
 	u8 alignment;                     /* of the operand in memory, less one: a handler raises the fault */
+	bool swaps;                       /* uses the low byte for a high one, while they are exchanged */
 	u8 vectors;                       /* VECTORS_* that must be loaded while it runs */
 	u8 vectors_before, vectors_after; /* and that instructions from here to the next handler want */
 	/* Operands that share one check (plan_groups.c). */

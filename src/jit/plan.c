@@ -125,6 +125,25 @@ static bool high_bytes_fit(const struct plan *p)
 	return !high || !rex;
 }
 
+/*
+ * Where a high byte is stored, say, it may change places with the low one for the time being. Nothing else of the
+ * instruction must want that register.
+ */
+static bool plan_swap(struct plan *p)
+{
+	unsigned high = GPR_COUNT;
+	if (!p->memory)
+		return false;
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && jit_is_high_byte(p->op[i].reg.value))
+			high = jit_gpr_number(&p->op[i]);
+	for (unsigned i = 0; i < p->zi.operand_count; i++)
+		if (jit_is_gpr(&p->op[i]) && !jit_is_high_byte(p->op[i].reg.value) && jit_gpr_number(&p->op[i]) == high)
+			return false;
+	p->swaps = p->insn->base != high && p->insn->index != high;
+	return p->swaps;
+}
+
 static bool operand_fits(struct plan *p, const ZydisDecodedOperand *op)
 {
 	switch (op->type) {
@@ -167,7 +186,7 @@ static bool plan_copy(const struct jit *jit, struct plan *p)
 			return false;
 	if ((p->insn->flags & INSN_LOCK) && !p->memory)
 		return false;
-	return high_bytes_fit(p);
+	return high_bytes_fit(p) || plan_swap(p);
 }
 
 static bool plan_lea(struct plan *p)

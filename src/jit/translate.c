@@ -182,6 +182,12 @@ static bool fits_in_memory(const struct translation *t, const struct plan *p, co
 	}
 }
 
+/* XCHG of a register's low byte and its high one; changes no flag. */
+static void emit_swap(struct translation *t, const struct operand *o)
+{
+	emit_rr(&t->e, (struct opcode){ .byte = 0x86 }, o->host, o->host + 4);
+}
+
 static void translate_copy(struct translation *t, const struct plan *p)
 {
 	struct operand reg, rm, low;
@@ -201,6 +207,10 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	if (!in_memory)
 		load_operand(t, p, &rm);
 	load_operand(t, p, &low);
+	if (p->swaps) {
+		emit_swap(t, &reg);
+		reg.high = false;
+	}
 	struct opcode op = copied_opcode(p);
 	op.byte_registers = needs_rex(&reg) || (!in_memory && needs_rex(&rm)) || needs_rex(&low);
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
@@ -217,6 +227,8 @@ static void translate_copy(struct translation *t, const struct plan *p)
 		emit_o(&t->e, op, low.op ? encoded(&low) : HOST_NONE);
 	}
 	emit_immediates(t, p);
+	if (p->swaps)
+		emit_swap(t, &reg);
 	if (p->writes_flags)
 		t->flags = IN_HOST;
 	store_operand(t, &reg);

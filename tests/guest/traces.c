@@ -127,6 +127,34 @@ static void test_shifts(void)
 	CHECK("shifts-leave-the-last-bit-in-carry", carried);
 }
 
+/* AH to BH beside memory: there is no encoding of them with the host's registers. */
+static void test_high_bytes(void)
+{
+	unsigned wrong = 0;
+	for (u32 i = 0; i < ROUNDS; i++) {
+		u32 value = i * 0x9e3779b9, rest = value;
+		u8 cell[5] = { 0, 7, 0, (u8)(value >> 8), 5 };
+		u8 high = (u8)(value >> 8), below;
+		word flags;
+		asm volatile("mov %%bh, (%[at]); add 1(%[at]), %%bh; cmp %%bh, 3(%[at]); pushf; pop %[flags];"
+			     "setb %[below]; xchg %%bh, 4(%[at]); lock sub %%bh, 2(%[at]); mov %%bh, %%bl"
+			     : "+b"(rest), [flags] "=&S"(flags), [below] "=&d"(below)
+			     : [at] "D"(cell)
+			     : "memory", "cc");
+		wrong += cell[0] != high || cell[4] != (u8)(high + 7) || cell[2] != (u8)-5;
+		wrong += below != (high < (u8)(high + 7)) || (flags & 1) != below;
+		wrong += rest != ((value & ~0xffffu) | 0x505);
+		/* CMPXCHG uses AL besides; and an address uses the register. */
+		u32 expected = high << 8 | 7;
+		asm volatile("cmpxchg %%ah, 1(%[at]); mov %%ch, 2(%%rcx)"
+			     : "+a"(expected)
+			     : [at] "D"(cell), "c"(cell)
+			     : "memory", "cc");
+		wrong += cell[1] != high || cell[2] != (u8)((word)cell >> 8) || expected != (u32)(high << 8 | 7);
+	}
+	CHECK_EQUAL("high-bytes-meet-memory", wrong, 0);
+}
+
 /* --- one check for several operands --- */
 
 /* Four words from `at` on, read and written as neighbours. */
@@ -665,6 +693,7 @@ void guest_main(void)
 	test_flags();
 	test_count_branches();
 	test_shifts();
+	test_high_bytes();
 	test_page_borders();
 	test_faults_between_neighbours();
 	test_read_only_neighbours();
