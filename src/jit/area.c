@@ -17,6 +17,7 @@ enum {
 	/* The writable mapping is given back whenever so many bytes more are filled. */
 	FORGET_BYTES = 256 << 10,
 	HUGE_BYTES = 2 << 20,
+	PATCHING = 64 << 20 /* instructions: some 50 ms */
 };
 
 /* Traces with more operands in memory than there is room for do without. */
@@ -110,6 +111,14 @@ static void make_huge(struct jit *jit)
 	}
 }
 
+/* From the start: binding jumps writes to old code, and each may bring in 2 MiB. */
+static void give_back(struct jit *jit, size_t bytes)
+{
+	madvise(jit->writable, bytes & ~(size_t)(PAGE_SIZE - 1), MADV_DONTNEED);
+	jit->patched = false;
+	jit->patched_at = 0;
+}
+
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
 {
 	jit->used += (size + 15) & ~15UL;
@@ -118,8 +127,15 @@ void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
 	make_huge(jit);
 	size_t filled = jit->used & ~(size_t)(FORGET_BYTES - 1);
 	if (filled > jit->forgotten) {
-		/* From the start: binding jumps has written to old code meanwhile. */
-		madvise(jit->writable, filled, MADV_DONTNEED);
+		give_back(jit, filled);
 		jit->forgotten = filled;
 	}
+}
+
+void jit_tidy_patched(struct cpu *cpu, struct jit *jit)
+{
+	if (!jit->patched_at)
+		jit->patched_at = cpu->counters.instructions;
+	else if (cpu->counters.instructions - jit->patched_at > PATCHING)
+		give_back(jit, jit->used);
 }

@@ -221,6 +221,8 @@ struct jit {
 	/* Bytes: code grows from the start, links grow from the end. */
 	size_t size, used, stubs_end, links_start;
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
+	bool patched;     /* jumps were bound since then */
+	u64 patched_at;   /* counters.instructions when somebody saw that */
 	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
 	struct prediction *predictions;          /* beside the executable mapping, neither of them executable */
@@ -308,6 +310,8 @@ bool jit_has_room(struct jit *jit, size_t n, unsigned links);
  * time, or the code would count twice in the process's memory.
  */
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
+/* Jumps were bound. Once some time has passed since the first: gives back what that has brought in. */
+void jit_tidy_patched(struct cpu *cpu, struct jit *jit);
 
 /* predict.c */
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e);

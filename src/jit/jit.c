@@ -79,6 +79,7 @@ void jit_bind(struct jit *jit, struct jit_link *link, struct block *block)
 {
 	const u8 *to = (const u8 *)block->entry + (link->quiet ? block->quiet : 0);
 	set_jump(link->site, jit->writable + (to - jit->executable));
+	jit->patched = true;
 	link->bound = true;
 	link->next = block->incoming;
 	block->incoming = link;
@@ -97,11 +98,14 @@ static void run(struct cpu *cpu, struct block *block)
 	struct jit_link *link = jit_enter(cpu, block->entry);
 	if (link)
 		bind(cpu, jit_of(cpu), link);
+	if (unlikely(jit_of(cpu)->patched))
+		jit_tidy_patched(cpu, jit_of(cpu));
 }
 
 static void untranslate(struct cpu *cpu, struct block *block)
 {
 	for (struct jit_link *link = block->incoming; link; link = link->next) {
+		jit_of(cpu)->patched = true;
 		set_jump(link->site, link->unlinked);
 		link->bound = false;
 		if (link->far)
