@@ -6,9 +6,9 @@
 #include "jit/translation.h"
 
 const u8 host_register[GPR_COUNT] = {
-	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,  [RSP] = 14,        [RBP] = HOST_RBP,
-	[RSI] = HOST_RSI, [RDI] = HOST_RDI, [R8] = HOST_NONE, [R9] = HOST_NONE,  [R10] = HOST_NONE, [R11] = HOST_NONE,
-	[R12] = 12,       [R13] = 13,       [R14] = HOST_R8,  [R15] = HOST_NONE,
+	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX,  [RBX] = HOST_RBX,  [RSP] = 14,        [RBP] = HOST_RBP,
+	[RSI] = HOST_RSI, [RDI] = HOST_RDI, [R8] = HOST_R8,    [R9] = HOST_NONE,  [R10] = HOST_NONE, [R11] = HOST_NONE,
+	[R12] = 12,       [R13] = 13,       [R14] = HOST_NONE, [R15] = HOST_NONE,
 };
 
 enum {
@@ -289,7 +289,7 @@ static void make_handler(struct emit *e, const struct jit *jit, const u8 *leave)
  */
 static void make_tsc(struct emit *e, const struct jit *jit)
 {
-	static const u8 kept[] = { RCX, RBX, RSI, RDI, R14 };
+	static const u8 kept[] = { RCX, RBX, RSI, RDI, R8 };
 	emit_lea(e, HOST_RSP, HOST_RSP, -8);
 	for (unsigned i = 0; i < ARRAY_SIZE(kept); i++)
 		emit_store(e, host_register[kept[i]], HOST_CPU, guest_offset(kept[i]));
