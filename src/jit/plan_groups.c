@@ -30,10 +30,17 @@ static bool is_in_register(unsigned guest)
 	return guest < GPR_COUNT && host_register[guest] != HOST_NONE;
 }
 
-/* One that may lie here or there computes its address each time, from registers that are the host's, too. */
-static bool may_be_wide(const struct plan *p, const struct plan *leader)
+/*
+ * One whose place is not known from the leader's, because it may lie here or there, or the leader does not keep its
+ * own, computes its address each time: an index must be in a register that is the host's, too, for then T1 is left
+ * alone.
+ */
+static bool may_follow(const struct plan *p, const struct access *a, const struct plan *leader)
 {
-	return !keeps_place(leader) && is_in_register(p->insn->base) && is_in_register(p->insn->index);
+	if (keeps_place(leader))
+		return !a->wide;
+	return !(p->insn->flags & INSN_MEM) || p->insn->index == REG_ZERO ||
+	       (is_in_register(p->insn->base) && is_in_register(p->insn->index));
 }
 
 static void join(struct plan *p, const struct plan *leader, unsigned slot, i64 offset)
@@ -54,7 +61,7 @@ static bool make_group(struct candidate *c, unsigned count, u8 slot)
 	for (unsigned i = 1; i < count; i++) {
 		const struct access *a = &c[i].at;
 		if (!c[i].plan || !access_alike(a, &first) || !access_aligned_with(a, &first) ||
-		    (a->wide && !may_be_wide(c[i].plan, c[0].plan)))
+		    !may_follow(c[i].plan, a, c[0].plan))
 			continue;
 		i64 l = a->offset < low ? a->offset : low;
 		l -= (l - first.offset) & first.alignment; /* the range begins where the leader's alignment shows */

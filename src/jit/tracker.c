@@ -1,6 +1,9 @@
 #include "jit/tracker.h"
 
-enum { WIDE_MAX = 64 /* bytes that a small index moves an operand by */ };
+enum {
+	WIDE_MAX = 64,         /* bytes that a small index moves an operand by */
+	CONSTANT_MAX = 1 << 30 /* and not much more when others are added */
+};
 
 static void forget(struct tracker *k, unsigned gpr)
 {
@@ -61,14 +64,17 @@ static bool operand_access(const struct tracker *k, const struct plan *p, struct
 		a->base = k->reg[insn->base].root;
 		a->offset += k->reg[insn->base].offset;
 	}
-	u32 spread = insn->index == REG_ZERO ? 0 : (u32)k->most[insn->index] << insn->scale;
-	if (insn->index != REG_ZERO && spread <= WIDE_MAX) {
+	if (insn->index == REG_ZERO)
+		return true;
+	struct value index = k->reg[insn->index];
+	u32 spread = (u32)k->most[insn->index] << insn->scale;
+	if (index.root != ROOT_ZERO && spread <= WIDE_MAX) {
 		a->size = (u8)(a->size + spread);
 		a->wide = true;
-	} else if (insn->index != REG_ZERO) {
-		a->index = k->reg[insn->index].root;
-		a->offset += (i64)((u64)k->reg[insn->index].offset << insn->scale);
+		return true;
 	}
+	a->index = index.root;
+	a->offset += (i64)((u64)index.offset << insn->scale);
 	return true;
 }
 
@@ -166,7 +172,9 @@ static bool step_of(const struct plan *p, struct step *s)
 /* The value, taken as one of 32 bits; false: may be none. */
 static bool bound(struct tracker *k, struct value v)
 {
-	if (v.root < INITIAL_ROOT || v.root >= INITIAL_ROOT + GPR_COUNT || v.offset > NARROW_MAX ||
+	if (v.root == ROOT_ZERO)
+		return v.offset >= 0 && v.offset <= INT32_MAX;
+	if (!k->narrow || v.root < INITIAL_ROOT || v.root >= INITIAL_ROOT + GPR_COUNT || v.offset > NARROW_MAX ||
 	    v.offset < -NARROW_MAX)
 		return false;
 	unsigned g = v.root - INITIAL_ROOT;
@@ -182,7 +190,7 @@ static bool bound(struct tracker *k, struct value v)
 static bool moves_constant(struct tracker *k, const struct plan *p)
 {
 	struct step s;
-	if (!step_of(p, &s) || (s.narrow && !k->narrow))
+	if (!step_of(p, &s))
 		return false;
 	struct value v = k->reg[s.from];
 	v.offset += s.plus;
@@ -194,17 +202,44 @@ static bool moves_constant(struct tracker *k, const struct plan *p)
 	return true;
 }
 
+/* Are both operands the same register? What else an operand may be is numbered in the same place. */
+static bool is_with_itself(const struct plan *p)
+{
+	return p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[0].reg.value == p->op[1].reg.value;
+}
+
+/* Sets a whole register to a constant that does not depend on the code's place? Notes that, then. */
+static bool sets_constant(struct tracker *k, const struct plan *p)
+{
+	bool whole = is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX);
+	if (p->kind != PLAN_COPY || !(whole || is_gpr_of(&p->op[0], ZYDIS_REGISTER_EAX)))
+		return false;
+	i64 value = 0;
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_SUB:
+		if (!is_with_itself(p))
+			return false;
+		break;
+	case ZYDIS_MNEMONIC_MOV:
+		value = whole ? (i64)p->insn->imm : (i64)(u32)p->insn->imm;
+		if (p->op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || value > CONSTANT_MAX || value < -CONSTANT_MAX)
+			return false;
+		break;
+	default:
+		return false;
+	}
+	unsigned to = jit_gpr_number(&p->op[0]);
+	forget(k, to);
+	k->reg[to] = (struct value){ ROOT_ZERO, value };
+	return true;
+}
+
 /* --- small values --- */
 
 static bool is_low_byte(const ZydisDecodedOperand *op)
 {
 	return jit_is_gpr(op) && op->reg.value < ZYDIS_REGISTER_AX && !jit_is_high_byte(op->reg.value);
-}
-
-/* Are both operands the same register? What else an operand may be is numbered in the same place. */
-static bool is_with_itself(const struct plan *p)
-{
-	return p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p->op[0].reg.value == p->op[1].reg.value;
 }
 
 /* What the instruction leaves in the lowest byte of its first operand, at most. */
@@ -265,7 +300,7 @@ static struct small small_behind(const struct tracker *k, const struct plan *p)
 static void follow_registers(struct tracker *k, const struct plan *p)
 {
 	struct small small = small_behind(k, p);
-	if (!moves_constant(k, p))
+	if (!moves_constant(k, p) && !sets_constant(k, p))
 		forget_written(k, p);
 	if (small.gpr < GPR_COUNT) {
 		k->most[small.gpr] = small.most;

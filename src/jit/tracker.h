@@ -1,6 +1,6 @@
 /*
- * What is known of a guest's registers in straight code: each one is an unknown value (its root) plus a constant, so
- * that one sees which operands in memory lie at a constant distance from each other.
+ * What is known of a guest's registers in straight code: each one is an unknown value (its root), or none, plus a
+ * constant, so that one sees which operands in memory lie at a constant distance from each other.
  *
  * Owner and thread: the translator's.
  */
@@ -11,7 +11,7 @@
 
 enum {
 	ROOT_RIP = 1, /* the page's start */
-	ROOT_ZERO,
+	ROOT_ZERO,    /* no value: a constant, or no register */
 	ROOT_FIRST
 };
 

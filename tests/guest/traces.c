@@ -303,6 +303,50 @@ static void test_small_indices(void)
 	map(1, PRESENT | WRITE);
 }
 
+/* Five words by indices that code sets: the last one is incremented. */
+static __attribute__((noinline)) u64 pick_by_constants(u64 *at)
+{
+	u64 sum;
+	asm volatile("mov (%1), %0; xor %%ecx, %%ecx; add (%1,%%rcx,8), %0; add $1, %%rcx; add (%1,%%rcx,8), %0;"
+		     "mov $3, %%ecx; add (%1,%%rcx,8), %0; dec %%ecx; add (%1,%%rcx,8), %0;"
+		     "mov $-2, %%rcx; add $6, %%ecx; add (%1,%%rcx,8), %0;" /* of 32 bits: not 2^32 + 4 */
+		     "mov $1, %%r9d; mov $5, %%r10d; xor %%r9d, %%r10d; incq (%1); incq (%1,%%r10,8);"
+		     "decq (%1);"
+		     "mov $-1, %%ecx; add $2, %%ecx; movslq %%ecx, %%rcx; sub -8(%1,%%rcx,8), %0;"
+		     "sub %%ecx, %%ecx; mov $2, %%cl; sub (%1,%%rcx,4), %0"
+		     : "=&r"(sum)
+		     : "S"(at)
+		     : "rcx", "r9", "r10", "memory", "cc");
+	return sum;
+}
+
+/* What an index is, is known from the code. Most of these neighbours lie in one page, a few do not. */
+static void test_constant_indices(void)
+{
+	unsigned wrong = 0;
+	map(0, PRESENT | WRITE);
+	window_pt[1] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	memset(pages, 0, sizeof pages);
+	for (unsigned i = 0; i < 40 * ROUNDS; i++) {
+		u64 *at = (u64 *)(WINDOW + (i % 64 == 63 ? 4096 - 8 * (i / 64 % 6) : 64));
+		for (unsigned n = 0; n < 5; n++)
+			at[n] = 10 * n + i;
+		wrong += pick_by_constants(at) != 4 * i + 90 || at[4] != 41 + i || at[0] != i;
+	}
+	CHECK_EQUAL("constant-indices-on-both-sides-of-a-page-border", wrong, 0);
+	/* The upper half becomes 0: from there on, one lies 4 GiB before the other. */
+	u8 *end = WINDOW + 64 - 0xffffffffULL;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		TRY("mov $-1, %%rcx; add $0, %%ecx; mov (%0,%%rcx), %%al; mov -1(%0), %%al",
+		    :
+		    : "S"(end)
+		    : "rax", "rcx", "memory", "cc");
+		wrong += fault.vector != PF || fault.address != (word)(end - 1);
+	}
+	CHECK_EQUAL("constants-of-32-bits-have-no-upper-half", wrong, 0);
+}
+
 /* One time in a hundred, neighbours are not in one page, and sometimes the second page is not there. */
 static void test_seldom_across_a_border(void)
 {
@@ -698,6 +742,7 @@ void guest_main(void)
 	test_faults_between_neighbours();
 	test_read_only_neighbours();
 	test_small_indices();
+	test_constant_indices();
 	test_seldom_across_a_border();
 	test_moving_base();
 	test_calls();
