@@ -100,6 +100,8 @@ struct plan {
 	 * addend. */
 	bool group_place;
 	i16 group_offset;
+	bool may_know; /* may take its operand from a register that is known to have the same (known.h) */
+	u8 known;      /* 1 + that guest register; 0: none */
 	/* Operands of a stretch that were checked before it (loop.h). */
 	u8 hoisted; /* 1 + number of the check; 0: none */
 	i32 hoisted_disp;

@@ -474,6 +474,8 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 	if (p->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && cpu->config->cpu_count > 1)
 		p->kind = PLAN_HANDLER; /* it yields the host's processor */
 	p->native = p->kind != PLAN_HANDLER;
+	/* MOVBE has no such form. */
+	p->may_know = p->kind == PLAN_COPY && p->zi.mnemonic != ZYDIS_MNEMONIC_MOVBE && cpu->config->cpu_count == 1;
 	/* The checker wants calls of handlers too, and these have no side effects. */
 	if (jit->options.check && !(insn->flags & INSN_ENDS) && (ram_offset * 0x9e3779b97f4a7c15ULL) >> 61 == 0)
 		p->kind = PLAN_HANDLER;

@@ -4,13 +4,14 @@
  * use that, without a check and without touching the flags. Nothing between them can withdraw a translation, for
  * whatever may do that ends its trace, or is a handler, behind which no group goes on.
  */
-#include "jit/tracker.h"
+#include "jit/known.h"
 
 enum { GROUP_RANGE = 256 /* bytes; a longer range crosses a page too often */ };
 
 struct candidate {
 	struct plan *plan; /* NULL: no operand to share, or it has its group already */
 	struct access at;
+	const struct plan *store; /* that it is known from */
 };
 
 /*
@@ -85,22 +86,57 @@ static bool make_group(struct candidate *c, unsigned count, u8 slot)
 	return true;
 }
 
-void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot)
+/* Finds out where operands lie, and which are `known`. */
+static void find_operands(struct plan *plan, unsigned count, struct candidate *c, bool know)
 {
-	struct candidate c[TRACE_MAX];
 	struct tracker k;
+	struct known known = { 0 };
 
 	tracker_begin(&k);
 	for (unsigned i = 0; i < count; i++) {
 		struct plan *p = &plan[i];
-		p->group = 0;
+		p->group = p->known = 0;
 		p->leads = false;
 		c[i] = (struct candidate){ 0 };
-		if (tracker_access(&k, p, &c[i].at) && !p->hoisted && !p->block->plain)
+		bool access = tracker_access(&k, p, &c[i].at);
+		if (access && !p->hoisted && !p->block->plain)
 			c[i].plan = p;
-		tracker_follow(&k, p);
+		if (know && c[i].plan)
+			c[i].store = known_find(&known, &k, p, &c[i].at);
+		known_follow(&known, &k, p, access ? &c[i].at : NULL);
+		if (p->known)
+			tracker_load(&k, p, p->known - 1u);
+		else
+			tracker_follow(&k, p);
 	}
+}
+
+/* Are all operands that are known in the groups of the stores that they are known from? */
+static bool knowledge_holds(const struct candidate *c, const struct plan *plan, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (plan[i].known && (!plan[i].group || plan[i].group != c[i].store->group))
+			return false;
+	return true;
+}
+
+static void make_groups(struct candidate *c, unsigned count, unsigned slot)
+{
 	for (unsigned i = 0; i < count && slot <= JIT_GROUPS; i++)
 		if (c[i].plan && !c[i].at.wide && make_group(&c[i], count - i, (u8)slot))
 			slot++;
+}
+
+void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot)
+{
+	struct candidate c[TRACE_MAX];
+	bool know = slot <= JIT_GROUPS;
+
+	do {
+		find_operands(plan, count, c, know);
+		make_groups(c, count, slot);
+		if (!know)
+			return;
+		know = false;
+	} while (!knowledge_holds(c, plan, count));
 }

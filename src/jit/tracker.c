@@ -334,3 +334,11 @@ void tracker_follow(struct tracker *k, const struct plan *p)
 		follow_registers(k, p);
 	}
 }
+
+void tracker_load(struct tracker *k, const struct plan *p, unsigned from)
+{
+	struct value v = k->reg[from];
+	tracker_follow(k, p);
+	if (p->zi.mnemonic == ZYDIS_MNEMONIC_MOV && is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX))
+		k->reg[jit_gpr_number(&p->op[0])] = v;
+}

@@ -60,6 +60,8 @@ void tracker_begin(struct tracker *k);
 bool tracker_access(const struct tracker *k, const struct plan *p, struct access *a);
 /* The registers behind the instruction. */
 void tracker_follow(struct tracker *k, const struct plan *p);
+/* The same if its operand in memory is known to hold what the register `from` has. */
+void tracker_load(struct tracker *k, const struct plan *p, unsigned from);
 
 /* Do the two lie at a constant distance, as far as `offset` says? */
 static inline bool access_alike(const struct access *a, const struct access *b)

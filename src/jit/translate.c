@@ -192,11 +192,12 @@ static void translate_copy(struct translation *t, const struct plan *p)
 {
 	struct operand reg, rm, low;
 	struct place_in_memory m = { 0 };
-	if (p->memory)
+	bool in_register = p->known, memory = p->memory && !in_register;
+	if (memory)
 		m = emit_place(t, p);
 	if (p->reads_flags)
 		need_host_flags(t);
-	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->memory ? HOST_T2 : HOST_T1, &reg);
+	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, memory ? HOST_T2 : HOST_T1, &reg);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_MODRM_RM, HOST_T2, &rm);
 	take_operand(t, p, ZYDIS_OPERAND_ENCODING_OPCODE, HOST_T1, &low);
 	bool in_memory = fits_in_memory(t, p, &rm);
@@ -215,7 +216,9 @@ static void translate_copy(struct translation *t, const struct plan *p)
 	op.byte_registers = needs_rex(&reg) || (!in_memory && needs_rex(&rm)) || needs_rex(&low);
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
-		if (p->memory)
+		if (in_register)
+			emit_rr(&t->e, op, r, t->host[p->known - 1]);
+		else if (memory)
 			emit_rm(&t->e, op, r, m.base, m.index, m.scale, m.disp);
 		else if (in_memory)
 			emit_rm(&t->e, op, r, HOST_CPU, HOST_NONE, 0, guest_offset(rm.guest));
@@ -1024,7 +1027,7 @@ u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 		return p->group;
 	case PLAN_COPY:
 		/* Without memory a register may take T1. */
-		if (p->memory)
+		if (p->memory && !p->known)
 			return p->hoisted ? 0 : p->group;
 		return uses_temporary(t, p) ? 0 : held;
 	case PLAN_REENCODE:

@@ -310,8 +310,8 @@ static __attribute__((noinline)) u64 pick_by_constants(u64 *at)
 	asm volatile("mov (%1), %0; xor %%ecx, %%ecx; add (%1,%%rcx,8), %0; add $1, %%rcx; add (%1,%%rcx,8), %0;"
 		     "mov $3, %%ecx; add (%1,%%rcx,8), %0; dec %%ecx; add (%1,%%rcx,8), %0;"
 		     "mov $-2, %%rcx; add $6, %%ecx; add (%1,%%rcx,8), %0;" /* of 32 bits: not 2^32 + 4 */
-		     "mov $1, %%r9d; mov $5, %%r10d; xor %%r9d, %%r10d; incq (%1); incq (%1,%%r10,8);"
-		     "decq (%1);"
+		     "mov $1, %%r9d; mov $5, %%r10d; xor %%r9d, %%r10d; incq (%1,%%r10,8);"
+		     "incq (%1); incq (%1,%%r9,8); decq (%1); decq (%1,%%r9,8);"
 		     "mov $-1, %%ecx; add $2, %%ecx; movslq %%ecx, %%rcx; sub -8(%1,%%rcx,8), %0;"
 		     "sub %%ecx, %%ecx; mov $2, %%cl; sub (%1,%%rcx,4), %0"
 		     : "=&r"(sum)
@@ -345,6 +345,105 @@ static void test_constant_indices(void)
 		wrong += fault.vector != PF || fault.address != (word)(end - 1);
 	}
 	CHECK_EQUAL("constants-of-32-bits-have-no-upper-half", wrong, 0);
+}
+
+/* --- loads of what the same piece has stored --- */
+
+/* A register's value, and what becomes of the register; `other` may be the same place, or an overlapping one. */
+static __attribute__((noinline)) bool stores_are_seen(u64 *at, u64 *other, u64 value)
+{
+	u64 same, changed, overwritten, half = ~0ULL, sum = 1;
+	word flags;
+	asm volatile("mov %[value], (%[at]); mov (%[at]), %[same]; add (%[at]), %[sum]; cmp (%[at]), %[same]; pushf;"
+		     "pop %[flags]; not %[value]; mov (%[at]), %[changed]; not %[value];"
+		     "mov %k[value], 16(%[at]); mov 16(%[at]), %k[half];"
+		     "mov %[half], (%[other]); mov (%[at]), %[overwritten]"
+		     : [same] "=&r"(same), [changed] "=&r"(changed), [overwritten] "=&r"(overwritten),
+		       [half] "+&r"(half), [sum] "+&r"(sum), [flags] "=&r"(flags), [value] "+&r"(value)
+		     : [at] "r"(at), [other] "r"(other)
+		     : "memory", "cc");
+	u64 now = *at;
+	return same == value && changed == value && half == (u32)value && sum == value + 1 && (flags & 0x40) &&
+	       overwritten == now;
+}
+
+/* A word of which half is stored; and a sum of which only the first part is still in a register. */
+static __attribute__((noinline)) bool no_more_is_seen(u64 *at, u64 value)
+{
+	u64 whole, sum, first = value;
+	at[2] = ~0ULL;
+	asm volatile("mov %k[first], 16(%[at]); mov 16(%[at]), %[whole];"
+		     "lea 5(%[first]), %[sum]; mov %[sum], (%[at]); xor %k[sum], %k[sum]; mov (%[at]), %[sum]"
+		     : [whole] "=&r"(whole), [sum] "=&r"(sum), [first] "+&r"(first)
+		     : [at] "r"(at)
+		     : "memory", "cc");
+	return whole == (~0ULL << 32 | (u32)value) && sum == value + 5 && first == value;
+}
+
+/* The same by one register: bytes in the midst; and the word one page further, which may be the same one. */
+static __attribute__((noinline)) bool later_stores_are_seen(u64 *at, u64 value)
+{
+	u64 mixed, aliased;
+	asm volatile("mov %[value], 8(%[at]); movb $0x55, 11(%[at]); mov 8(%[at]), %[mixed];"
+		     "mov %[value], (%[at]); mov %[at], 4096(%[at]); mov (%[at]), %[aliased]"
+		     : [mixed] "=&r"(mixed), [aliased] "=&r"(aliased)
+		     : [at] "r"(at), [value] "r"(value)
+		     : "memory", "cc");
+	return mixed == ((value & ~0xff000000ULL) | 0x55000000) && mixed == at[1] && aliased == at[0];
+}
+
+static __attribute__((noinline)) bool pushes_are_seen(u64 value)
+{
+	u64 top, below, popped;
+	asm volatile("push %[value]; push %[value]; incq (%%rsp); mov (%%rsp), %[top]; mov 8(%%rsp), %[below];"
+		     "push %[top]; mov (%%rsp), %[popped]; add $24, %%rsp"
+		     : [top] "=&r"(top), [below] "=&r"(below), [popped] "=&r"(popped)
+		     : [value] "r"(value)
+		     : "memory", "cc");
+	return top == value + 1 && below == value && popped == value + 1;
+}
+
+/* How far a pointer in memory walks to the first 0. */
+static __attribute__((noinline)) u64 walk_by_memory(const u8 *from)
+{
+	const u8 *at = from;
+	asm volatile("1: mov (%0), %%rdx; lea 1(%%rdx), %%rcx; mov %%rcx, (%0); cmpb $0, 1(%%rdx); jne 1b"
+		     :
+		     : "S"(&at)
+		     : "rcx", "rdx", "memory", "cc");
+	return (u64)(at - from);
+}
+
+static void test_own_stores(void)
+{
+	bool seen = true, walked = true;
+	map(0, PRESENT | WRITE);
+	window_pt[1] = (u64)pages[0] | PRESENT | WRITE; /* one page at two addresses */
+	window_pt[2] = (u64)pages[2] | PRESENT | WRITE;
+	invlpg(WINDOW + 4096);
+	invlpg(WINDOW + 8192);
+	memset(pages, 0, sizeof pages);
+	for (u64 i = 0; i < 4 * ROUNDS; i++) {
+		u64 *at = (u64 *)(WINDOW + (i % 64 == 63 ? 4096 - 8 * (i / 64 % 4) : 64)),
+		    value = i * 0x9e3779b97f4a7c15;
+		u64 *other = i % 3 == 0 ? at : i % 3 == 1 ? at + 512 : (u64 *)((u8 *)at + i % 8);
+		seen &= stores_are_seen(at, other, value);
+		seen &= later_stores_are_seen(i % 64 == 63 ? (u64 *)(WINDOW + 4096 - 8 * (i / 64 % 2)) : at, value);
+		seen &= no_more_is_seen(at, value);
+		seen &= pushes_are_seen(value);
+	}
+	CHECK("own-stores-are-seen-whatever-comes-between", seen);
+	memset(pages, 1, sizeof pages);
+	pages[0][0] = pages[2][100] = 0;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		pages[0][0] = 1;
+		walked &= walk_by_memory(WINDOW + 4096 + i % 32) == 4096 + 100 - i % 32;
+		pages[0][0] = 0;
+		walked &= walk_by_memory(WINDOW + 4096 - 1 - i % 32) == 1 + i % 32;
+	}
+	CHECK("pointer-in-memory-walks-over-pages", walked);
+	map(1, PRESENT | WRITE);
+	map(2, PRESENT | WRITE);
 }
 
 /* One time in a hundred, neighbours are not in one page, and sometimes the second page is not there. */
@@ -743,6 +842,7 @@ void guest_main(void)
 	test_read_only_neighbours();
 	test_small_indices();
 	test_constant_indices();
+	test_own_stores();
 	test_seldom_across_a_border();
 	test_moving_base();
 	test_calls();
