@@ -57,11 +57,11 @@ u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
 	return 1;
 }
 
-void jit_unbind_far(struct jit_far *far)
+void jit_unbind_far(const struct jit *jit, struct jit_far *far)
 {
 	far->bound.stamp = 0;
 	if (far->near)
-		far->near->page = NOWHERE;
+		far->near->page = jit->nowhere;
 }
 
 /* A jump that is taken unless the CPU's field, which `reg` becomes, is what the far jump is bound for. */

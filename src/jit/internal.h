@@ -138,14 +138,13 @@ struct jit_far {
 		u64 page;  /* jit_page */
 		u64 stamp; /* jit_stamp; 0: not bound, and the jump is never taken */
 	} bound;
-	/* Beside the code: `page` is bound.page, or NOWHERE, and is forgotten with the predictions; NULL: no room. */
+	/* Beside the code: `page` is bound.page, or jit->nowhere, and is forgotten with the predictions; NULL: no room.
+	 */
 	struct prediction *near;
 	struct page_predictions *predictions; /* the page's, with whom */
 	i64 offset;                           /* of the target from the jump's own page */
 	struct jit_link link;
 };
-
-enum { NOWHERE = 1 /* no page's address */ };
 
 /* Integer instructions that not every host executes, and what else differs between hosts. */
 enum {
@@ -183,10 +182,10 @@ enum { CALLS_BYTES = 64 << 10, CALLS_ROOM = CALLS_BYTES - PAGE_SIZE };
 
 /* Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. */
 struct prediction {
-	u64 page;                /* linear address */
-	u64 limit;               /* the operand may begin below this in it; 0: nothing is predicted */
+	u64 page;                /* linear address; jit->nowhere: nothing is predicted */
 	u64 addend;              /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
 	struct prediction *next; /* of the same page of code; LAST_LISTED: none; NULL: this one is not listed */
+	u64 unused;
 };
 
 #define LAST_LISTED 1
@@ -230,6 +229,11 @@ struct jit {
 	struct prediction *predictions;          /* beside the executable mapping, neither of them executable */
 	struct prediction_info *prediction_info; /* as many */
 	size_t predictions_max, predictions_used;
+	/*
+	 * A page where nothing can be: neither canonical (SDM vol. 1, 3.3.7.1) nor within 2^57 of what is, and drawn by
+	 * lot: an operand that lay there would be taken for one that is predicted, and end Strata.
+	 */
+	u64 nowhere;
 	u64 missed_at;  /* counters.instructions when one that missed was looked at */
 	u64 emptied_at; /* counters.instructions then */
 	u32 host;       /* HOST_POPCNT and so on */
@@ -328,7 +332,7 @@ void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);
 /* far.c: binds the jump for where the CPU is now. 0: its target has no translation. */
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far);
 /* Its target's translation is gone. */
-void jit_unbind_far(struct jit_far *far);
+void jit_unbind_far(const struct jit *jit, struct jit_far *far);
 
 /* stubs.c: makes the stubs at the area's start. */
 void jit_make_stubs(struct cpu *cpu, struct jit *jit);

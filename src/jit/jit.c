@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 static void count_translation(struct cpu *cpu, const struct jit *jit, const struct trace *trace)
 {
@@ -109,7 +110,7 @@ static void untranslate(struct cpu *cpu, struct block *block)
 		set_jump(link->site, link->unlinked);
 		link->bound = false;
 		if (link->far)
-			jit_unbind_far(link->far);
+			jit_unbind_far(jit_of(cpu), link->far);
 	}
 	block->incoming = NULL;
 }
@@ -158,6 +159,16 @@ static const struct jit_ops check_ops = {
 	.flushed = flushed,
 };
 
+/* From 2^62 up to 2^63. 0 or -errno. */
+static int draw_nowhere(struct jit *jit)
+{
+	u64 any;
+	if (getrandom(&any, sizeof(any), 0) != sizeof(any))
+		return -errno;
+	jit->nowhere = (any >> 2 | BIT(62)) & PAGE_MASK;
+	return 0;
+}
+
 int jit_create(struct cpu *cpu, const struct jit_options *options)
 {
 	struct jit *jit = calloc(1, sizeof(*jit));
@@ -174,7 +185,9 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 	/* XSAVE faults on what is not aligned. */
 	if ((uintptr_t)&cpu->fpu % 64)
 		jit->host &= ~(u32)HOST_XSAVE;
-	int error = jit_area_create(jit);
+	int error = draw_nowhere(jit);
+	if (!error)
+		error = jit_area_create(jit);
 	if (!error && !ZYAN_SUCCESS(ZydisDecoderInit(&jit->verifier, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
 		error = -ENOTSUP;
 	if (error) {

@@ -94,7 +94,7 @@ struct prediction *new_far_place(struct translation *t)
 	if (!t->predictions)
 		return NULL;
 	struct prediction *n = &t->predictions->of[t->predictions->count++];
-	*n = (struct prediction){ .page = NOWHERE };
+	*n = (struct prediction){ .page = t->jit->nowhere };
 	return n;
 }
 
@@ -109,7 +109,7 @@ static struct prediction *new_prediction(struct translation *t, const struct pla
 		return NULL;
 	u64 index = t->predictions->count++;
 	struct prediction *n = &t->predictions->of[index];
-	*n = (struct prediction){ 0 };
+	*n = (struct prediction){ .page = t->jit->nowhere };
 	t->jit->prediction_info[n - t->jit->predictions] = (struct prediction_info){
 		.insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena),
 		.index = (u16)index,
@@ -125,7 +125,7 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 		return false;
 	emit_lea(e, HOST_T2, r.base, r.disp);
 	emit_field(t, 0x2b, HOST_T2, &n->page);
-	emit_field(t, 0x3b, HOST_T2, &n->limit);
+	emit_alu_imm(e, 7, true, HOST_T2, (i32)(PAGE_SIZE - r.size + 1));
 	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
 	emit_field(t, 0x8b, HOST_T1, &n->addend);
 	c->kind = t->loop             ? COLD_PREDICT_STRETCH
@@ -203,12 +203,11 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
+	emit_mov_imm(e, HOST_T2, jit->nowhere);
 	const u8 *loop = e->at;
 	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
 	u8 *done = emit_jcc(e, COND_BE, NULL);
-	emit_rm(e, OPCODE_WIDE(0xc7), 0, HOST_T0, HOST_NONE, 0, offsetof(struct prediction, page));
-	emit32(e, NOWHERE); /* of far jumps */
-	emit_store_zero(e, HOST_T0, offsetof(struct prediction, limit));
+	emit_store(e, HOST_T2, HOST_T0, offsetof(struct prediction, page));
 	emit_load(e, HOST_T1, HOST_T0, offsetof(struct prediction, next));
 	emit_store_zero(e, HOST_T0, offsetof(struct prediction, next));
 	emit_mov(e, HOST_T0, HOST_T1);
@@ -260,16 +259,12 @@ static void emit_enlist(struct emit *e, const struct jit *jit)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
 }
 
-/* RAX = addend of the page at T0: the listed prediction T1 copies it; as mmu_note_copy(). */
+/* RAX = addend of the page at T0: the listed prediction T1 copies it; as mmu_note_copy(). Uses RCX and T2. */
 static void emit_copy(struct emit *e, bool write)
 {
 	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
-	emit_alu_imm(e, 4, false, HOST_T2, (1 << SIZE_BITS) - 1);
-	emit_rr(e, OPCODE_WIDE(0xf7), 3, HOST_T2);
-	emit_alu_imm(e, 0, true, HOST_T2, PAGE_SIZE);
-	emit_store(e, HOST_T2, HOST_T1, offsetof(struct prediction, limit));
 	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_note(e, CPU_FIELD(mmu.copies.pages));
 	if (!write)
@@ -338,7 +333,8 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit_load(e, HOST_RAX, HOST_RAX, offsetof(struct tlb_entry, addend));
 	emit_list(e, jit);
 	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
-	emit_store_zero(e, HOST_T1, offsetof(struct prediction, limit));
+	emit_mov_imm(e, HOST_RCX, jit->nowhere);
+	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
 	/* As mmu_may_copy(). */
 	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(mmu.tlb));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.system));

@@ -50,7 +50,7 @@ static bool verify_in_area(const u8 *code, size_t size)
 static void predictions_are_read_only(void)
 {
 	g_assert_true(verify_in_area(BYTES(0x4c, 0x2b, 0x1d, 0xf9, 0, 0, 0)));     /* sub r11, [the first] */
-	g_assert_true(verify_in_area(BYTES(0x4c, 0x3b, 0x1d, 0x01, 1, 0, 0)));     /* cmp r11, [the first's limit] */
+	g_assert_true(verify_in_area(BYTES(0x4c, 0x3b, 0x1d, 0x01, 1, 0, 0)));     /* cmp r11, [the first's addend] */
 	g_assert_true(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0x31, 1, 0, 0)));     /* mov r10, [the last qword] */
 	g_assert_false(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0x39, 1, 0, 0)));    /* behind them */
 	g_assert_false(verify_in_area(BYTES(0x4c, 0x8b, 0x15, 0xf1, 0, 0, 0)));    /* before them */
