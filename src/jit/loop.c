@@ -35,11 +35,24 @@ static void emit_pay(struct translation *t, const struct loop *loop)
 	add_cold(t, emit_jcc(&t->e, COND_S, NULL))->kind = COLD_NO_CREDIT;
 }
 
+/* T0 = base - (index << scale) + low. Uses T1. */
+static void emit_negated_index(struct translation *t, const struct hoisted *h)
+{
+	struct emit *e = &t->e;
+	unsigned base = h->base == REG_ZERO ? HOST_NONE : emit_use(t, h->base, HOST_T0);
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T0, base, HOST_NONE, 0, (i32)h->low);
+	emit_mov(e, HOST_T1, emit_use(t, h->index, HOST_T1));
+	emit_shift(e, 4, true, HOST_T1, h->scale);
+	emit_rr(e, OPCODE_WIDE(0x29), HOST_T1, HOST_T0);
+}
+
 /* T0 = where the check's operands begin in the first round. Uses T1. */
 static void emit_first(struct translation *t, const struct hoisted *h)
 {
 	if (h->base == REG_RIP) {
 		emit_page_address(t, HOST_T0, h->low);
+	} else if (h->negated) {
+		emit_negated_index(t, h);
 	} else {
 		unsigned base = h->base == REG_ZERO ? HOST_NONE : emit_use(t, h->base, HOST_T0);
 		unsigned index = h->index == REG_ZERO ? HOST_NONE : emit_use(t, h->index, HOST_T1);

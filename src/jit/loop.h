@@ -22,9 +22,10 @@
 struct hoisted {
 	u8 base, index; /* guest registers; REG_RIP: the page's start; REG_ZERO: none */
 	u8 scale, seg;
+	bool negated; /* the index counts the other way: base - (index << scale) */
 	bool write;
 	u8 alignment; /* less one */
-	u16 size;     /* bytes that all of them reach over, from `low` behind base + (index << scale) on */
+	u16 size;     /* bytes that all of them reach over, from `low` behind base and index on */
 	i64 low;
 	i32 step; /* per round */
 	/* What is kept through the stretch: the page's addend by itself, or with the base or the index added. */

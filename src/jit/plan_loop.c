@@ -95,12 +95,15 @@ static bool follow_round(const struct plan *plan, unsigned count, struct tracker
 /* The check that the operand would be a check of its own for; false: it moves in another way. */
 static bool describe(const struct tracker *end, const struct access *a, struct hoisted *h)
 {
-	u8 base = register_of(a->base), index = register_of(a->index);
+	bool negated = a->index & NEGATED;
+	u8 base = register_of(a->base), index = register_of(a->index & ~(u32)NEGATED);
 	if (!is_steady(end, base) || !is_steady(end, index) || is_too_fast(end, base) || is_too_fast(end, index) ||
 	    a->offset != (i32)a->offset)
 		return false;
 	i64 base_step = step_of(end, base), index_step = (i64)((u64)step_of(end, index) << a->scale);
-	i64 step = base_step + index_step;
+	if (negated && index_step == 0 && base_step != 0)
+		return false; /* HOISTED_INDEX */
+	i64 step = negated ? base_step - index_step : base_step + index_step;
 	if (step > STEP_MAX || step < -STEP_MAX || step & a->alignment)
 		return false;
 	*h = (struct hoisted){
@@ -108,6 +111,7 @@ static bool describe(const struct tracker *end, const struct access *a, struct h
 		.index = index,
 		.scale = a->scale,
 		.seg = a->seg,
+		.negated = negated,
 		.write = a->write,
 		.alignment = a->alignment,
 		.size = a->size,
@@ -125,7 +129,8 @@ static bool describe(const struct tracker *end, const struct access *a, struct h
 /* Takes the operand along with a check that is there already. */
 static bool join(struct hoisted *h, const struct hoisted *one)
 {
-	if (h->base != one->base || h->index != one->index || h->scale != one->scale || h->seg != one->seg)
+	if (h->base != one->base || h->index != one->index || h->scale != one->scale || h->seg != one->seg ||
+	    h->negated != one->negated)
 		return false;
 	i64 low = h->low < one->low ? h->low : one->low;
 	i64 high = h->low + h->size > one->low + one->size ? h->low + h->size : one->low + one->size;

@@ -235,6 +235,40 @@ static bool sets_constant(struct tracker *k, const struct plan *p)
 	return true;
 }
 
+static struct value negated(struct value v)
+{
+	return (struct value){ v.root == ROOT_ZERO ? v.root : v.root ^ NEGATED, -v.offset };
+}
+
+/* Is the register behind the instruction something known less one value? Notes that, then. */
+static bool turns_round(struct tracker *k, const struct plan *p)
+{
+	if (p->kind != PLAN_COPY || !is_gpr_of(&p->op[0], ZYDIS_REGISTER_RAX))
+		return false;
+	unsigned to = jit_gpr_number(&p->op[0]);
+	struct value v = k->reg[to];
+	switch (p->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_NEG:
+		v = negated(v);
+		break;
+	case ZYDIS_MNEMONIC_NOT:
+		v = negated(v);
+		v.offset--;
+		break;
+	case ZYDIS_MNEMONIC_SUB:
+		if (v.root != ROOT_ZERO || !is_gpr_of(&p->op[1], ZYDIS_REGISTER_RAX))
+			return false;
+		v = negated(k->reg[jit_gpr_number(&p->op[1])]);
+		v.offset += k->reg[to].offset;
+		break;
+	default:
+		return false;
+	}
+	forget(k, to);
+	k->reg[to] = v;
+	return true;
+}
+
 /* --- small values --- */
 
 static bool is_low_byte(const ZydisDecodedOperand *op)
@@ -300,7 +334,7 @@ static struct small small_behind(const struct tracker *k, const struct plan *p)
 static void follow_registers(struct tracker *k, const struct plan *p)
 {
 	struct small small = small_behind(k, p);
-	if (!moves_constant(k, p) && !sets_constant(k, p))
+	if (!moves_constant(k, p) && !sets_constant(k, p) && !turns_round(k, p))
 		forget_written(k, p);
 	if (small.gpr < GPR_COUNT) {
 		k->most[small.gpr] = small.most;

@@ -15,6 +15,8 @@ enum {
 	ROOT_FIRST
 };
 
+enum { NEGATED = 1 << 30 /* of a root: the value is the offset less what the root stands for */ };
+
 struct value {
 	u32 root;
 	i64 offset;

@@ -194,10 +194,49 @@ static void put_jcc(u8 condition)
 	leave_at[leaves++] = code_at;
 }
 
+/* An access by something less the index. */
+static void put_reversed(void)
+{
+	ZydisRegister reg = some_register();
+	ZydisEncoderOperand memory = of_memory(8);
+	if (one_in(3)) {
+		put_two(ZYDIS_MNEMONIC_MOV, of_register(reg), of_immediate((i64)(next_random() % 1024)));
+		put_two(ZYDIS_MNEMONIC_SUB, of_register(reg), of_register(idx[0]));
+	} else {
+		put_two(ZYDIS_MNEMONIC_MOV, of_register(reg), of_register(idx[0]));
+		put_one(one_in(2) ? ZYDIS_MNEMONIC_NEG : ZYDIS_MNEMONIC_NOT, of_register(reg));
+	}
+	if (memory.mem.base == ZYDIS_REGISTER_RIP)
+		return;
+	memory.mem.index = reg;
+	memory.mem.scale = (ZyanU8)(1u << next_random() % 4);
+	if (one_in(2))
+		put_two(ZYDIS_MNEMONIC_ADD, memory, of_register(some_register()));
+	else
+		put_two(ZYDIS_MNEMONIC_ADD, of_register(some_register()), memory);
+}
+
+/* A store, and a load of what may be the same. */
+static void put_reload(void)
+{
+	unsigned size = one_in(3) ? 4 : 8;
+	ZydisEncoderOperand memory = of_memory(size);
+	put_two(ZYDIS_MNEMONIC_MOV, memory, of_register(sized(some_register(), size)));
+	if (one_in(2))
+		put_arithmetic();
+	put_two(one_in(2) ? ZYDIS_MNEMONIC_MOV : ZYDIS_MNEMONIC_ADD, of_register(sized(some_register(), size)), memory);
+}
+
 static void put_something(void)
 {
 	ZydisRegister reg = some_register();
 	switch (next_random() % 16) {
+	case 11:
+		if (one_in(2))
+			put_reversed();
+		else
+			put_reload();
+		break;
 	case 0:
 		put_two(ZYDIS_MNEMONIC_LEA, of_register(reg), of_memory(8));
 		break;
