@@ -184,15 +184,22 @@ struct code_write {
 };
 
 struct cpu {
-	/* --- hot --- */
+	/* --- hot: what translated code uses most is in the first 256 bytes, which short displacements reach --- */
 	u64 reg[REG_SLOTS]; /* GPRs, then a zero, then RIP (next instruction) */
 	u16 arith;          /* ARITH_* */
 	u8 cpl;
-	u8 mode;                 /* enum cpu_mode */
-	u64 rip_start;           /* address (offset in CS) of the running instruction */
-	const struct insn *insn; /* the running instruction */
-	u64 rflags_sys;          /* RFLAGS without the six arithmetic flags; bit 1 set */
-	u64 seg_base[SEG_SLOTS]; /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
+	u8 mode;            /* enum cpu_mode */
+	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
+	u8 vectors_allowed; /* translated code: how much may be */
+	u8 x87;             /* translated code: are the x87 registers of `fpu` in the host's? Never where C code runs */
+	u8 x87_allowed;     /* translated code: may they be? */
+	u64 jit_page;       /* translated code: linear address of the page it runs in */
+	u64 jit_instructions; /* translated code: to be added to counters.instructions; 0 wherever C code runs */
+	struct block_cache *blocks;
+	u64 jit_stamp;                   /* translated code: what valid entries of the jump cache are stamped with */
+	u64 jit_stack;                   /* translated code: the host's stack pointer when no call is open */
+	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
+	u64 rflags_sys;                  /* RFLAGS without the six arithmetic flags; bit 1 set */
 	/*
 	 * Translated code wants to know at once whether something wants attention and whether the stamp of copies of
 	 * TLB entries is another one, so both lie in one 8-byte word, which one aligned load reads. Other threads set
@@ -206,17 +213,12 @@ struct cpu {
 			u16 attention; /* ATTEND_*; atomic */
 		};
 	};
-	u64 jit_page;                    /* translated code: linear address of the page it runs in */
-	u64 jit_addend[JIT_GROUPS];      /* translated code: host less guest address of pages that it has checked */
-	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
-	u64 jit_stack;                   /* translated code: the host's stack pointer when no call is open */
-	u64 jit_stamp;                   /* translated code: what valid entries of the jump cache are stamped with */
-	u8 vectors;         /* translated code: how much of `fpu` is in the host's registers; 0 wherever C code runs */
-	u8 vectors_allowed; /* translated code: how much may be */
-	u8 x87;             /* translated code: are the x87 registers of `fpu` in the host's? Never where C code runs */
-	u8 x87_allowed;     /* translated code: may they be? */
-	u32 jit_misses_left; /* translated code: until a missed prediction is looked at */
-	void *jit_missed;    /* translated code: that one; private to src/jit */
+	u64 rip_start;              /* address (offset in CS) of the running instruction */
+	const struct insn *insn;    /* the running instruction */
+	u64 seg_base[SEG_SLOTS];    /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
+	u64 jit_addend[JIT_GROUPS]; /* translated code: host less guest address of pages that it has checked */
+	u32 jit_misses_left;        /* translated code: until a missed prediction is looked at */
+	void *jit_missed;           /* translated code: that one; private to src/jit */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */
@@ -256,7 +258,6 @@ struct cpu {
 	/* --- attachments --- */
 	struct mem *mem;
 	struct bus *bus;
-	struct block_cache *blocks;
 	struct cpu_group *group;          /* group.h, as is what follows up to code_write */
 	u8 member;                        /* which of it */
 	bool running;                     /* in cpu_run(); atomic */

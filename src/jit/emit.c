@@ -82,6 +82,8 @@ static u8 *put_modrm(u8 *at, unsigned reg, unsigned base, unsigned index, unsign
 {
 	bool has_base = base != HOST_NONE, has_index = index != HOST_NONE;
 
+	if (base == HOST_CPU)
+		disp -= CPU_BIAS;
 	reg = (reg & 7) << 3;
 	if (!has_base) {
 		/* SIB without base: always 32 bits of displacement. */
@@ -157,6 +159,11 @@ void emit_load(struct emit *e, unsigned to, unsigned base, i32 disp)
 void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp)
 {
 	emit_rm(e, OPCODE_WIDE(0x89), from, base, HOST_NONE, 0, disp);
+}
+
+void emit_cpu_address(struct emit *e, unsigned reg)
+{
+	emit_rm(e, OPCODE_WIDE(0x8d), reg, HOST_CPU, HOST_NONE, 0, 0);
 }
 
 void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp)

@@ -17,9 +17,11 @@ enum {
 	HOST_T0 = 9,   /* addresses */
 	HOST_T1 = 10,  /* TLB entry, operand; entry of the jump cache where one leads */
 	HOST_T2 = 11,  /* tag, operand, flags; the link when a block is entered */
-	HOST_CPU = 15, /* struct cpu */
+	HOST_CPU = 15, /* struct cpu, CPU_BIAS bytes further: as a base, it is the struct */
 	HOST_NONE = 0xff
 };
+
+enum { CPU_BIAS = 128 /* so that displacements of one byte reach all of its first 256 */ };
 
 /* Conditions as in Jcc's opcode. */
 enum { COND_B = 2, COND_AE = 3, COND_Z = 4, COND_NZ = 5, COND_BE = 6, COND_A = 7, COND_S = 8 };
@@ -56,6 +58,8 @@ void emit_mov(struct emit *e, unsigned to, unsigned from);
 void emit_mov_imm(struct emit *e, unsigned to, u64 value);
 void emit_load(struct emit *e, unsigned to, unsigned base, i32 disp);
 void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp);
+/* `reg` = address of struct cpu. */
+void emit_cpu_address(struct emit *e, unsigned reg);
 /* 64-bit, with `reg` and [RIP + disp]. */
 void emit_rip(struct emit *e, u8 opcode, unsigned reg, i32 disp);
 void emit_lea(struct emit *e, unsigned to, unsigned base, i32 disp);

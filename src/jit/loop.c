@@ -186,7 +186,7 @@ void emit_rounds_done(struct translation *t, const struct plan *p)
 	emit_rm(e, OPCODE_WIDE(0x01), HOST_T0, HOST_T1, HOST_NONE, 0, 0);
 	emit_rr(e, OPCODE_WIDE(0x69), HOST_T0, HOST_T0);
 	emit32(e, loop->count);
-	emit_rm(e, OPCODE_WIDE(0x01), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
+	emit_rm(e, OPCODE_WIDE(0x01), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_instructions));
 }
 
 void emit_begin_stretch(struct translation *t, struct loop *loop)

@@ -23,6 +23,7 @@ enum {
 static_assert(sizeof(struct prediction) == 32 && sizeof(struct predictions) == 32 &&
 		      sizeof(struct page_predictions) == 32,
 	      "as translated code finds them");
+static_assert(offsetof(struct cpu, mmu.revision) + 8 <= 128 + CPU_BIAS, "short displacements");
 static_assert(offsetof(struct cpu, mmu) % 8 == 0 && offsetof(struct mmu, stamp) == 0 && sizeof(struct mmu_stamp) == 8 &&
 		      offsetof(struct cpu, attention) == offsetof(struct cpu, mmu) + STAMP_BITS / 8,
 	      "one load reads both");

@@ -29,6 +29,10 @@ static void emit_store_guest(struct emit *e)
 static void emit_store_state(struct emit *e, const struct jit *jit)
 {
 	emit_store_guest(e);
+	emit_load(e, HOST_RAX, HOST_CPU, CPU_FIELD(jit_instructions));
+	emit_rm(e, OPCODE_WIDE(0x01), HOST_RAX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
+	emit_mov_imm(e, HOST_RAX, 0);
+	emit_store(e, HOST_RAX, HOST_CPU, CPU_FIELD(jit_instructions));
 	emit_store_vectors(e, jit);
 	emit_store_x87(e, jit);
 }
@@ -59,7 +63,7 @@ static void make_enter(struct emit *e)
 	emit_alu_imm(e, 4, true, HOST_RSP, -CALLS_BYTES);
 	emit_push(e, HOST_T1);
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
-	emit_mov(e, HOST_CPU, HOST_RDI);
+	emit_lea(e, HOST_CPU, HOST_RDI, CPU_BIAS);
 	emit_mov(e, HOST_T0, HOST_RSI);
 	/* Where an open call would have its return addresses, host's and guest's: one that no RET finds. */
 	emit_mov_imm(e, HOST_T1, NO_RETURN);
@@ -232,7 +236,7 @@ static void make_fill(struct emit *e, const struct jit *jit)
 {
 	emit_store_state(e, jit);
 	emit_push(e, HOST_T0);
-	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_cpu_address(e, HOST_RDI);
 	emit_mov(e, HOST_RSI, HOST_T0);
 	emit_mov(e, HOST_RDX, HOST_T2);
 	emit_call_c(e, (u64)fill);
@@ -245,7 +249,7 @@ static void make_fill(struct emit *e, const struct jit *jit)
 static void emit_call_with_t1(struct emit *e, const struct jit *jit, u64 function)
 {
 	emit_store_state(e, jit);
-	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_cpu_address(e, HOST_RDI);
 	emit_mov(e, HOST_RSI, HOST_T1);
 	emit_call_c(e, function);
 }
@@ -295,7 +299,7 @@ static void make_tsc(struct emit *e, const struct jit *jit)
 		emit_store(e, host_register[kept[i]], HOST_CPU, guest_offset(kept[i]));
 	emit_store_vectors(e, jit);
 	emit_store_x87(e, jit);
-	emit_mov(e, HOST_RDI, HOST_CPU);
+	emit_cpu_address(e, HOST_RDI);
 	emit_call_c(e, (u64)cpu_tsc);
 	for (unsigned i = 0; i < ARRAY_SIZE(kept); i++)
 		emit_load(e, host_register[kept[i]], HOST_CPU, guest_offset(kept[i]));

@@ -385,9 +385,11 @@ static void translate_leave(struct translation *t, const struct plan *p)
  * flags. */
 static void emit_count(struct translation *t, unsigned n)
 {
-	emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
+	bool tracked = unlikely(t->cpu->pmu.tracked); /* then traces look at the count where they begin */
+	emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0,
+		tracked ? CPU_FIELD(counters.instructions) : CPU_FIELD(jit_instructions));
 	emit8(&t->e, (u8)n);
-	if (unlikely(t->cpu->pmu.tracked) && pmu_is_branch(t->jit->plan[n - 1].insn)) {
+	if (tracked && pmu_is_branch(t->jit->plan[n - 1].insn)) {
 		emit_rm(&t->e, OPCODE_WIDE(0x83), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.branches));
 		emit8(&t->e, 1);
 	}

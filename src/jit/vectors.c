@@ -46,8 +46,7 @@ static void emit_vex_cpu(struct emit *e, unsigned map, unsigned last, u8 opcode,
 	emit8(e, (u8)((n < 8 ? 0x80 : 0) | 0x40 | map)); /* R, X = 0, B = 1 for R15 */
 	emit8(e, (u8)last);
 	emit8(e, opcode);
-	emit8(e, (u8)(0x80 | (n & 7) << 3 | (HOST_CPU & 7)));
-	emit32(e, (u32)disp);
+	emit_modrm(e, n, HOST_CPU, HOST_NONE, 0, disp);
 }
 
 static void emit_move_lower(struct emit *e, u8 opcode)
