@@ -779,31 +779,53 @@ static void emit_landing(struct translation *t, const struct plan *p)
 	emit_link(t, offset, false, has_quiet_links(t));
 }
 
-/* The return address to the guest's stack, and the call is open. The instruction is done but for the jump. */
+/* T2 = the return address, which goes to the guest's stack. The instruction is done but for the jump. */
 static void emit_push_return(struct translation *t, const struct plan *p)
 {
 	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
 	emit_page_address(t, HOST_T2, next_offset(p));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
-	if (!t->chain)
-		return;
-	emit_count(t, executed(t, p));
-	emit_open_call(t);
+	if (t->chain)
+		emit_count(t, executed(t, p));
 }
 
-/* Where it goes waits in the place of RIP until the return address is pushed: the entry of the jump cache. */
+/*
+ * Until the return address is pushed, where it goes, the entry of the jump cache, waits in T0; or, if that means a
+ * check, in the place of RIP.
+ */
 static void translate_indirect_call(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
+	bool unchecked = p->group && !p->leads;
 	emit_pointer(t, p);
 	emit_lookup(t, p, 0);
-	emit_store(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
 	t->held = 0; /* all this used T1 */
+	if (unchecked)
+		emit_mov(e, HOST_T0, HOST_T1);
+	else
+		emit_store(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
 	emit_push_return(t, p);
-	emit_load(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
+	emit_open_call(t);
+	if (unchecked)
+		emit_mov(e, HOST_T1, HOST_T0);
+	else
+		emit_load(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
 	emit_enter_far(t, 2);
+}
+
+/* A call that leads back looks at attention for the trace that it leads to. */
+static void translate_near_call(struct translation *t, const struct plan *p, i64 target)
+{
+	bool quiet = has_quiet_links(t);
+	emit_push_return(t, p);
+	if (quiet && target <= p->offset) {
+		emit_compare_attention(t);
+		emit_leave_if(t, COND_NZ, target);
+	}
+	emit_open_call(t);
+	emit_link(t, target, true, quiet);
 }
 
 /* Calls are left for their targets alone by the checker's fragments. */
@@ -833,13 +855,12 @@ static void translate_call(struct translation *t, const struct plan *p)
 	if (!p->insn->direct) {
 		translate_indirect_call(t, p);
 	} else if (is_in_page(target)) {
-		emit_push_return(t, p);
-		/* A way back leads through a jump, or a call, that looks at attention. */
-		emit_link(t, target, true, has_quiet_links(t) && target > p->offset);
+		translate_near_call(t, p, target);
 	} else {
 		struct jit_far *far = emit_far_check(t, p, 0, target);
 		t->held = 0;
 		emit_push_return(t, p);
+		emit_open_call(t);
 		emit_far_branch(t, far, true);
 	}
 	emit_landing(t, p);
@@ -1036,8 +1057,12 @@ u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 		if (uses_temporary(t, p) || p->hoisted)
 			return 0;
 		return p->memory ? p->group : held;
-	case PLAN_LEA:
-		return operand && p->insn->base < GPR_COUNT && p->insn->index == REG_ZERO ? held : 0;
+	case PLAN_LEA: {
+		if (p->insn->base == REG_RIP)
+			return (i32)p->insn->disp + (i64)p->offset + p->insn->length <= INT32_MAX ? held : 0;
+		unsigned index = p->insn->index;
+		return operand && (index == REG_ZERO || t->host[index] != HOST_NONE) ? held : 0;
+	}
 	case PLAN_NOTHING:
 	case PLAN_SELECTOR:
 		return held;

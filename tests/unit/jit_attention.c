@@ -15,6 +15,9 @@ GUEST(program, "1: syscall\n jmp *%rbx");
 GUEST(kernel, "sysretq");
 GUEST(renewing_kernel, "mov (%rsi), %rax\n invlpg (%rsi)\n sysretq");
 
+/* Nothing but calls that lead back. */
+GUEST(calls, "1: lea 8(%rsp), %rsp\n call 1b");
+
 static unsigned stops; /* of the CPU; atomic */
 static bool lost;      /* atomic */
 
@@ -67,15 +70,11 @@ static void enter_user_mode(struct machine *m, u64 kernel_at)
 	m->cpu.msr.fmask = RFLAGS_ARITH | RFLAGS_AC;
 }
 
-static void test(u64 kernel_at, const u8 *code, const u8 *end)
+static void run_and_ask(struct machine *m)
 {
-	struct machine *m = machine_new();
 	pthread_t thread;
 	stops = 0;
 	lost = false;
-	machine_load(m, program);
-	machine_load_at(m, kernel_at, code, end);
-	enter_user_mode(m, kernel_at);
 	g_assert_cmpint(jit_create(&m->cpu, &(struct jit_options){ .hot = 1 }), ==, 0);
 	g_assert_cmpint(pthread_create(&thread, NULL, ask, &m->cpu), ==, 0);
 	for (unsigned n = 1; n <= ROUNDS && !__atomic_load_n(&lost, __ATOMIC_SEQ_CST); n++) {
@@ -89,6 +88,15 @@ static void test(u64 kernel_at, const u8 *code, const u8 *end)
 	g_assert_cmpuint(m->cpu.counters.instructions_interpreted, <, m->cpu.counters.instructions / 2);
 	jit_destroy(&m->cpu);
 	machine_free(m);
+}
+
+static void test(u64 kernel_at, const u8 *code, const u8 *end)
+{
+	struct machine *m = machine_new();
+	machine_load(m, program);
+	machine_load_at(m, kernel_at, code, end);
+	enter_user_mode(m, kernel_at);
+	run_and_ask(m);
 }
 
 /* Each of the two pages always has the same stamp. */
@@ -109,11 +117,19 @@ static void renewed(void)
 	test(CODE + PAGE_SIZE, renewing_kernel, renewing_kernel_end);
 }
 
+static void in_calls(void)
+{
+	struct machine *m = machine_new();
+	machine_load(m, calls);
+	run_and_ask(m);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/jit/attention/in-two-pages", two_pages);
 	g_test_add_func("/jit/attention/in-one-page", one_page);
 	g_test_add_func("/jit/attention/with-stamps-renewed", renewed);
+	g_test_add_func("/jit/attention/in-calls-that-lead-back", in_calls);
 	return g_test_run();
 }
