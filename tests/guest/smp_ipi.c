@@ -157,6 +157,7 @@ static void loop_for_ever(unsigned cpu)
 
 static void halt_once(unsigned cpu)
 {
+	irq_disable(); /* or the interrupt might come between the look at the count and HLT */
 	unsigned before = count[cpu];
 	looping = true;
 	while (count[cpu] == before)
