@@ -16,8 +16,9 @@
 enum {
 	/* The writable mapping is given back whenever so many bytes more are filled. */
 	FORGET_BYTES = 256 << 10,
-	HUGE_BYTES = 2 << 20,
-	PATCHING = 64 << 20 /* instructions: some 50 ms */
+	PATCHING = 64 << 20, /* instructions: some 50 ms */
+	LITTLE = 12 << 20,
+	TOUCHED = 3 /* pieces of 2 MiB */
 };
 
 /* Traces with more operands in memory than there is room for do without. */
@@ -115,7 +116,7 @@ static void make_huge(struct jit *jit)
 static void give_back(struct jit *jit, size_t bytes)
 {
 	madvise(jit->writable, bytes & ~(size_t)(PAGE_SIZE - 1), MADV_DONTNEED);
-	jit->patched = false;
+	jit->patched = 0;
 	jit->patched_at = 0;
 }
 
@@ -136,6 +137,7 @@ void jit_tidy_patched(struct cpu *cpu, struct jit *jit)
 {
 	if (!jit->patched_at)
 		jit->patched_at = cpu->counters.instructions;
-	else if (cpu->counters.instructions - jit->patched_at > PATCHING)
+	bool much = jit->used > LITTLE && __builtin_popcountll(jit->patched) > TOUCHED;
+	if (much || cpu->counters.instructions - jit->patched_at > PATCHING)
 		give_back(jit, jit->used);
 }

@@ -211,7 +211,7 @@ struct page_predictions {
 	u64 unused[2];
 };
 
-enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10 };
+enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10, HUGE_BYTES = 2 << 20 };
 
 struct loop;
 
@@ -222,7 +222,7 @@ struct jit {
 	/* Bytes: code grows from the start, links grow from the end. */
 	size_t size, used, stubs_end, links_start;
 	size_t forgotten; /* as much of the writable mapping was last given back: see jit_keep() */
-	bool patched;     /* jumps were bound since then */
+	u64 patched;      /* since then jumps were bound; a bit for each 2 MiB, or several, where */
 	u64 patched_at;   /* counters.instructions when somebody saw that */
 	size_t huge;      /* as much of the area was made huge pages, where the host can */
 	bool full;
@@ -316,7 +316,7 @@ bool jit_has_room(struct jit *jit, size_t n, unsigned links);
  * time, or the code would count twice in the process's memory.
  */
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
-/* Jumps were bound. Once some time has passed since the first: gives back what that has brought in. */
+/* Jumps were bound. Once that has brought much in, or some time has passed since the first: gives it back. */
 void jit_tidy_patched(struct cpu *cpu, struct jit *jit);
 
 /* predict.c */

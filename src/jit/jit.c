@@ -70,17 +70,17 @@ static void translate(struct cpu *cpu, struct block *block)
 }
 
 /* The jump at `site` leads to `to`, both in the writable mapping. */
-static void set_jump(u8 *site, const u8 *to)
+static void set_jump(struct jit *jit, u8 *site, const u8 *to)
 {
 	struct emit e = { 0 };
 	emit_patch(&e, site, to);
+	jit->patched |= BIT((site - jit->writable) / HUGE_BYTES % 64);
 }
 
 void jit_bind(struct jit *jit, struct jit_link *link, struct block *block)
 {
 	const u8 *to = (const u8 *)block->entry + (link->quiet ? block->quiet : 0);
-	set_jump(link->site, jit->writable + (to - jit->executable));
-	jit->patched = true;
+	set_jump(jit, link->site, jit->writable + (to - jit->executable));
 	link->bound = true;
 	link->next = block->incoming;
 	block->incoming = link;
@@ -106,8 +106,7 @@ static void run(struct cpu *cpu, struct block *block)
 static void untranslate(struct cpu *cpu, struct block *block)
 {
 	for (struct jit_link *link = block->incoming; link; link = link->next) {
-		jit_of(cpu)->patched = true;
-		set_jump(link->site, link->unlinked);
+		set_jump(jit_of(cpu), link->site, link->unlinked);
 		link->bound = false;
 		if (link->far)
 			jit_unbind_far(jit_of(cpu), link->far);
