@@ -405,3 +405,13 @@ struct place_in_memory emit_stack(struct translation *t, const struct plan *p, u
 	emit_kept(t, p);
 	return in_group(p, base, change + t->rsp);
 }
+
+void emit_load_place(struct translation *t, unsigned to, struct place_in_memory m)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x8b), to, m.base, m.index, m.scale, m.disp);
+}
+
+void emit_store_place(struct translation *t, unsigned from, struct place_in_memory m)
+{
+	emit_rm(&t->e, OPCODE_WIDE(0x89), from, m.base, m.index, m.scale, m.disp);
+}

@@ -147,17 +147,14 @@ void emit_recipe(struct translation *t, const struct recipe *r);
 
 /* --- translate.c --- */
 
-/*
- * Pushes and pops that cannot fault leave RSP's host register alone until something wants to see it; then this adds to
- * it what they have not. Changes no flag.
- */
-void settle_rsp(struct translation *t);
 /* What the trace has found out of a page, by slot. */
 static inline i32 addend_offset(unsigned slot)
 {
 	return (i32)(offsetof(struct cpu, jit_addend) + 8 * slot);
 }
 
+/* Instructions of the trace up to this one, with it. */
+unsigned executed(const struct translation *t, const struct plan *p);
 /* Which group's addend T1 has behind the instruction; `held`: before it. */
 u8 held_behind(const struct translation *t, const struct plan *p, u8 held);
 /* The same instruction of the plain copy, if there is one. */
@@ -166,14 +163,102 @@ const struct plan *plain_plan(const struct translation *t, const struct plan *p)
 struct cold *add_cold(struct translation *t, u8 *from);
 /* T1 = what stubs must know of the instruction; `vectors` and x87 registers must be loaded behind it. */
 void emit_site(struct translation *t, const struct plan *p, u8 vectors, bool x87);
-/* Leaves for RIP = T0, through `link`, which may be NULL. */
-void emit_leave(struct translation *t, const struct jit_link *link);
 /* To the instruction's handler if `condition`; then to the instruction behind. */
 void emit_handler_if(struct translation *t, const struct plan *p, unsigned condition);
+
+/* --- copy.c --- */
+
+/* Does a general register of the guest that it names live in a temporary meanwhile? */
+bool uses_temporary(const struct translation *t, const struct plan *p);
+void translate_copy(struct translation *t, const struct plan *p);
+void translate_lea(struct translation *t, const struct plan *p);
+void translate_selector(struct translation *t, const struct plan *p);
+
+/* --- stack.c --- */
+
+/*
+ * Pushes and pops that cannot fault leave RSP's host register alone until something wants to see it; then this adds to
+ * it what they have not. Changes no flag.
+ */
+void settle_rsp(struct translation *t);
+/*
+ * Can the instruction be done while RSP is still to be settled? It must neither leave nor fault, nor use RSP otherwise.
+ */
+bool may_defer_rsp(const struct plan *p);
+/* Changes no flag. */
+void emit_adjust_rsp(struct translation *t, i32 change);
+void translate_push(struct translation *t, const struct plan *p);
+void translate_push_flags(struct translation *t, const struct plan *p);
+void translate_pop(struct translation *t, const struct plan *p);
+void translate_leave(struct translation *t, const struct plan *p);
+
+/* --- leave.c --- */
+
+/* The first n instructions of the trace, the last of which may be a branch; those before it are counted. Uses the
+ * flags. */
+void emit_count(struct translation *t, unsigned n);
+/* A branch, where the trace goes on behind it: with the flags as they are. Uses T0. */
+void emit_count_passed(struct translation *t);
+/* Leaves for RIP = T0, through `link`, which may be NULL. */
+void emit_leave(struct translation *t, const struct jit_link *link);
+/* Leaves for `offset` in this page if `condition`. */
+void emit_leave_if(struct translation *t, unsigned condition, i64 offset);
+/* To `offset` in this page, by a jump, or call, that jit.c makes direct. */
+void emit_link(struct translation *t, i64 offset, bool call, bool quiet);
+/* May links of the page lead behind what is looked at where a trace is entered? */
+bool has_quiet_links(const struct translation *t);
+/*
+ * Leaves the trace behind instruction `p` for an offset counted from this page's start. A branch (`taken`) must find
+ * its target canonical.
+ */
+void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offset);
+/* From the trace's end back to its beginning. */
+void emit_loop(struct translation *t, const struct plan *p);
 /* ZF = nothing wants attention. */
 void emit_compare_attention(struct translation *t);
 /* Bits 63..47 of T0 are alike, or the handler sees to it. Uses T1. */
 void emit_canonical(struct translation *t, const struct plan *p);
+/*
+ * Looks up T0 in the jump cache: goes on with T1 = its entry there, or jumps to cold code. `p`: a miss is for its
+ * handler, which does the whole branch; NULL: it leaves with RIP = T0, and `executed` instructions to count. Uses T2.
+ */
+void emit_lookup(struct translation *t, const struct plan *p, unsigned executed);
+/* Linear address T0 is where the CPU is from now on. */
+void emit_enter_page(struct translation *t);
+/* After emit_lookup(): a jump (4), or call (2), to where T1 says; T0 is its address. */
+void emit_enter_far(struct translation *t, unsigned n);
+/* After emit_lookup(), behind instruction `p`. */
+void emit_go_far(struct translation *t, const struct plan *p);
+/* Behind the last instruction, to T0, wherever that is. */
+void emit_go_to(struct translation *t, const struct plan *p);
+
+static inline bool is_in_page(i64 offset)
+{
+	return offset >= 0 && offset < (i64)PAGE_SIZE;
+}
+
+/* Where the instruction behind this one lies, and where a direct branch leads, from this page's start. */
+static inline i64 next_offset(const struct plan *p)
+{
+	return p->offset + p->insn->length;
+}
+
+static inline i64 target_offset(const struct plan *p)
+{
+	return next_offset(p) + (i64)p->insn->imm;
+}
+
+/* --- branches.c --- */
+
+/* Where the code goes on behind the instruction: FOLLOW_NONE at the end, but for a loop. */
+enum follow following(const struct translation *t, const struct plan *p);
+void translate_jcc(struct translation *t, const struct plan *p);
+void translate_jmp(struct translation *t, const struct plan *p);
+void translate_call(struct translation *t, const struct plan *p);
+void translate_ret(struct translation *t, const struct plan *p);
+/* The guest returns to somewhere else than behind the last open call: all are forgotten. */
+void emit_odd_return(struct translation *t, const struct plan *p);
+
 /* --- address.c --- */
 
 /* Where an operand lies, in the host's addresses. */
@@ -203,6 +288,9 @@ struct place_in_memory emit_stack(struct translation *t, const struct plan *p, u
 void emit_compare(struct translation *t, unsigned base, i32 disp, unsigned size, bool write);
 /* The same by the tag at this offset of the entry. */
 void emit_compare_tag(struct translation *t, unsigned base, i32 disp, unsigned size, i32 tag);
+/* MOV of 64 bits, from and to there. */
+void emit_load_place(struct translation *t, unsigned to, struct place_in_memory m);
+void emit_store_place(struct translation *t, unsigned from, struct place_in_memory m);
 /* ZF = T0 & mask is 0. */
 void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
@@ -277,9 +365,6 @@ void translate_direction(struct translation *t, const struct plan *p);
 
 /* T2 = RFLAGS & mask; the guest's arithmetic flags are in cpu->arith. Uses T0, and the flags. */
 void emit_rflags(struct translation *t, i32 mask);
-/* Behind the last instruction, to T0, wherever that is. */
-void emit_go_to(struct translation *t, const struct plan *p);
-
 /* strings.c */
 void translate_string(struct translation *t, const struct plan *p);
 
