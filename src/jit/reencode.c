@@ -153,9 +153,9 @@ void translate_reencoded(struct translation *t, const struct plan *p)
 		m = emit_place(t, p);
 	if (p->reads_flags)
 		need_host_flags(t);
-	/* A register of the instruction may live in T1, where addends and places are. */
-	if ((m.base == HOST_T1 || m.index == HOST_T1) &&
-	    find_place(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_T1).host == HOST_T1)
+	/* A register of the instruction may be loaded to T1, where addends and places are. */
+	struct place named = find_place(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_NONE);
+	if ((m.base == HOST_T1 || m.index == HOST_T1) && named.op && named.host == HOST_NONE)
 		m = emit_one_register(t, m);
 	struct places at = take_places(t, p);
 	const u8 *start = e->at;

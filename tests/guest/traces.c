@@ -664,6 +664,27 @@ static void test_loops_over_pages(void)
 	CHECK("loops-over-words-across-a-border", right);
 }
 
+/* MOVBE of a register by which it is addressed, while the loop moves R10, R11 and R15 to others and leaves it few. */
+static void test_moved_registers(void)
+{
+	unsigned wrong = 0;
+	map(0, PRESENT | WRITE);
+	for (u64 i = 0; i < ROUNDS; i++) {
+		u64 sign = ~i, count = 100;
+		u8 *at = WINDOW;
+		memset(pages[0], 0, sizeof pages[0]);
+		asm volatile("mov %[at], %%r8; mov %[sign], %%r11; xor %%r15d, %%r15d\n"
+			     "1: sub $1, %%r12w; xor $1, %%rax; movslq %%r11d, %%rsi; imul 2048(%%r8,%%r15,4), %%rdx;"
+			     "movslq %%edx, %%r10; test %%r11, %%rbp; inc %%rdi; movbe %%r15, 64(%%r8,%%r15,2);"
+			     "add $1, %%r15; sub $1, %%rcx; jnz 1b"
+			     : [sign] "+S"(sign), "+c"(count), [at] "+D"(at)
+			     :
+			     : "rax", "rdx", "r8", "r10", "r11", "r12", "r15", "memory", "cc");
+		wrong += sign != ~i || pages[0][64 + 2 * 99 + 7] != 99;
+	}
+	CHECK_EQUAL("registers-that-a-loop-moves-keep-their-values", wrong, 0);
+}
+
 /* The fault of a round in the middle: all rounds before it are done, and the registers are its own. */
 static void test_fault_in_a_loop(void)
 {
@@ -851,6 +872,7 @@ void guest_main(void)
 	test_flags_image();
 	test_selectors();
 	test_loops_over_pages();
+	test_moved_registers();
 	test_fault_in_a_loop();
 	test_loop_over_code();
 	test_short_loops();
