@@ -60,7 +60,7 @@ void emit_page_address(struct translation *t, unsigned to, i64 offset)
 
 static i64 page_offset(const struct plan *p)
 {
-	return (i64)p->insn->disp + p->offset + p->insn->length;
+	return p->insn->disp + next_offset(p);
 }
 
 /* The same plus a constant. */
@@ -86,6 +86,14 @@ static void emit_address_plus(struct translation *t, const struct plan *p, unsig
 void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide)
 {
 	emit_address_plus(t, p, to, wide, 0);
+}
+
+bool address_takes_t1(const struct translation *t, const struct plan *p)
+{
+	const struct insn *insn = p->insn;
+	if (insn->base == REG_RIP)
+		return page_offset(p) != (i32)page_offset(p);
+	return insn->index != REG_ZERO && t->host[insn->index] == HOST_NONE;
 }
 
 /* This is access_hit(); that the tag of the last byte's page must be that of the first one's entry excludes ranges

@@ -17,8 +17,8 @@ enum {
 	/* The writable mapping is given back whenever so many bytes more are filled. */
 	FORGET_BYTES = 256 << 10,
 	PATCHING = 64 << 20, /* instructions: some 50 ms */
-	LITTLE = 12 << 20,
-	TOUCHED = 3 /* pieces of 2 MiB */
+	LITTLE = 12 << 20,   /* bytes of code: all of them may be resident twice */
+	TOUCHED = 3          /* pieces of 2 MiB that bound jumps have brought in, of more code */
 };
 
 /* Traces with more operands in memory than there is room for do without. */

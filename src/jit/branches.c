@@ -180,10 +180,8 @@ static void translate_near_call(struct translation *t, const struct plan *p, i64
 {
 	bool quiet = has_quiet_links(t);
 	emit_push_return(t, p);
-	if (quiet && target <= p->offset) {
-		emit_compare_attention(t);
-		emit_leave_if(t, COND_NZ, target);
-	}
+	if (quiet && target <= p->offset)
+		emit_leave_for_attention(t, target);
 	emit_open_call(t);
 	emit_link(t, target, true, quiet);
 }

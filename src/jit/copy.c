@@ -119,7 +119,7 @@ void translate_copy(struct translation *t, const struct plan *p)
 {
 	struct operand reg, rm, low;
 	struct place_in_memory m = { 0 };
-	bool in_register = p->known, memory = p->memory && !in_register;
+	bool memory = p->memory && !p->known;
 	if (memory)
 		m = emit_place(t, p);
 	if (p->reads_flags)
@@ -143,7 +143,7 @@ void translate_copy(struct translation *t, const struct plan *p)
 	op.byte_registers = needs_rex(&reg) || (!in_memory && needs_rex(&rm)) || needs_rex(&low);
 	if (p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		unsigned r = reg.op ? encoded(&reg) : p->zi.raw.modrm.reg;
-		if (in_register)
+		if (p->known)
 			emit_rr(&t->e, op, r, t->host[p->known - 1]);
 		else if (memory)
 			emit_rm(&t->e, op, r, m.base, m.index, m.scale, m.disp);

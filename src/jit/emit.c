@@ -161,6 +161,12 @@ void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp)
 	emit_rm(e, OPCODE_WIDE(0x89), from, base, HOST_NONE, 0, disp);
 }
 
+void emit_store_zero(struct emit *e, unsigned base, i32 disp)
+{
+	emit_rm(e, OPCODE_WIDE(0xc7), 0, base, HOST_NONE, 0, disp);
+	emit32(e, 0);
+}
+
 void emit_cpu_address(struct emit *e, unsigned reg)
 {
 	emit_rm(e, OPCODE_WIDE(0x8d), reg, HOST_CPU, HOST_NONE, 0, 0);

@@ -58,6 +58,7 @@ void emit_mov(struct emit *e, unsigned to, unsigned from);
 void emit_mov_imm(struct emit *e, unsigned to, u64 value);
 void emit_load(struct emit *e, unsigned to, unsigned base, i32 disp);
 void emit_store(struct emit *e, unsigned from, unsigned base, i32 disp);
+void emit_store_zero(struct emit *e, unsigned base, i32 disp);
 /* `reg` = address of struct cpu. */
 void emit_cpu_address(struct emit *e, unsigned reg);
 /* 64-bit, with `reg` and [RIP + disp]. */

@@ -81,7 +81,7 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 
 	jit->links_start -= sizeof(struct jit_far);
 	struct jit_far *far = (struct jit_far *)(jit->writable + jit->links_start);
-	*far = (struct jit_far){ .near = new_far_place(t), .predictions = t->page, .offset = offset, .link.far = far };
+	*far = (struct jit_far){ .near = new_place(t), .predictions = t->page, .offset = offset, .link.far = far };
 	const u8 *start = e->at;
 	u8 *other_page, *other_stamp = NULL;
 	if (far->near) {

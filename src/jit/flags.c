@@ -104,3 +104,16 @@ void set_flags_aside(struct translation *t, bool live)
 	else if (t->flags == IN_HOST)
 		give_up_host_flags(t, true);
 }
+
+void emit_rflags(struct translation *t, i32 mask)
+{
+	struct emit *e = &t->e;
+	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith) + 1);
+	emit_alu_imm(e, 4, false, HOST_T2, RFLAGS_ARITH & 0xff);
+	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
+	emit_alu_imm(e, 4, false, HOST_T0, ARITH_OF);
+	emit_shift(e, 4, false, HOST_T0, __builtin_ctz(RFLAGS_OF));
+	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T2, HOST_T0);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys));
+	emit_alu_imm(e, 4, true, HOST_T2, mask);
+}

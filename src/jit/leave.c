@@ -57,8 +57,7 @@ void emit_canonical(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	emit_mov(e, HOST_T1, HOST_T0);
-	emit_rr(e, OPCODE_WIDE(0xc1), 7, HOST_T1);
-	emit8(e, 47);
+	emit_shift(e, 7, true, HOST_T1, 47);
 	emit_alu_imm(e, 0, true, HOST_T1, 1);
 	emit_alu_imm(e, 7, true, HOST_T1, 1);
 	emit_handler_if(t, p, COND_A);
@@ -152,6 +151,12 @@ void emit_compare_attention(struct translation *t)
 	emit8(&t->e, 0);
 }
 
+void emit_leave_for_attention(struct translation *t, i64 offset)
+{
+	emit_compare_attention(t);
+	emit_leave_if(t, COND_NZ, offset);
+}
+
 void emit_leave_if(struct translation *t, unsigned condition, i64 offset)
 {
 	struct cold *c = add_cold(t, emit_jcc(&t->e, condition, NULL));
@@ -163,8 +168,7 @@ void emit_leave_if(struct translation *t, unsigned condition, i64 offset)
 static void emit_pause(struct translation *t, const struct plan *p, i64 offset)
 {
 	emit_count(t, executed(t, p));
-	emit_compare_attention(t);
-	emit_leave_if(t, COND_NZ, offset);
+	emit_leave_for_attention(t, offset);
 }
 
 /* Will nobody look at the flags at `offset` in this page? */

@@ -35,12 +35,10 @@ static void emit_pay(struct translation *t, const struct loop *loop)
 	add_cold(t, emit_jcc(&t->e, COND_S, NULL))->kind = COLD_NO_CREDIT;
 }
 
-/* T0 = base - (index << scale) + low. Uses T1. */
-static void emit_negated_index(struct translation *t, const struct hoisted *h)
+/* T0 -= index << scale. Uses T1. */
+static void emit_subtract_index(struct translation *t, const struct hoisted *h)
 {
 	struct emit *e = &t->e;
-	unsigned base = h->base == REG_ZERO ? HOST_NONE : emit_use(t, h->base, HOST_T0);
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T0, base, HOST_NONE, 0, (i32)h->low);
 	emit_mov(e, HOST_T1, emit_use(t, h->index, HOST_T1));
 	emit_shift(e, 4, true, HOST_T1, h->scale);
 	emit_rr(e, OPCODE_WIDE(0x29), HOST_T1, HOST_T0);
@@ -51,12 +49,13 @@ static void emit_first(struct translation *t, const struct hoisted *h)
 {
 	if (h->base == REG_RIP) {
 		emit_page_address(t, HOST_T0, h->low);
-	} else if (h->negated) {
-		emit_negated_index(t, h);
 	} else {
+		bool added = h->index != REG_ZERO && !h->negated;
 		unsigned base = h->base == REG_ZERO ? HOST_NONE : emit_use(t, h->base, HOST_T0);
-		unsigned index = h->index == REG_ZERO ? HOST_NONE : emit_use(t, h->index, HOST_T1);
+		unsigned index = added ? emit_use(t, h->index, HOST_T1) : HOST_NONE;
 		emit_rm(&t->e, OPCODE_WIDE(0x8d), HOST_T0, base, index, h->scale, (i32)h->low);
+		if (h->negated)
+			emit_subtract_index(t, h);
 	}
 	emit_add_segment(t, HOST_T0, h->seg);
 }

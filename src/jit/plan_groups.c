@@ -14,6 +14,11 @@ struct candidate {
 	const struct plan *store; /* that it is known from */
 };
 
+static bool is_in_register(unsigned guest)
+{
+	return guest < GPR_COUNT && host_register[guest] != HOST_NONE;
+}
+
 /*
  * Does a leader's address take more than one register that is the host's, too? Then members had better not compute
  * theirs anew.
@@ -22,13 +27,7 @@ static bool keeps_place(const struct plan *leader)
 {
 	const struct insn *insn = leader->insn;
 	return insn->flags & INSN_MEM &&
-	       (insn->index != REG_ZERO || insn->base >= GPR_COUNT || host_register[insn->base] == HOST_NONE ||
-		insn->seg == SEG_FS || insn->seg == SEG_GS);
-}
-
-static bool is_in_register(unsigned guest)
-{
-	return guest < GPR_COUNT && host_register[guest] != HOST_NONE;
+	       (insn->index != REG_ZERO || !is_in_register(insn->base) || insn->seg == SEG_FS || insn->seg == SEG_GS);
 }
 
 /*
@@ -103,7 +102,8 @@ static void find_operands(struct plan *plan, unsigned count, struct candidate *c
 			c[i].plan = p;
 		if (know && c[i].plan)
 			c[i].store = known_find(&known, &k, p, &c[i].at);
-		known_follow(&known, &k, p, access ? &c[i].at : NULL);
+		if (know)
+			known_follow(&known, &k, p, access ? &c[i].at : NULL);
 		if (p->known)
 			tracker_load(&k, p, p->known - 1u);
 		else
@@ -132,11 +132,10 @@ void jit_plan_groups(struct plan *plan, unsigned count, unsigned slot)
 	struct candidate c[TRACE_MAX];
 	bool know = slot <= JIT_GROUPS;
 
-	do {
-		find_operands(plan, count, c, know);
+	find_operands(plan, count, c, know);
+	make_groups(c, count, slot);
+	if (know && !knowledge_holds(c, plan, count)) {
+		find_operands(plan, count, c, false);
 		make_groups(c, count, slot);
-		if (!know)
-			return;
-		know = false;
-	} while (!knowledge_holds(c, plan, count));
+	}
 }

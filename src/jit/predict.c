@@ -90,7 +90,7 @@ void jit_keep_predictions(struct jit *jit, const struct predictions *predictions
 		jit->predictions_used += 1 + predictions->count;
 }
 
-struct prediction *new_far_place(struct translation *t)
+struct prediction *new_place(struct translation *t)
 {
 	if (!t->predictions)
 		return NULL;
@@ -106,14 +106,12 @@ void emit_compare_place(struct translation *t, unsigned reg, const u64 *field)
 
 static struct prediction *new_prediction(struct translation *t, const struct plan *p)
 {
-	if (!t->predictions || p->insn->roams)
+	struct prediction *n = p->insn->roams ? NULL : new_place(t);
+	if (!n)
 		return NULL;
-	u64 index = t->predictions->count++;
-	struct prediction *n = &t->predictions->of[index];
-	*n = (struct prediction){ .page = t->jit->nowhere };
 	t->jit->prediction_info[n - t->jit->predictions] = (struct prediction_info){
 		.insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena),
-		.index = (u16)index,
+		.index = (u16)(n - t->predictions->of),
 	};
 	return n;
 }
@@ -183,12 +181,6 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 }
 
 /* --- stubs --- */
-
-static void emit_store_zero(struct emit *e, unsigned base, i32 disp)
-{
-	emit_rm(e, OPCODE_WIDE(0xc7), 0, base, HOST_NONE, 0, disp);
-	emit32(e, 0);
-}
 
 /*
  * call: T0 = stamp, and `attention` above it, T1 = a page's predictions, T2 = offset of the trace in its page. If

@@ -145,6 +145,13 @@ static bool is_as_meant(const struct jit *jit, const struct plan *p, const struc
 	return true;
 }
 
+/* Is a register of the instruction loaded to T1? Not if T1 is its host register, in a stretch. */
+static bool loads_t1(const struct translation *t, const struct plan *p)
+{
+	struct place reg = find_place(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_NONE);
+	return reg.op && reg.host == HOST_NONE;
+}
+
 void translate_reencoded(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
@@ -153,9 +160,8 @@ void translate_reencoded(struct translation *t, const struct plan *p)
 		m = emit_place(t, p);
 	if (p->reads_flags)
 		need_host_flags(t);
-	/* A register of the instruction may be loaded to T1, where addends and places are. */
-	struct place named = find_place(t, p, ZYDIS_OPERAND_ENCODING_MODRM_REG, HOST_NONE);
-	if ((m.base == HOST_T1 || m.index == HOST_T1) && named.op && named.host == HOST_NONE)
+	/* That is where addends and places are. */
+	if ((m.base == HOST_T1 || m.index == HOST_T1) && loads_t1(t, p))
 		m = emit_one_register(t, m);
 	struct places at = take_places(t, p);
 	const u8 *start = e->at;

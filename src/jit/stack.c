@@ -71,20 +71,6 @@ void translate_push(struct translation *t, const struct plan *p)
 	move_rsp(t, p, -8);
 }
 
-void emit_rflags(struct translation *t, i32 mask)
-{
-	struct emit *e = &t->e;
-	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith) + 1);
-	emit_alu_imm(e, 4, false, HOST_T2, RFLAGS_ARITH & 0xff);
-	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(arith));
-	emit_alu_imm(e, 4, false, HOST_T0, ARITH_OF);
-	emit_rr(e, (struct opcode){ .byte = 0xc1 }, 4, HOST_T0);
-	emit8(e, __builtin_ctz(RFLAGS_OF));
-	emit_rr(e, (struct opcode){ .byte = 0x0b }, HOST_T2, HOST_T0);
-	emit_rm(e, OPCODE_WIDE(0x0b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(rflags_sys));
-	emit_alu_imm(e, 4, true, HOST_T2, mask);
-}
-
 /* The image has RF and VM clear (SDM vol. 2, PUSHF). */
 void translate_push_flags(struct translation *t, const struct plan *p)
 {

@@ -31,8 +31,7 @@ static void emit_store_state(struct emit *e, const struct jit *jit)
 	emit_store_guest(e);
 	emit_load(e, HOST_RAX, HOST_CPU, CPU_FIELD(jit_instructions));
 	emit_rm(e, OPCODE_WIDE(0x01), HOST_RAX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(counters.instructions));
-	emit_mov_imm(e, HOST_RAX, 0);
-	emit_store(e, HOST_RAX, HOST_CPU, CPU_FIELD(jit_instructions));
+	emit_store_zero(e, HOST_CPU, CPU_FIELD(jit_instructions));
 	emit_store_vectors(e, jit);
 	emit_store_x87(e, jit);
 }

@@ -5,11 +5,16 @@ enum {
 	CONSTANT_MAX = 1 << 30 /* and not much more when others are added */
 };
 
-static void forget(struct tracker *k, unsigned gpr)
+static void set(struct tracker *k, unsigned gpr, struct value v)
 {
-	k->reg[gpr] = (struct value){ .root = ++k->last_root };
+	k->reg[gpr] = v;
 	k->most[gpr] = UNBOUNDED;
 	k->most_low[gpr] = UINT8_MAX;
+}
+
+static void forget(struct tracker *k, unsigned gpr)
+{
+	set(k, gpr, (struct value){ .root = ++k->last_root });
 }
 
 static void forget_all(struct tracker *k)
@@ -196,9 +201,7 @@ static bool moves_constant(struct tracker *k, const struct plan *p)
 	v.offset += s.plus;
 	if (s.narrow && !bound(k, v))
 		return false;
-	k->reg[s.to] = v;
-	k->most[s.to] = UNBOUNDED;
-	k->most_low[s.to] = UINT8_MAX;
+	set(k, s.to, v);
 	return true;
 }
 
@@ -229,9 +232,7 @@ static bool sets_constant(struct tracker *k, const struct plan *p)
 	default:
 		return false;
 	}
-	unsigned to = jit_gpr_number(&p->op[0]);
-	forget(k, to);
-	k->reg[to] = (struct value){ ROOT_ZERO, value };
+	set(k, jit_gpr_number(&p->op[0]), (struct value){ ROOT_ZERO, value });
 	return true;
 }
 
@@ -264,8 +265,7 @@ static bool turns_round(struct tracker *k, const struct plan *p)
 	default:
 		return false;
 	}
-	forget(k, to);
-	k->reg[to] = v;
+	set(k, to, v);
 	return true;
 }
 

@@ -214,7 +214,6 @@ static void translate_handler(struct translation *t, const struct plan *p)
 
 u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 {
-	bool operand = p->insn->flags & INSN_MEM;
 	switch (p->kind) {
 	case PLAN_PUSH:
 	case PLAN_PUSH_FLAGS:
@@ -230,12 +229,8 @@ u8 held_behind(const struct translation *t, const struct plan *p, u8 held)
 		if (uses_temporary(t, p) || p->hoisted)
 			return 0;
 		return p->memory ? p->group : held;
-	case PLAN_LEA: {
-		if (p->insn->base == REG_RIP)
-			return (i32)p->insn->disp + (i64)p->offset + p->insn->length <= INT32_MAX ? held : 0;
-		unsigned index = p->insn->index;
-		return operand && (index == REG_ZERO || t->host[index] != HOST_NONE) ? held : 0;
-	}
+	case PLAN_LEA:
+		return address_takes_t1(t, p) ? 0 : held;
 	case PLAN_NOTHING:
 	case PLAN_SELECTOR:
 		return held;
@@ -347,10 +342,8 @@ static void emit_needs(struct translation *t, const struct plan *p)
 static void emit_entry(struct translation *t)
 {
 	struct emit *e = &t->e;
-	if (!emit_begin_predictions(t) && t->chain) {
-		emit_compare_attention(t);
-		emit_leave_if(t, COND_NZ, t->plan->offset);
-	}
+	if (!emit_begin_predictions(t) && t->chain)
+		emit_leave_for_attention(t, t->plan->offset);
 	if (unlikely(t->chain && t->cpu->pmu.tracked)) {
 		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(counters.instructions));
 		emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.stop_at));

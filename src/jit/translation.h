@@ -132,6 +132,8 @@ void set_flags_aside(struct translation *t, bool live);
 void emit_recipe_to_memory(struct translation *t, const struct recipe *r);
 /* The host's flags = cpu->arith. */
 void emit_load_flags(struct translation *t);
+/* T2 = RFLAGS & mask; the guest's arithmetic flags are in cpu->arith. Uses T0, and the flags. */
+void emit_rflags(struct translation *t, i32 mask);
 /* Around each instruction's code. */
 void flags_before(struct translation *t, const struct plan *p);
 void flags_behind(struct translation *t, const struct plan *p);
@@ -170,6 +172,8 @@ void emit_handler_if(struct translation *t, const struct plan *p, unsigned condi
 
 /* Does a general register of the guest that it names live in a temporary meanwhile? */
 bool uses_temporary(const struct translation *t, const struct plan *p);
+/* The instruction's immediates, as the guest has them. */
+void emit_immediates(struct translation *t, const struct plan *p);
 void translate_copy(struct translation *t, const struct plan *p);
 void translate_lea(struct translation *t, const struct plan *p);
 void translate_selector(struct translation *t, const struct plan *p);
@@ -203,6 +207,8 @@ void emit_count_passed(struct translation *t);
 void emit_leave(struct translation *t, const struct jit_link *link);
 /* Leaves for `offset` in this page if `condition`. */
 void emit_leave_if(struct translation *t, unsigned condition, i64 offset);
+/* The same if something wants attention. */
+void emit_leave_for_attention(struct translation *t, i64 offset);
 /* To `offset` in this page, by a jump, or call, that jit.c makes direct. */
 void emit_link(struct translation *t, i64 offset, bool call, bool quiet);
 /* May links of the page lead behind what is looked at where a trace is entered? */
@@ -277,6 +283,8 @@ unsigned emit_use(struct translation *t, unsigned guest, unsigned temporary);
 void emit_page_address(struct translation *t, unsigned to, i64 offset);
 /* LEA `to`, the operand's offset; changes no flags. Uses T0 and T1. */
 void emit_address(struct translation *t, const struct plan *p, unsigned to, bool wide);
+/* Does that use T1 indeed? */
+bool address_takes_t1(const struct translation *t, const struct plan *p);
 /* The instruction's operand; does not return to here if the handler must do it all. Uses T0 to T2, and the flags. */
 struct place_in_memory emit_place(struct translation *t, const struct plan *p);
 /* The same, in T0 alone. */
@@ -297,9 +305,6 @@ void emit_cold_ungroup(struct translation *t, const struct cold *c);
 void emit_cold_fill(struct translation *t, const struct cold *c);
 void emit_cold_fill_predicted(struct translation *t, const struct cold *c);
 
-/* The instruction's immediates, as the guest has them. */
-void emit_immediates(struct translation *t, const struct plan *p);
-
 /* crossing.c: is the second page's part of the instruction what it was? Uses T0 to T2, and the flags. */
 void emit_crossing(struct translation *t);
 
@@ -318,8 +323,9 @@ bool emit_begin_predictions(struct translation *t);
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group);
 /* `reg` = a group's addend, which its leader has predicted. */
 void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend);
-/* Room for where a far jump is right, beside its code; NULL: there is none. And CMP `reg`, with a field of it. */
-struct prediction *new_far_place(struct translation *t);
+/* Room beside the code for one that predicts nothing yet, or where a far jump is right; NULL: there is none. */
+struct prediction *new_place(struct translation *t);
+/* CMP `reg`, with a field of it. */
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
 /* T2 = which page's predictions, for stubs; and the size of a range. */
 void emit_page_reference(struct translation *t, unsigned size);
@@ -363,8 +369,6 @@ void translate_divide(struct translation *t, const struct plan *p);
 void translate_bit_string(struct translation *t, const struct plan *p);
 void translate_direction(struct translation *t, const struct plan *p);
 
-/* T2 = RFLAGS & mask; the guest's arithmetic flags are in cpu->arith. Uses T0, and the flags. */
-void emit_rflags(struct translation *t, i32 mask);
 /* strings.c */
 void translate_string(struct translation *t, const struct plan *p);
 

@@ -231,12 +231,6 @@ static void put_something(void)
 {
 	ZydisRegister reg = some_register();
 	switch (next_random() % 16) {
-	case 11:
-		if (one_in(2))
-			put_reversed();
-		else
-			put_reload();
-		break;
 	case 0:
 		put_two(ZYDIS_MNEMONIC_LEA, of_register(reg), of_memory(8));
 		break;
@@ -270,6 +264,12 @@ static void put_something(void)
 	case 10:
 		if (one_in(3) && leaves < 8)
 			put_jcc(next_random() & 15);
+		break;
+	case 11:
+		if (one_in(2))
+			put_reversed();
+		else
+			put_reload();
 		break;
 	default:
 		put_arithmetic();
