@@ -43,6 +43,7 @@ struct insn {
 	u8 cond;     /* condition code 0..15, or a small constant of the form */
 	bool direct; /* a near branch whose only targets are the next instruction and a fixed one */
 	bool roams;  /* the translator's: its operand in memory is in another page each time */
+	bool strays; /* likewise: it is an indirect branch, and leads somewhere else each time */
 };
 
 /* What Zydis found, for select functions. */

@@ -24,7 +24,7 @@ enum {
 /* Traces with more operands in memory than there is room for do without. */
 static size_t predictions_size(const struct jit *jit)
 {
-	return (jit->size / 8 + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
+	return (jit->size / 16 + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
 }
 
 /* Address space for `size` bytes that begins at a multiple of the huge-page size; NULL: there is none. */
@@ -68,8 +68,11 @@ int jit_area_create(struct jit *jit)
 	jit->links_start = jit->size;
 	jit->predictions = (struct prediction *)((u8 *)x + jit->size);
 	jit->predictions_max = beside / sizeof(*jit->predictions);
+	/* Each trace has its own, and all are used at any time: pages of 4 KiB would have the host walk its tables. */
+	(void)madvise(jit->predictions, beside, MADV_HUGEPAGE);
 	jit->prediction_info = calloc(jit->predictions_max, sizeof(*jit->prediction_info));
-	if (!jit->prediction_info) {
+	jit->prediction_next = calloc(jit->predictions_max, sizeof(*jit->prediction_next));
+	if (!jit->prediction_info || !jit->prediction_next) {
 		jit_area_destroy(jit);
 		return -ENOMEM;
 	}
@@ -79,6 +82,7 @@ int jit_area_create(struct jit *jit)
 void jit_area_destroy(struct jit *jit)
 {
 	free(jit->prediction_info);
+	free(jit->prediction_next);
 	munmap(jit->writable, jit->size);
 	munmap((void *)jit->executable, jit->size + predictions_size(jit));
 }

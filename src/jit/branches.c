@@ -100,6 +100,12 @@ void translate_jmp(struct translation *t, const struct plan *p)
 	}
 	give_up_host_flags(t, true);
 	emit_pointer(t, p);
+	const struct cold *aim = emit_aim(t, p);
+	if (aim) {
+		emit_count(t, executed(t, p));
+		emit_far_branch(t, aim->far, false);
+		return;
+	}
 	emit_lookup(t, p, 0);
 	emit_go_far(t, p);
 }
@@ -151,14 +157,13 @@ static void emit_push_return(struct translation *t, const struct plan *p)
 }
 
 /*
- * Until the return address is pushed, where it goes, the entry of the jump cache, waits in T0; or, if that means a
- * check, in the place of RIP.
+ * A call to T0. Until the return address is pushed, where it goes, the entry of the jump cache, waits in T0; or, if
+ * that means a check, in the place of RIP.
  */
-static void translate_indirect_call(struct translation *t, const struct plan *p)
+static void emit_call_by_lookup(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	bool unchecked = p->group && !p->leads;
-	emit_pointer(t, p);
 	emit_lookup(t, p, 0);
 	t->held = 0; /* all this used T1 */
 	if (unchecked)
@@ -173,6 +178,32 @@ static void translate_indirect_call(struct translation *t, const struct plan *p)
 		emit_load(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
 	emit_enter_far(t, 2);
+}
+
+static void translate_indirect_call(struct translation *t, const struct plan *p)
+{
+	emit_pointer(t, p);
+	struct cold *aim = emit_aim(t, p);
+	if (!aim) {
+		emit_call_by_lookup(t, p);
+		return;
+	}
+	t->held = 0; /* cold code that comes back used T1 */
+	emit_push_return(t, p);
+	emit_open_call(t);
+	emit_far_branch(t, aim->far, true);
+	aim->resume = t->e.at;
+}
+
+void emit_missed_aim(struct translation *t, const struct cold *c)
+{
+	if (c->plan->kind == PLAN_CALL) {
+		emit_call_by_lookup(t, c->plan);
+		emit_jmp(&t->e, c->resume);
+	} else {
+		emit_lookup(t, c->plan, 0);
+		emit_go_far(t, c->plan);
+	}
 }
 
 /* A call that leads back looks at attention for the trace that it leads to. */

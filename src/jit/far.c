@@ -7,6 +7,8 @@
  */
 #include "jit/translation.h"
 
+enum { PATIENCE = 8, PATIENCE_MAX = 1 << 20 }; /* misses */
+
 static void take_out(struct jit_link **list, const struct jit_link *link)
 {
 	while (*list != link)
@@ -31,28 +33,36 @@ static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, str
 }
 
 /* It is among those that are forgotten with the page's predictions. */
-static void list(struct jit_far *far)
+static void list(struct jit *jit, struct jit_far *far)
 {
-	struct prediction **first = &far->predictions->first;
-	if (far->near->next)
+	u64 *first = &far->predictions->first, number = (u64)(far->near - jit->predictions);
+	u32 *next = &jit->prediction_next[number];
+	if (*next != NOT_LISTED)
 		return;
-	far->near->next = *first ? *first : (struct prediction *)LAST_LISTED;
-	*first = far->near;
+	*next = *first ? (u32)*first : LAST_LISTED;
+	*first = number;
 }
 
-u64 jit_bind_far(struct cpu *cpu, struct jit_far *far)
+u64 jit_bind_far(struct cpu *cpu, struct jit_far *far, u64 key)
 {
-	u64 stamp = mmu_copy_stamp(&cpu->mmu);
-	struct block *block = cpu_block_at(cpu, cpu->jit_page + (u64)far->offset);
+	u64 stamp = mmu_copy_stamp(&cpu->mmu), linear = key + (u64)far->offset;
+	struct block *block = cpu_block_at(cpu, linear);
 	if (mmu_copy_stamp(&cpu->mmu) != stamp)
 		return 0; /* the trace must not go on with its predictions */
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return 0;
 	lead_to(cpu, jit_of(cpu), &far->link, block);
-	far->bound = (struct far_place){ cpu->jit_page, cpu->jit_stamp };
+	far->bound = (struct far_place){ key, cpu->jit_stamp };
+	if (far->aimed) {
+		far->near->addend = linear & PAGE_MASK;
+		far->patience = far->patience ? far->patience * 2 : PATIENCE;
+		if (far->patience > PATIENCE_MAX)
+			far->patience = PATIENCE_MAX;
+		far->misses_left = far->patience;
+	}
 	if (far->near) {
-		far->near->page = cpu->jit_page;
-		list(far);
+		far->near->page = key;
+		list(jit_of(cpu), far);
 	}
 	return 1;
 }
@@ -74,14 +84,19 @@ static u8 *emit_unless_bound(struct translation *t, const u64 *place, i32 field,
 	return emit_jcc(e, COND_NZ, NULL);
 }
 
-struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset)
+static struct jit_far *new_far(struct translation *t, struct prediction *near, i64 offset)
 {
 	struct jit *jit = t->jit;
-	struct emit *e = &t->e;
-
 	jit->links_start -= sizeof(struct jit_far);
 	struct jit_far *far = (struct jit_far *)(jit->writable + jit->links_start);
-	*far = (struct jit_far){ .near = new_place(t), .predictions = t->page, .offset = offset, .link.far = far };
+	*far = (struct jit_far){ .near = near, .predictions = t->page, .offset = offset, .link.far = far };
+	return far;
+}
+
+struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset)
+{
+	struct emit *e = &t->e;
+	struct jit_far *far = new_far(t, new_place(t), offset);
 	const u8 *start = e->at;
 	u8 *other_page, *other_stamp = NULL;
 	if (far->near) {
@@ -89,7 +104,7 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 		emit_compare_place(t, HOST_T0, &far->near->page);
 		other_page = emit_jcc(e, COND_NZ, NULL);
 	} else {
-		other_page = emit_unless_bound(t, &far->bound.page, CPU_FIELD(jit_page), HOST_T0);
+		other_page = emit_unless_bound(t, &far->bound.key, CPU_FIELD(jit_page), HOST_T0);
 		other_stamp = emit_unless_bound(t, &far->bound.stamp, CPU_FIELD(jit_stamp), HOST_T2);
 	}
 	struct cold *c = add_cold(t, other_page);
@@ -102,12 +117,31 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
 	return far;
 }
 
+struct cold *emit_aim(struct translation *t, const struct plan *p)
+{
+	struct prediction *near = t->chain ? new_aim(t, p) : NULL;
+	if (!near)
+		return NULL;
+	struct jit_far *far = new_far(t, near, 0);
+	far->aimed = true;
+	const u8 *start = t->e.at;
+	emit_compare_place(t, HOST_T0, &near->page);
+	struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
+	c->kind = COLD_AIM;
+	c->plan = plain_plan(t, p);
+	c->back = start;
+	c->far = far;
+	return c;
+}
+
 void emit_far_branch(struct translation *t, struct jit_far *far, bool call)
 {
 	struct emit *e = &t->e;
 	i64 page = far->offset & ~(i64)(PAGE_SIZE - 1);
 	/* A jump still has its own page in T0, from the check. */
-	if (call || page != (i32)page)
+	if (far->aimed)
+		emit_load_predicted(t, HOST_T0, &far->near->addend);
+	else if (call || page != (i32)page)
 		emit_page_address(t, HOST_T0, page);
 	else
 		emit_lea(e, HOST_T0, HOST_T0, (i32)page);
@@ -123,7 +157,12 @@ void emit_cold_far_unbound(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
 	c->far->link.unlinked = e->at;
-	emit_lea(e, HOST_T0, HOST_T0, (i32)(c->far->offset & (i64)(PAGE_SIZE - 1)));
+	if (c->far->aimed) {
+		emit_mov_imm(e, HOST_T1, (u64)c->far);
+		emit_load(e, HOST_T0, HOST_T1, offsetof(struct jit_far, bound.key));
+	} else {
+		emit_lea(e, HOST_T0, HOST_T0, (i32)(c->far->offset & (i64)(PAGE_SIZE - 1)));
+	}
 	emit_leave(t, NULL);
 }
 
@@ -136,4 +175,15 @@ void emit_cold_far(struct translation *t, const struct cold *c)
 	emit_call(e, c->far->near ? t->jit->stub_far_near : t->jit->stub_far);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_T2, HOST_T2);
 	emit_jcc(e, COND_NZ, c->back);
+}
+
+void emit_cold_aim(struct translation *t, const struct cold *c)
+{
+	struct emit *e = &t->e;
+	emit_mov_imm(e, HOST_T1, (u64)c->far);
+	emit_page_reference(t, 1);
+	emit_call(e, t->jit->stub_aim);
+	emit_alu_imm(e, 7, false, HOST_T2, 1);
+	emit_jcc(e, COND_Z, c->back);
+	emit_handler_if(t, c->plan, COND_B);
 }

@@ -131,18 +131,22 @@ struct jit_link {
 	struct jit_far *far;   /* NULL: the target is in the same page */
 };
 
-/* A direct jump to another page (far.c). */
+/* A direct jump to another page, or an indirect one that is aimed (far.c). */
 struct jit_far {
 	/* Where it is right: where these are the CPU's. */
 	struct far_place {
-		u64 page;  /* jit_page */
+		u64 key;   /* jit_page; if aimed, where the branch leads */
 		u64 stamp; /* jit_stamp; 0: not bound, and the jump is never taken */
 	} bound;
-	/* Beside the code: `page` is bound.page, or jit->nowhere, and is forgotten with the predictions; NULL: no room.
+	/*
+	 * Beside the code: `page` is bound.key, or jit->nowhere, and is forgotten with the predictions; NULL: no room.
+	 * If aimed, `addend` is the target's page.
 	 */
 	struct prediction *near;
 	struct page_predictions *predictions; /* the page's, with whom */
-	i64 offset;                           /* of the target from the jump's own page */
+	i64 offset;                           /* of the target from bound.key */
+	bool aimed;
+	u32 patience, misses_left; /* if aimed: misses until it is aimed anew, at all and from now on */
 	struct jit_link link;
 };
 
@@ -180,35 +184,36 @@ struct jit_made {
  */
 enum { CALLS_BYTES = 64 << 10, CALLS_ROOM = CALLS_BYTES - PAGE_SIZE };
 
-/* Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. */
+/*
+ * Where an operand in memory was last: predict.c. Translated code reaches it relative to RIP. No larger than that code
+ * needs it, for a big program has so many that they would crowd others out of the host's cache.
+ */
 struct prediction {
-	u64 page;                /* linear address; jit->nowhere: nothing is predicted */
-	u64 addend;              /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
-	struct prediction *next; /* of the same page of code; LAST_LISTED: none; NULL: this one is not listed */
-	u64 unused;
+	u64 page;   /* linear address; jit->nowhere: nothing is predicted */
+	u64 addend; /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
 };
 
-#define LAST_LISTED 1
+/* Numbers in lists of predictions; others are places in jit->predictions, where headers have the first ones. */
+enum { NOT_LISTED, LAST_LISTED };
 
 struct prediction_info {
-	u32 insn;   /* place in the arena of the instruction */
-	u16 index;  /* behind the trace's header */
-	u16 misses; /* that were looked at */
+	u32 insn;       /* place in the arena of the instruction */
+	u16 index : 15; /* behind the trace's header */
+	u16 aim : 1;    /* of where the instruction leads, not of its operand */
+	u16 misses;     /* that were looked at */
 };
 
 /* Those of a trace. */
 struct predictions {
 	u64 count;
 	struct block *head; /* of the trace */
-	u64 unused[2];
 	struct prediction of[];
 };
 
 /* Of a page with code: those that have looked for something since they were forgotten. */
 struct page_predictions {
 	u64 stamp; /* the MMU's copies' when they were made */
-	struct prediction *first;
-	u64 unused[2];
+	u64 first; /* number; those behind it by jit->prediction_next */
 };
 
 enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10, HUGE_BYTES = 2 << 20 };
@@ -228,6 +233,7 @@ struct jit {
 	bool full;
 	struct prediction *predictions;          /* beside the executable mapping, neither of them executable */
 	struct prediction_info *prediction_info; /* as many */
+	u32 *prediction_next;                    /* as many: the number behind each one in its page's list */
 	size_t predictions_max, predictions_used;
 	/*
 	 * A page where nothing can be: neither canonical (SDM vol. 1, 3.3.7.1) nor within 2^57 of what is, and drawn by
@@ -250,8 +256,10 @@ struct jit {
 	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
-	const u8 *stub_far; /* call: T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation */
+	/* call: T0 = key, T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation. Keeps T0. */
+	const u8 *stub_far;
 	const u8 *stub_far_near;     /* the same, for one with a place beside the code; T2 as for stub_predict */
+	const u8 *stub_aim;          /* likewise, for one that is aimed; T2 = 2: it stays aimed elsewhere */
 	const u8 *stub_string[2][4]; /* call, by is it MOVS, and width: see strings.c */
 	const u8 *stub_tsc;          /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */
 	const u8 *stub_store_vectors;
@@ -330,7 +338,7 @@ void jit_attend(struct cpu *cpu);
 void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);
 
 /* far.c: binds the jump for where the CPU is now. 0: its target has no translation. */
-u64 jit_bind_far(struct cpu *cpu, struct jit_far *far);
+u64 jit_bind_far(struct cpu *cpu, struct jit_far *far, u64 key);
 /* Its target's translation is gone. */
 void jit_unbind_far(const struct jit *jit, struct jit_far *far);
 

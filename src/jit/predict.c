@@ -11,18 +11,22 @@
 enum {
 	/*
 	 * Every so many misses, one is looked at: if they came one in so many instructions, and this operand has been
-	 * met so often, its page changes all the time, and the TLB is the better place to look.
+	 * met so often, its page changes all the time, and the TLB is the better place to look. Likewise where an
+	 * indirect branch leads, and the jump cache.
 	 */
 	MISSES = 64,
 	RARE = 250,
 	ROAMING = 4,
 	STAMP_BITS = 48,
-	SIZE_BITS = 9 /* for bytes of a range, less one, beside a number */
+	SIZE_BITS = 9, /* for bytes of a range, less one, beside a number */
+	PREDICTION_SHIFT = 4,
+	NEXT_SHIFT = 2
 };
 
-static_assert(sizeof(struct prediction) == 32 && sizeof(struct predictions) == 32 &&
-		      sizeof(struct page_predictions) == 32,
+static_assert(sizeof(struct prediction) == 16 && sizeof(struct predictions) == 16 &&
+		      sizeof(struct page_predictions) == 16,
 	      "as translated code finds them");
+static_assert(1 << PREDICTION_SHIFT == sizeof(struct prediction) && 1 << NEXT_SHIFT == sizeof(u32), "likewise");
 static_assert(offsetof(struct cpu, mmu.revision) + 8 <= 128 + CPU_BIAS, "short displacements");
 static_assert(offsetof(struct cpu, mmu) % 8 == 0 && offsetof(struct mmu, stamp) == 0 && sizeof(struct mmu_stamp) == 8 &&
 		      offsetof(struct cpu, attention) == offsetof(struct cpu, mmu) + STAMP_BITS / 8,
@@ -96,6 +100,7 @@ struct prediction *new_place(struct translation *t)
 		return NULL;
 	struct prediction *n = &t->predictions->of[t->predictions->count++];
 	*n = (struct prediction){ .page = t->jit->nowhere };
+	t->jit->prediction_next[n - t->jit->predictions] = NOT_LISTED;
 	return n;
 }
 
@@ -104,22 +109,29 @@ void emit_compare_place(struct translation *t, unsigned reg, const u64 *field)
 	emit_field(t, 0x3b, reg, field);
 }
 
-static struct prediction *new_prediction(struct translation *t, const struct plan *p)
+/* One whose misses are looked at: see jit_attend(). */
+static struct prediction *new_watched(struct translation *t, const struct plan *p, bool aim)
 {
-	struct prediction *n = p->insn->roams ? NULL : new_place(t);
+	struct prediction *n = new_place(t);
 	if (!n)
 		return NULL;
 	t->jit->prediction_info[n - t->jit->predictions] = (struct prediction_info){
 		.insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena),
-		.index = (u16)(n - t->predictions->of),
+		.index = (u16)(n - t->predictions->of) & 0x7fff,
+		.aim = aim,
 	};
 	return n;
+}
+
+struct prediction *new_aim(struct translation *t, const struct plan *p)
+{
+	return p->insn->strays ? NULL : new_watched(t, p, true);
 }
 
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group)
 {
 	struct emit *e = &t->e;
-	struct prediction *n = new_prediction(t, p);
+	struct prediction *n = p->insn->roams ? NULL : new_watched(t, p, false);
 	if (!n)
 		return false;
 	emit_lea(e, HOST_T2, r.base, r.disp);
@@ -197,15 +209,22 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
 	emit_mov_imm(e, HOST_T2, jit->nowhere);
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_mov_imm(e, HOST_RCX, (u64)jit->predictions);
 	const u8 *loop = e->at;
 	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
 	u8 *done = emit_jcc(e, COND_BE, NULL);
-	emit_store(e, HOST_T2, HOST_T0, offsetof(struct prediction, page));
-	emit_load(e, HOST_T1, HOST_T0, offsetof(struct prediction, next));
-	emit_store_zero(e, HOST_T0, offsetof(struct prediction, next));
-	emit_mov(e, HOST_T0, HOST_T1);
+	emit_mov(e, HOST_T1, HOST_T0);
+	emit_shift(e, 4, true, HOST_T1, PREDICTION_SHIFT);
+	emit_rm(e, OPCODE_WIDE(0x89), HOST_T2, HOST_RCX, HOST_T1, 0, offsetof(struct prediction, page));
+	emit_mov_imm(e, HOST_T1, (u64)jit->prediction_next);
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T1, HOST_T0, NEXT_SHIFT, 0);
+	emit_rm(e, (struct opcode){ .byte = 0x8b }, HOST_T0, HOST_T1, HOST_NONE, 0, 0);
+	emit_rm(e, (struct opcode){ .byte = 0xc7 }, 0, HOST_T1, HOST_NONE, 0, 0);
+	emit32(e, NOT_LISTED);
 	emit_jmp(e, loop);
 	emit_patch(e, done, e->at);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, attention, e->at);
 	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
@@ -228,27 +247,35 @@ static void emit_note(struct emit *e, i32 table)
 	emit8(e, 1);
 }
 
-/* ZF = T1 is not listed. */
-static void emit_compare_listed(struct emit *e)
+/* ZF = the prediction T1 is not listed. Uses RCX. */
+static void emit_compare_listed(struct emit *e, const struct jit *jit)
 {
-	emit_rm(e, OPCODE_WIDE(0x83), 7, HOST_T1, HOST_NONE, 0, offsetof(struct prediction, next));
-	emit8(e, 0);
+	enum { APART = PREDICTION_SHIFT - NEXT_SHIFT };
+	emit_mov_imm(e, HOST_RCX, ((u64)jit->prediction_next << APART) - (u64)jit->predictions);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T1, HOST_RCX);
+	emit_shift(e, 5, true, HOST_RCX, APART);
+	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_RCX, HOST_NONE, 0, 0);
+	emit8(e, NOT_LISTED);
 }
 
-/* The prediction T1 is one of its page's from now on; T2 tells which. Uses RCX. */
+/* The prediction T1 is one of its page's from now on; T2 tells which. Uses RCX and T2. */
 static void emit_enlist(struct emit *e, const struct jit *jit)
 {
-	emit_mov(e, HOST_RCX, HOST_T2);
-	emit_shift(e, 5, true, HOST_RCX, SIZE_BITS);
-	emit_shift(e, 4, true, HOST_RCX, __builtin_ctz(sizeof(struct prediction)));
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
 	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
+	emit_mov(e, HOST_RCX, HOST_T2);
+	emit_shift(e, 5, true, HOST_RCX, SIZE_BITS);
+	emit_shift(e, 4, true, HOST_RCX, PREDICTION_SHIFT);
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
+	emit_mov(e, HOST_T2, HOST_T1);
+	emit_rr(e, OPCODE_WIDE(0x29), HOST_T0, HOST_T2);
+	emit_shift(e, 5, true, HOST_T2, PREDICTION_SHIFT);
 	emit_load(e, HOST_T0, HOST_RCX, offsetof(struct page_predictions, first));
+	emit_store(e, HOST_T2, HOST_RCX, offsetof(struct page_predictions, first));
 	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
-	emit_alu_imm(e, 2, true, HOST_T0, 0); /* ADC: NULL becomes LAST_LISTED */
-	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, next));
-	emit_store(e, HOST_T1, HOST_RCX, offsetof(struct page_predictions, first));
+	emit_alu_imm(e, 2, true, HOST_T0, 0); /* ADC: NOT_LISTED becomes LAST_LISTED */
+	emit_mov_imm(e, HOST_RCX, (u64)jit->prediction_next);
+	emit_rm(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RCX, HOST_T2, NEXT_SHIFT, 0);
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
 }
 
@@ -276,20 +303,26 @@ static void emit_report(struct emit *e)
 	emit8(e, ATTEND_JIT >> 8);
 }
 
-/* Lists the prediction T1; or it is there already: then it has roamed, and the miss counts. */
-static void emit_list(struct emit *e, const struct jit *jit)
+/* The prediction T1 was wrong. */
+static void emit_count_miss(struct emit *e)
 {
-	emit_compare_listed(e);
-	u8 *forgotten = emit_jcc(e, COND_Z, NULL);
 	emit_rm(e, (struct opcode){ .byte = 0x83 }, 5, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_misses_left));
 	emit8(e, 1);
 	u8 *not_now = emit_jcc(e, COND_NZ, NULL);
 	emit_report(e);
+	emit_patch(e, not_now, e->at);
+}
+
+/* Lists the prediction T1; or it is there already: then it has roamed, and the miss counts. */
+static void emit_list(struct emit *e, const struct jit *jit)
+{
+	emit_compare_listed(e, jit);
+	u8 *forgotten = emit_jcc(e, COND_Z, NULL);
+	emit_count_miss(e);
 	u8 *listed = emit_jmp(e, NULL);
 	emit_patch(e, forgotten, e->at);
 	emit_enlist(e, jit);
 	emit_patch(e, listed, e->at);
-	emit_patch(e, not_now, e->at);
 }
 
 /* CF = T0's entry of the supervisor's is spared. Uses RAX, and makes it T1's addend again; and RCX. */
@@ -351,22 +384,33 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit8(e, 0xc3);
 }
 
+/* The aim T1 is bound for another target than T0: T2 = 2, for it stays so. But every so often it is bound anew. */
+static void emit_miss_aim(struct emit *e, const struct jit *jit)
+{
+	emit_rm(e, (struct opcode){ .byte = 0x83 }, 5, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, misses_left));
+	emit8(e, 1);
+	emit_jcc(e, COND_Z, jit->stub_far);
+	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jit_far, near));
+	emit_count_miss(e);
+	emit_mov_imm(e, HOST_T2, 2);
+	emit8(e, 0xc3);
+}
+
 /*
- * call: T1 = a far jump that has a place beside its code, T2 = place of its page's predictions << SIZE_BITS. If that
- * was only forgotten, it is right here once more: T2 = 1. Else as stub_far.
+ * call: T0 = key, T1 = a far jump that has a place beside its code, T2 = place of its page's predictions << SIZE_BITS.
+ * If that was only forgotten, it is right here once more: T2 = 1. Else as stub_far; or, for an aim, stub_aim.
  */
-static void make_far_near(struct emit *e, const struct jit *jit)
+static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 {
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_stamp));
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.stamp));
+	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(jit_stamp));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.stamp));
 	u8 *other_stamp = emit_jcc(e, COND_NZ, NULL);
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.page));
-	u8 *other_page = emit_jcc(e, COND_NZ, NULL);
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.key));
+	u8 *other_key = emit_jcc(e, COND_NZ, NULL);
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jit_far, near));
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, page));
-	emit_compare_listed(e);
+	emit_compare_listed(e, jit);
 	u8 *listed = emit_jcc(e, COND_NZ, NULL);
 	emit_enlist(e, jit);
 	emit_patch(e, listed, e->at);
@@ -374,15 +418,24 @@ static void make_far_near(struct emit *e, const struct jit *jit)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, other_stamp, e->at);
-	emit_patch(e, other_page, e->at);
+	if (aim) {
+		emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+		emit_jmp(e, jit->stub_far);
+	}
+	emit_patch(e, other_key, e->at);
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
-	emit_jmp(e, jit->stub_far);
+	if (aim)
+		emit_miss_aim(e, jit);
+	else
+		emit_jmp(e, jit->stub_far);
 }
 
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 {
 	jit->stub_far_near = e->at;
-	make_far_near(e, jit);
+	make_far_near(e, jit, false);
+	jit->stub_aim = e->at;
+	make_far_near(e, jit, true);
 	cpu->jit_misses_left = MISSES;
 	jit->stub_forget = e->at;
 	make_forget(e, jit);
@@ -392,7 +445,7 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 	}
 }
 
-/* --- operands that roam --- */
+/* --- operands that roam, and branches that stray --- */
 
 void jit_attend(struct cpu *cpu)
 {
@@ -406,7 +459,12 @@ void jit_attend(struct cpu *cpu)
 	if (!n || since > (u64)MISSES * RARE || ++info->misses < ROAMING)
 		return;
 	struct insn *insn = (struct insn *)(cpu->blocks->arena + info->insn);
-	insn->roams = true;
-	cpu->counters.operands_roaming++;
+	if (info->aim) {
+		insn->strays = true;
+		cpu->counters.branches_straying++;
+	} else {
+		insn->roams = true;
+		cpu->counters.operands_roaming++;
+	}
 	block_retranslate(cpu, ((struct predictions *)(n - info->index) - 1)->head);
 }

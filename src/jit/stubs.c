@@ -255,11 +255,15 @@ static void emit_call_with_t1(struct emit *e, const struct jit *jit, u64 functio
 
 static void make_far(struct emit *e, const struct jit *jit)
 {
-	emit_lea(e, HOST_RSP, HOST_RSP, -8);
-	emit_call_with_t1(e, jit, (u64)jit_bind_far);
+	emit_push(e, HOST_T0);
+	emit_store_state(e, jit);
+	emit_cpu_address(e, HOST_RDI);
+	emit_mov(e, HOST_RSI, HOST_T1);
+	emit_mov(e, HOST_RDX, HOST_T0);
+	emit_call_c(e, (u64)jit_bind_far);
 	emit_mov(e, HOST_T2, HOST_RAX);
 	emit_load_guest(e);
-	emit_alu_imm(e, 0, true, HOST_RSP, 8);
+	emit_pop(e, HOST_T0);
 	emit8(e, 0xc3);
 }
 

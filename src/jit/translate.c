@@ -162,6 +162,10 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_page_address(t, HOST_T0, c->far->offset);
 		emit_leave(t, NULL);
 		break;
+	case COLD_AIM:
+		emit_cold_aim(t, c);
+		emit_missed_aim(t, c);
+		break;
 	case COLD_FAR_UNBOUND:
 		emit_cold_far_unbound(t, c);
 		break;

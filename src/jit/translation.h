@@ -48,6 +48,7 @@ struct cold {
 		COLD_UNLINKED,
 		COLD_ATTENTION,
 		COLD_FAR,
+		COLD_AIM,
 		COLD_FAR_UNBOUND,
 		COLD_FAR_MISS,
 		COLD_VECTORS,
@@ -61,9 +62,9 @@ struct cold {
 	u8 *also; /* another jump's, or NULL */
 	const struct plan *plan;
 	struct recipe recipe; /* makes the guest's flags, if they are not in cpu->arith */
-	const u8 *resume;     /* COLD_HANDLER: where to go on; NULL: the instruction ends its trace */
+	const u8 *resume;     /* COLD_HANDLER, COLD_AIM: where to go on; NULL: the instruction ends its trace */
 	u8 vectors;           /* COLD_VECTORS: VECTORS_* to load */
-	const u8 *back;       /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR: where to go on */
+	const u8 *back;       /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR, COLD_AIM: where to go on */
 	struct range range;   /* COLD_PREDICT */
 	struct prediction *prediction;
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
@@ -75,7 +76,7 @@ struct cold {
 	unsigned executed;     /* COLD_FAR_MISS, COLD_FAR: instructions of the trace */
 	i32 rsp;               /* as in struct translation */
 	struct jit_link *link; /* COLD_UNLINKED */
-	struct jit_far *far;   /* COLD_FAR, COLD_FAR_UNBOUND */
+	struct jit_far *far;   /* COLD_FAR, COLD_FAR_UNBOUND, COLD_AIM */
 };
 
 enum { COLD_MAX = 4 * TRACE_MAX };
@@ -262,6 +263,8 @@ void translate_jcc(struct translation *t, const struct plan *p);
 void translate_jmp(struct translation *t, const struct plan *p);
 void translate_call(struct translation *t, const struct plan *p);
 void translate_ret(struct translation *t, const struct plan *p);
+/* To T0, which is not where the branch is aimed at. */
+void emit_missed_aim(struct translation *t, const struct cold *c);
 /* The guest returns to somewhere else than behind the last open call: all are forgotten. */
 void emit_odd_return(struct translation *t, const struct plan *p);
 
@@ -325,6 +328,8 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend);
 /* Room beside the code for one that predicts nothing yet, or where a far jump is right; NULL: there is none. */
 struct prediction *new_place(struct translation *t);
+/* The same of an indirect branch: of where it leads. */
+struct prediction *new_aim(struct translation *t, const struct plan *p);
 /* CMP `reg`, with a field of it. */
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
 /* T2 = which page's predictions, for stubs; and the size of a range. */
@@ -343,10 +348,17 @@ void emit_cold_predict_again(struct translation *t, const struct cold *c);
  * to T2, and the flags.
  */
 struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsigned executed, i64 offset);
+/*
+ * Does an indirect branch, to T0, lead where it is aimed at? If not, cold code looks up where it does lead. NULL: it is
+ * not to be aimed, and nothing was emitted.
+ */
+struct cold *emit_aim(struct translation *t, const struct plan *p);
 /* Then: the jump, or call. */
 void emit_far_branch(struct translation *t, struct jit_far *far, bool call);
 /* Tries to bind it, and goes back to the check if that is done. */
 void emit_cold_far(struct translation *t, const struct cold *c);
+/* The same; the handler does all of a branch that cannot be. Else goes on, for it stays aimed elsewhere. */
+void emit_cold_aim(struct translation *t, const struct cold *c);
 void emit_cold_far_unbound(struct translation *t, const struct cold *c);
 
 /* --- loop.c --- */

@@ -10,11 +10,14 @@ enum {
 };
 
 static u64 window_pdpt[512] ALIGNED(4096), window_pd[512] ALIGNED(4096), window_pt[512] ALIGNED(4096);
+static u64 other_pml4[512] ALIGNED(4096);
+static u64 other_pdpt[512] ALIGNED(4096), other_pd[512] ALIGNED(4096), other_pt[512] ALIGNED(4096);
 static u8 code[2][4096] ALIGNED(4096);
 static u8 many[MANY][PLACE] ALIGNED(4096);
 
 asm(".pushsection .text\n"
     ".global call_both, jump, jump_by_memory, call_on_stack, return_addresses, spin, user_call, user_call_itself\n"
+    ".global call_turn, jump_turn, call_kept, call_space, jump_space\n"
     "call_both: push %rbx; push %rbp; xor %ebx, %ebx; mov %rdx, %rbp\n"
     "1: call *%rdi; add %rax, %rbx; call *%rsi; add %rax, %rbx; dec %rbp; jnz 1b\n"
     "	mov %rbx, %rax; pop %rbp; pop %rbx; ret\n"
@@ -32,10 +35,18 @@ asm(".pushsection .text\n"
     "2: mov (%rsp), %rax; ret\n"
     /* The block at 2 runs once more often than that at 1, and nobody jumps there but from 1. */
     "spin: nop; 1: jmp 2f; 2: mov $-1, %eax; dec %rdi; jnz 1b; ret\n"
+    /* Each is one branch that its test alone uses. */
+    "call_turn: push %rbx; call *%rdi; pop %rbx; ret\n"
+    "jump_turn: jmp *%rdi\n"
+    "call_kept: sub $24, %rsp; mov %rdi, 8(%rsp); mov 8(%rsp), %rax; call *%rax; add $24, %rsp; ret\n"
+    "call_space: push %rbx; call *%rdi; pop %rbx; ret\n"
+    "jump_space: jmp *%rdi\n"
     "user_call: lea look(%rip), %rsi\n"
     "user_call_itself: call *%rsi; int $0x80\n"
     ".popsection\n");
 u64 call_both(const void *first, const void *second, u64 rounds), return_addresses(void);
+u32 call_turn(const void *to), jump_turn(const void *to), call_kept(const void *to);
+u32 call_space(const void *to), jump_space(const void *to);
 u32 jump(const void *to), call_on_stack(const void *to), jump_by_memory(const void *before_pointer);
 void spin(u64 rounds), user_call(void), user_call_itself(void);
 
@@ -110,6 +121,61 @@ static void test_late(void)
 	CHECK("a-target-that-became-hot-late", right);
 }
 
+/* Branches that lead to one place for a while, and then to another, or one whose code was written meanwhile. */
+static void test_turns(void)
+{
+	bool right = true;
+	for (u32 n = 1; n < 600; n += n / 4 + 1) {
+		for (u32 i = 0; i < 4 * n; i++) {
+			u32 which = i / n % 3;
+			if (i % n == 0)
+				put_function(many[which], n + which);
+			right &= call_turn(many[which]) == n + which && jump_turn(many[which]) == n + which;
+			right &= call_kept(many[which]) == n + which;
+		}
+	}
+	for (u32 i = 0; i < 50; i++)
+		put_function(many[i], i);
+	for (u32 i = 0; i < 100 * ROUNDS; i++) {
+		u32 which = i * i / 7 % 50;
+		right &= call_turn(many[which]) == which && jump_turn(many[which]) == which;
+		right &= call_kept(many[which]) == which;
+	}
+	CHECK("branches-turn-to-where-they-lead-now", right);
+}
+
+/* What lies at the target depends on the address space; so the target stays the same, and its code does not. */
+static void test_spaces(void)
+{
+	volatile u32 *data = (u32 *)(WINDOW + 4096);
+	u64 here = read_cr3();
+	bool right = true;
+	memcpy(other_pml4, boot_pml4, sizeof(other_pml4));
+	other_pml4[1] = (u64)other_pdpt | 3;
+	other_pdpt[0] = (u64)other_pd | 3;
+	other_pd[0] = (u64)other_pt | 3;
+	other_pt[0] = (u64)code[1] | 3;
+	map(0, code[0]);
+	map(1, many[0]);
+	put_function(code[0], 1);
+	put_function(code[1], 2);
+	for (u32 i = 0; i < 3 * ROUNDS; i++) {
+		u32 round = i < ROUNDS ? 1 : 7;
+		write_cr3((u64)other_pml4);
+		for (u32 j = 0; j < round; j++)
+			right &= call_space(WINDOW) == 2 && jump_space(WINDOW) == 2;
+		write_cr3(here);
+		*data = i;
+		for (u32 j = 0; j < round; j++) {
+			right &= call_space(WINDOW) == 1 && jump_space(WINDOW) == 1;
+			/* Where data is must be looked up again, where code is need not. */
+			right &= *data == i;
+			invlpg((void *)data);
+		}
+	}
+	CHECK("branches-go-where-this-address-space-says", right);
+}
+
 static void test_kinds(void)
 {
 	bool right = true;
@@ -156,6 +222,8 @@ void guest_main(void)
 	test_mapping();
 	test_many();
 	test_late();
+	test_turns();
+	test_spaces();
 	test_kinds();
 	test_faults();
 }

@@ -1,4 +1,4 @@
-"""What can be seen of translated code, and how much memory it takes. Needs guests: usage ... STRATA SMC FRESH TRACES."""
+"""What can be seen of translated code, and how much memory it takes. Needs guests: usage ... STRATA SMC FRESH TRACES INDIRECT."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 from strata_test import HALT, PROMPT, SPIN, absent, expect, expect_refusal, guest, main, say, scratch, start, strata
 
-SMC, FRESH, TRACES = sys.argv[2:5]
+SMC, FRESH, TRACES, INDIRECT = sys.argv[2:6]
 GUEST = ("run", "--engine", "soft", "--memory", "64M", "--test-devices", "--debug-exit", "0xf4", "--serial", "none",
          "--timeout", "50", "--kernel")
 MIB = 1 << 20
@@ -45,6 +45,12 @@ def test_statistics_count_loops_of_few_rounds_that_were_unrolled():
     result = strata(*GUEST, TRACES, "--translate-after", "2", "--stats=json")
     counters = json.loads(result.err)["counters"]
     expect(counters["loops_unrolled"] >= 4, counters)
+
+
+def test_statistics_count_indirect_branches_that_stray():
+    result = strata(*GUEST, INDIRECT, "--translate-after", "2", "--stats=json")
+    counters = json.loads(result.err)["counters"]
+    expect(3 <= counters["branches_straying"] <= 12, counters)
 
 
 def dumped(address):

@@ -37,7 +37,7 @@ static void plain_code_passes(void)
 static bool verify_in_area(const u8 *code, size_t size)
 {
 	static u8 area[256];
-	static struct prediction predictions[2];
+	static struct prediction predictions[4];
 	struct jit with = jit;
 	with.writable = area;
 	with.executable = (const u8 *)((uintptr_t)predictions - sizeof(area));
