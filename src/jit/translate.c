@@ -99,7 +99,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	/* What goes back has not touched the guest's flags. */
 	if (c->prediction)
 		emit_cold_predict(t, c);
-	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH)
+	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH || c->stretch)
 		emit_leave_stretch(t);
 	if (c->recipe.plan)
 		emit_recipe_to_memory(t, &c->recipe);
@@ -129,7 +129,6 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		if (!c->stretch)
 			t->recipe = c->made;
 		if (c->stretch) {
-			emit_leave_stretch(t);
 			give_up_host_flags(t, true);
 			emit_rounds_done(t, c->plan);
 		}

@@ -685,6 +685,33 @@ static void test_moved_registers(void)
 	CHECK_EQUAL("registers-that-a-loop-moves-keep-their-values", wrong, 0);
 }
 
+/* JRCXZ leaves the loop with flags that nothing but R15 has any more, which the loop moves to another register. */
+static void test_flags_behind_a_loop(void)
+{
+	unsigned wrong = 0;
+	u64 zero = 0;
+	map(0, PRESENT | WRITE);
+	memset(pages[0], 0xff, sizeof pages[0]);
+	for (u64 i = 0; i < ROUNDS; i++) {
+		u64 count = 100, other = 0, *at = (u64 *)WINDOW;
+		u8 sign;
+		u64 last = 60 + i % 7, value = i & 1 ? ~i : i;
+		memcpy(pages[0] + 8 * last, &value, 8);
+		memcpy(pages[0] + 1024 + 8 * last, &zero, 8);
+		asm volatile("mov %[not], %%r15\n"
+			     "1: mov (%[at]), %%r15; mov 1024(%[at]), %%rcx; or %%r15, %%r15;"
+			     "mov (%[zero],%[other]), %[other]; lea 8(%[at]), %[at]; jrcxz 2f; dec %[count]; jnz 1b\n"
+			     "2: sets %[sign]"
+			     : [at] "+S"(at), [count] "+D"(count), [other] "+a"(other), [sign] "=b"(sign)
+			     : [not ] "d"(~value), [zero] "r"(&zero)
+			     : "rcx", "r15", "memory", "cc");
+		wrong += sign != (i & 1) || count != 100 - last;
+		memset(pages[0] + 8 * last, 0xff, 8);
+		memset(pages[0] + 1024 + 8 * last, 0xff, 8);
+	}
+	CHECK_EQUAL("a-loop-is-left-with-its-flags", wrong, 0);
+}
+
 /* The fault of a round in the middle: all rounds before it are done, and the registers are its own. */
 static void test_fault_in_a_loop(void)
 {
@@ -873,6 +900,7 @@ void guest_main(void)
 	test_selectors();
 	test_loops_over_pages();
 	test_moved_registers();
+	test_flags_behind_a_loop();
 	test_fault_in_a_loop();
 	test_loop_over_code();
 	test_short_loops();
