@@ -48,12 +48,6 @@ static bool is_small_immediate(const struct plan *p)
 	return is_immediate(p) && is_small((i32)p->insn->imm);
 }
 
-/* A register that has a host register at all times; T2 is the only temporary here. */
-static bool is_hosted(const ZydisDecodedOperand *op)
-{
-	return is_low_register(op) && host_register[jit_gpr_number(op)] != HOST_NONE;
-}
-
 static bool has_second_register(const struct plan *p)
 {
 	return !is_logic(p) && p->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
@@ -62,7 +56,7 @@ static bool has_second_register(const struct plan *p)
 /* Another register than the first operand, and not RSP, which is settled late. */
 static bool is_second_register(const struct plan *p)
 {
-	if (!has_second_register(p) || !is_hosted(&p->op[1]))
+	if (!has_second_register(p) || !is_low_register(&p->op[1]))
 		return false;
 	unsigned guest = jit_gpr_number(&p->op[1]);
 	return guest != jit_gpr_number(&p->op[0]) && guest != RSP;
@@ -204,6 +198,16 @@ static void emit_immediate(struct translation *t, const struct plan *p)
 		emit8(&t->e, (u8)(p->insn->imm >> 8 * i));
 }
 
+/* OPCODE `reg`, the second operand, a register; wherever it is, for T2 is the only temporary here. */
+static void emit_with_second(struct translation *t, const struct plan *p, struct opcode o, unsigned reg)
+{
+	unsigned guest = jit_gpr_number(&p->op[1]), host = t->host[guest];
+	if (host == HOST_NONE)
+		emit_rm(&t->e, o, reg, HOST_CPU, HOST_NONE, 0, guest_offset(guest));
+	else
+		emit_rr(&t->e, o, reg, host);
+}
+
 /* ADD and so on of `reg` and the recipe's second operand, at its width. */
 static void emit_operation(struct translation *t, const struct plan *p, unsigned n, unsigned reg)
 {
@@ -211,7 +215,7 @@ static void emit_operation(struct translation *t, const struct plan *p, unsigned
 		emit_rr(&t->e, of_width(p, 0x80), n, reg);
 		emit_immediate(t, p);
 	} else {
-		emit_rr(&t->e, of_width(p, (u8)(n << 3)), t->host[jit_gpr_number(&p->op[1])], reg);
+		emit_with_second(t, p, of_width(p, (u8)(n << 3 | 2)), reg);
 	}
 }
 
@@ -221,7 +225,7 @@ static void emit_test(struct translation *t, const struct plan *p, unsigned reg)
 		emit_rr(&t->e, of_width(p, 0xf6), 0, reg);
 		emit_immediate(t, p);
 	} else {
-		emit_rr(&t->e, of_width(p, 0x84), t->host[jit_gpr_number(&p->op[1])], reg);
+		emit_with_second(t, p, of_width(p, 0x84), reg);
 	}
 }
 
@@ -240,7 +244,7 @@ static void emit_undo(struct translation *t, const struct recipe *r)
 	i32 imm = is_immediate(p) ? (i32)p->insn->imm : 0;
 	emit_lea(&t->e, HOST_T2, now, (add ? -imm : imm) - first_plus(t, r));
 	if (!is_immediate(p))
-		emit_rr(&t->e, OPCODE_WIDE(add ? 0x29 : 0x01), t->host[jit_gpr_number(&p->op[1])], HOST_T2);
+		emit_with_second(t, p, OPCODE_WIDE(add ? 0x2b : 0x03), HOST_T2);
 }
 
 /* The host register with what the instruction left in its first operand: the guest's own, or T2. */
