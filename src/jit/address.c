@@ -296,35 +296,17 @@ void emit_cold_ungroup(struct translation *t, const struct cold *c)
 	emit_jmp(&t->e, t->jit->stub_ungroup);
 }
 
-/* Fills the TLB with the leader's page; T0 is where the range begins. */
-static void emit_fill(struct translation *t, const struct plan *p)
-{
-	struct emit *e = &t->e;
-	emit_mov_imm(e, HOST_T2, (u64)(u32)-p->group_low << 1 | jit_writes(p));
-	emit_call(e, t->jit->stub_fill);
-	if (p->vectors_before)
-		emit_call(e, t->jit->stub_load_vectors[p->vectors_before]);
-	if (p->x87_before)
-		emit_call(e, t->jit->stub_load_x87);
-}
-
-/* The TLB has not got the group's range: fills it, and looks once more. */
+/* The TLB has not got the group's range: fills it with the leader's page, and looks once more. */
 void emit_cold_fill(struct translation *t, const struct cold *c)
 {
 	const struct plan *p = c->plan;
-	emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
-	emit_fill(t, p);
+	emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp - p->group_low);
+	emit_mov_imm(&t->e, HOST_T2, jit_writes(p));
+	emit_call(&t->e, t->jit->stub_fill);
+	emit_lea(&t->e, HOST_T0, HOST_T0, p->group_low);
 	emit_compare(t, HOST_T0, 0, c->range.size, c->range.write);
 	emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
 	emit_jcc(&t->e, COND_Z, c->back);
-	emit_cold_ungroup(t, c);
-}
-
-/* The same behind emit_cold_predict(). */
-void emit_cold_fill_predicted(struct translation *t, const struct cold *c)
-{
-	emit_fill(t, c->plan);
-	emit_cold_predict_again(t, c);
 	emit_cold_ungroup(t, c);
 }
 

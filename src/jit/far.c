@@ -171,7 +171,7 @@ void emit_cold_far(struct translation *t, const struct cold *c)
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->far);
 	if (c->far->near)
-		emit_page_reference(t, 1);
+		emit_page_reference(t);
 	emit_call(e, c->far->near ? t->jit->stub_far_near : t->jit->stub_far);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_T2, HOST_T2);
 	emit_jcc(e, COND_NZ, c->back);
@@ -181,7 +181,7 @@ void emit_cold_aim(struct translation *t, const struct cold *c)
 {
 	struct emit *e = &t->e;
 	emit_mov_imm(e, HOST_T1, (u64)c->far);
-	emit_page_reference(t, 1);
+	emit_page_reference(t);
 	emit_call(e, t->jit->stub_aim);
 	emit_alu_imm(e, 7, false, HOST_T2, 1);
 	emit_jcc(e, COND_Z, c->back);

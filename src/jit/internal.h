@@ -249,16 +249,16 @@ struct jit {
 	const u8 *stub_crossing;     /* jump: T1 = block of no instruction, which begins at RIP */
 	const u8 *stub_untranslated; /* jump: T1 = struct jump_entry: leave, RIP there */
 	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
-	/* call: T0 = linear address, T2 = what is to be filled: see emit_cold_fill(). Keeps T0. */
-	const u8 *stub_fill;
-	const u8 *stub_forget;     /* call: see make_forget() */
-	const u8 *stub_predict[2]; /* call, for reads and writes: see make_predict() */
-	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
+	const u8 *stub_fill;         /* call: see make_fill() */
+	const u8 *stub_forget;       /* call: see make_forget() */
+	const u8 *stub_look[2];      /* call, for reads and writes: see make_look() */
+	const u8 *stub_predict[2];   /* likewise: see make_predict() */
+	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	/* call: T0 = key, T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation. Keeps T0. */
 	const u8 *stub_far;
-	const u8 *stub_far_near;     /* the same, for one with a place beside the code; T2 as for stub_predict */
+	const u8 *stub_far_near;     /* the same, for one with a place beside the code: see make_far_near() */
 	const u8 *stub_aim;          /* likewise, for one that is aimed; T2 = 2: it stays aimed elsewhere */
 	const u8 *stub_string[2][4]; /* call, by is it MOVS, and width: see strings.c */
 	const u8 *stub_tsc;          /* call: EDX:EAX = the TSC; what the code behind wants is to be loaded again */

@@ -18,7 +18,12 @@ enum {
 	RARE = 250,
 	ROAMING = 4,
 	STAMP_BITS = 48,
-	SIZE_BITS = 9, /* for bytes of a range, less one, beside a number */
+	/* In references to a prediction, from bit 0 on: bytes of its range, less one; is its operand written; its
+	 * page's number; its own. */
+	SIZE_BITS = 9,
+	OWN_WRITE = 1 << SIZE_BITS,
+	PAGE_AT = SIZE_BITS + 1,
+	NUMBER_AT = 32,
 	PREDICTION_SHIFT = 4,
 	NEXT_SHIFT = 2
 };
@@ -157,39 +162,38 @@ void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend)
 	emit_field(t, 0x8b, reg, addend);
 }
 
-void emit_page_reference(struct translation *t, unsigned size)
+static u64 number_of(const struct translation *t, const void *prediction)
 {
-	const struct prediction *page = (const struct prediction *)t->page;
-	emit_mov_imm(&t->e, HOST_T2, (u64)(page - t->jit->predictions) << SIZE_BITS | (size - 1));
+	return (u64)((const struct prediction *)prediction - t->jit->predictions);
 }
 
-/* Calls the stub; ZF as it says. */
-static void emit_look(struct translation *t, const struct cold *c)
+void emit_page_reference(struct translation *t)
 {
-	struct emit *e = &t->e;
-	emit_mov_imm(e, HOST_T1, (u64)c->prediction);
-	emit_page_reference(t, c->range.size);
-	emit_call(e, t->jit->stub_predict[c->range.write]);
+	emit_mov_imm(&t->e, HOST_T2, number_of(t, t->page) << PAGE_AT);
 }
 
-void emit_cold_predict_again(struct translation *t, const struct cold *c)
+/* Is the operand itself to be written, by which the range was found? */
+static bool is_written(const struct cold *c)
 {
-	emit_look(t, c);
-	/* The code there may have its address from T0. */
-	if (c->range.base == HOST_T0 && c->range.disp)
-		emit_lea(&t->e, HOST_T0, HOST_T0, -c->range.disp);
-	emit_jcc(&t->e, COND_Z, c->back);
+	return c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_SPLIT ? jit_writes(c->plan) : c->range.write;
 }
 
 void emit_cold_predict(struct translation *t, const struct cold *c)
 {
+	struct emit *e = &t->e;
 	bool moved = c->range.base == HOST_T0 && c->range.disp;
+	/* Where a stretch is left from, registers are not where C code expects them. */
+	const u8 *stub = (c->kind == COLD_PREDICT_STRETCH ? t->jit->stub_look : t->jit->stub_predict)[c->range.write];
 	if (c->range.base != HOST_T0 || moved)
-		emit_lea(&t->e, HOST_T0, c->range.base, c->range.disp);
-	emit_cold_predict_again(t, c);
-	/* A group's leader looks once more. */
-	if (moved && c->kind == COLD_PREDICT_GROUP)
-		emit_lea(&t->e, HOST_T0, HOST_T0, c->range.disp);
+		emit_lea(e, HOST_T0, c->range.base, c->range.disp);
+	emit_mov_imm(e, HOST_T2,
+		     number_of(t, c->prediction) << NUMBER_AT | number_of(t, t->page) << PAGE_AT |
+			     (is_written(c) ? OWN_WRITE : 0) | (c->range.size - 1));
+	emit_call(e, stub);
+	/* The code there may have its address from T0. */
+	if (moved)
+		emit_lea(e, HOST_T0, HOST_T0, -c->range.disp);
+	emit_jcc(e, COND_Z, c->back);
 }
 
 /* --- stubs --- */
@@ -263,8 +267,8 @@ static void emit_enlist(struct emit *e, const struct jit *jit)
 {
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
 	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
-	emit_mov(e, HOST_RCX, HOST_T2);
-	emit_shift(e, 5, true, HOST_RCX, SIZE_BITS);
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T2, HOST_RCX);
+	emit_shift(e, 5, false, HOST_RCX, PAGE_AT);
 	emit_shift(e, 4, true, HOST_RCX, PREDICTION_SHIFT);
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
 	emit_mov(e, HOST_T2, HOST_T1);
@@ -337,13 +341,18 @@ static void emit_test_spared(struct emit *e)
 }
 
 /*
- * call: T0 = linear address, T1 = prediction, T2 = place of its page's << SIZE_BITS | bytes - 1. If the TLB has them:
- * ZF, T1 = addend, which the prediction has, too, and it is of this page, if it may. Keeps all but T1 and T2.
+ * call: T0 = linear address, T2 = reference to a prediction. If the TLB has its range: ZF, T1 = addend, which the
+ * prediction has, too, and it is of this page, if it may. Keeps T0; and T2, without ZF.
  */
-static void make_predict(struct emit *e, const struct jit *jit, bool write)
+static void make_look(struct emit *e, const struct jit *jit, bool write)
 {
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RAX);
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_mov(e, HOST_RCX, HOST_T2);
+	emit_shift(e, 5, true, HOST_RCX, NUMBER_AT);
+	emit_shift(e, 4, true, HOST_RCX, PREDICTION_SHIFT);
+	emit_mov_imm(e, HOST_T1, (u64)jit->predictions);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_RCX, HOST_T1);
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
 	emit_shift(e, 5, false, HOST_RAX, 7);
 	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
@@ -397,7 +406,7 @@ static void emit_miss_aim(struct emit *e, const struct jit *jit)
 }
 
 /*
- * call: T0 = key, T1 = a far jump that has a place beside its code, T2 = place of its page's predictions << SIZE_BITS.
+ * call: T0 = key, T1 = a far jump that has a place beside its code, T2 = emit_page_reference().
  * If that was only forgotten, it is right here once more: T2 = 1. Else as stub_far; or, for an aim, stub_aim.
  */
 static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
@@ -430,6 +439,28 @@ static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 		emit_jmp(e, jit->stub_far);
 }
 
+/* The same, but the TLB is filled if it has not got the page. A range across pages is not for it. */
+static void make_predict(struct emit *e, const struct jit *jit, bool write)
+{
+	emit_call(e, jit->stub_look[write]);
+	u8 *hit = emit_jcc(e, COND_Z, NULL);
+	emit_mov(e, HOST_T1, HOST_T2);
+	emit_alu_imm(e, 4, false, HOST_T1, (1 << SIZE_BITS) - 1);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_T1);
+	emit_rr(e, OPCODE_WIDE(0x31), HOST_T0, HOST_T1);
+	emit_alu_imm(e, 4, true, HOST_T1, -(i32)PAGE_SIZE);
+	u8 *across = emit_jcc(e, COND_NZ, NULL);
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T2);
+	emit_shift(e, 5, false, HOST_T2, SIZE_BITS);
+	emit_alu_imm(e, 4, false, HOST_T2, OWN_WRITE >> SIZE_BITS);
+	emit_call(e, jit->stub_fill);
+	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T2);
+	emit_jmp(e, jit->stub_look[write]);
+	emit_patch(e, hit, e->at);
+	emit_patch(e, across, e->at);
+	emit8(e, 0xc3);
+}
+
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 {
 	jit->stub_far_near = e->at;
@@ -440,6 +471,8 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 	jit->stub_forget = e->at;
 	make_forget(e, jit);
 	for (unsigned write = 0; write < 2; write++) {
+		jit->stub_look[write] = e->at;
+		make_look(e, jit, write);
 		jit->stub_predict[write] = e->at;
 		make_predict(e, jit, write);
 	}

@@ -183,16 +183,22 @@ static struct block *run_crossing(struct cpu *cpu, const struct block *block)
 	return cpu_run_crossing(cpu) ? next_block(cpu) : NULL;
 }
 
-/*
- * A group's leader did not find its range in the TLB. `what`: how far behind `linear` its own operand lies, and in bit
- * 0, whether that is written. Fills the TLB with the page, if there is one: the operand is about to be accessed.
- */
-static void fill(struct cpu *cpu, u64 linear, u64 what)
+/* Does the page of RAM at this place have blocks? */
+static bool has_code(const struct cpu *cpu, const u8 *host)
 {
-	u64 operand = linear + (what >> 1);
-	bool write = what & 1;
-	if (!access_hit(cpu, cpu->mmu.tlb, operand, 1, write))
-		mmu_translate(&cpu->mmu, operand, write ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
+	return cpu->blocks->pages[(u64)(host - cpu->mem->host) >> PAGE_SHIFT].blocks;
+}
+
+/*
+ * The TLB has not got an operand that is about to be accessed: fills it with the page, if there is one. It never has
+ * pages with code for writing: what writes there walks the tables once, in its handler.
+ */
+static void fill(struct cpu *cpu, u64 linear, u64 write)
+{
+	const u8 *known = access_hit(cpu, cpu->mmu.tlb, linear, 1, false);
+	if (write ? known && has_code(cpu, known) : !!known)
+		return;
+	mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
 }
 
 /* Runs what is translated of a block, from the site's instruction on, as the interpreter does. */
@@ -231,15 +237,60 @@ static void stop_hoisting(struct cpu *cpu, u64 site)
 	interpret(cpu, site);
 }
 
+/* T2 = [CPU + field], a byte. */
+static void emit_load_byte(struct emit *e, i32 field)
+{
+	emit_rm(e, (struct opcode){ .byte = 0xb6, .map = 1 }, HOST_T2, HOST_CPU, HOST_NONE, 0, field);
+}
+
+/* Loads vectors again, if that many were loaded: T2. */
+static void emit_reload_vectors(struct emit *e, const struct jit *jit)
+{
+	emit_alu_imm(e, 7, false, HOST_T2, VECTORS_UPPER);
+	u8 *less = emit_jcc(e, COND_NZ, NULL);
+	emit_call(e, jit->stub_load_vectors[VECTORS_UPPER]);
+	u8 *done = emit_jmp(e, NULL);
+	emit_patch(e, less, e->at);
+	emit_alu_imm(e, 7, false, HOST_T2, VECTORS_NONE);
+	u8 *none = emit_jcc(e, COND_Z, NULL);
+	emit_call(e, jit->stub_load_vectors[VECTORS_SSE]);
+	emit_patch(e, done, e->at);
+	emit_patch(e, none, e->at);
+}
+
+static void emit_reload_x87(struct emit *e, const struct jit *jit)
+{
+	emit_alu_imm(e, 7, false, HOST_T2, false);
+	u8 *none = emit_jcc(e, COND_Z, NULL);
+	emit_call(e, jit->stub_load_x87);
+	emit_patch(e, none, e->at);
+}
+
+/*
+ * call: T0 = linear address of an operand, T2 = is it to be written? The TLB has it then, if it can. What is loaded of
+ * vectors and x87 registers stays so. Keeps T0 and T1.
+ */
 static void make_fill(struct emit *e, const struct jit *jit)
 {
-	emit_store_state(e, jit);
 	emit_push(e, HOST_T0);
+	emit_push(e, HOST_T1);
+	emit_push(e, HOST_T2);
+	emit_load_byte(e, CPU_FIELD(x87));
+	emit_push(e, HOST_T2);
+	emit_load_byte(e, CPU_FIELD(vectors));
+	emit_push(e, HOST_T2);
+	emit_store_state(e, jit);
 	emit_cpu_address(e, HOST_RDI);
 	emit_mov(e, HOST_RSI, HOST_T0);
-	emit_mov(e, HOST_RDX, HOST_T2);
+	emit_load(e, HOST_RDX, HOST_RSP, 16);
 	emit_call_c(e, (u64)fill);
 	emit_load_guest(e);
+	emit_pop(e, HOST_T2);
+	emit_reload_vectors(e, jit);
+	emit_pop(e, HOST_T2);
+	emit_reload_x87(e, jit);
+	emit_pop(e, HOST_T2);
+	emit_pop(e, HOST_T1);
 	emit_pop(e, HOST_T0);
 	emit8(e, 0xc3);
 }

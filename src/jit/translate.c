@@ -108,15 +108,13 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	case COLD_PREDICT:
 		emit_cold_handler(t, c);
 		break;
-	case COLD_PREDICT_GROUP:
-		emit_cold_fill_predicted(t, c);
-		break;
 	case COLD_FORGET:
 		emit_cold_forget(t, c);
 		break;
 	case COLD_FILL:
 		emit_cold_fill(t, c);
 		break;
+	case COLD_PREDICT_GROUP:
 	case COLD_UNGROUP:
 		emit_cold_ungroup(t, c);
 		break;

@@ -306,7 +306,6 @@ void emit_store_place(struct translation *t, unsigned from, struct place_in_memo
 void emit_test_alignment(struct translation *t, u32 mask);
 void emit_cold_ungroup(struct translation *t, const struct cold *c);
 void emit_cold_fill(struct translation *t, const struct cold *c);
-void emit_cold_fill_predicted(struct translation *t, const struct cold *c);
 
 /* crossing.c: is the second page's part of the instruction what it was? Uses T0 to T2, and the flags. */
 void emit_crossing(struct translation *t);
@@ -332,13 +331,11 @@ struct prediction *new_place(struct translation *t);
 struct prediction *new_aim(struct translation *t, const struct plan *p);
 /* CMP `reg`, with a field of it. */
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
-/* T2 = which page's predictions, for stubs; and the size of a range. */
-void emit_page_reference(struct translation *t, unsigned size);
+/* T2 = which page's predictions, for stubs. */
+void emit_page_reference(struct translation *t);
 void emit_cold_forget(struct translation *t, const struct cold *c);
-/* Goes back if the TLB has the range, else on. */
+/* Goes back if the TLB has the range, or could be filled with its page; else on. */
 void emit_cold_predict(struct translation *t, const struct cold *c);
-/* The same once more; T0 is where the range begins. */
-void emit_cold_predict_again(struct translation *t, const struct cold *c);
 
 /* --- far.c --- */
 
