@@ -12,9 +12,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static_assert(sizeof(struct insn) <= 64, "an instruction fits a cache line");
+static_assert(sizeof(struct insn) <= 48, "a guest of some MiB of code has all of it decoded");
 
-enum { DEFAULT_ARENA = 64 << 20 };
+enum { DEFAULT_ARENA = 58 << 20 };
 
 static void *map_zero(size_t size)
 {

@@ -37,7 +37,6 @@ struct block {
 	u32 mode_key;   /* MODE_DROPPED once dropped */
 	u16 bytes;      /* all in one page */
 	u16 count;      /* of insns; 0: the first one crosses the page, and is run from scratch */
-	bool chains;    /* ends in a direct branch of 64-bit mode, or goes straight on */
 	struct block *hash_next;
 	struct block *page_next;
 	struct block *next[2];   /* chains: the block behind it and the branch's target, where known and on this page */
@@ -45,16 +44,17 @@ struct block {
 	struct jump_entry *jump; /* whose `code` is `entry`; or NULL */
 	void *incoming;          /* the translator's: jumps in other translations that lead to `entry` */
 	u64 lines;               /* of the page, as in struct code_page: what the translation at `entry` was made of */
-	u16 group_failures;      /* see block_group_failed() */
+	i64 stretch_credit;      /* the translator's: how well it pays not to check a loop's operands each round */
 	u32 failing_since;       /* likewise: counters.instructions >> FAILURE_WINDOW_SHIFT */
+	u16 group_failures;      /* see block_group_failed() */
+	u16 runs;                /* up to cpu->jit_hot: then it was given to the translator */
+	bool chains;             /* ends in a direct branch of 64-bit mode, or goes straight on */
 	bool splits;             /* operands that its translation checks together often lie apart */
 	bool plain;              /* so often that each is checked by itself */
 	bool unhoisted;          /* a loop from here back to here checks its operands each round */
 	u8 flags_dead;           /* the translator's: see jit_flags_are_dead() */
 	u8 quiet;                /* bytes of the translation that links may leave out */
 	u8 rounds;               /* the translator's, of a loop from here back to here, on average; 0: unknown */
-	i64 stretch_credit;      /* the translator's: how well it pays not to */
-	u16 runs;                /* up to cpu->jit_hot: then it was given to the translator */
 	struct insn insn[];
 };
 

@@ -8,6 +8,7 @@
 #include "cpu/operand.h"
 #include "x86/feature.h"
 
+#include <assert.h>
 #include <errno.h>
 
 void insn_exec_undefined(struct cpu *cpu, const struct insn *insn)
@@ -62,9 +63,10 @@ static int row_exit(const struct cpu *cpu, const struct insn_row *row)
 
 void insn_exec_checked(struct cpu *cpu, const struct insn *insn)
 {
-	if (cpu->cpl != 0 || insn->row->privilege == PRIV_OSXSAVE)
-		check_privilege(cpu, insn->row->privilege);
-	if (cpu->non_root && row_exit(cpu, insn->row) >= 0)
+	const struct insn_row *row = insn_row(insn);
+	if (cpu->cpl != 0 || row->privilege == PRIV_OSXSAVE)
+		check_privilege(cpu, row->privilege);
+	if (cpu->non_root && row_exit(cpu, row) >= 0)
 		cpu->hv->instruction(cpu, insn);
 	insn->inner(cpu, insn);
 }
@@ -176,7 +178,10 @@ static void fill_operands(const struct decode *d, struct insn *insn)
 			 */
 			unsigned bits = immediates < 2 ? d->zi->raw.imm[immediates].size : 0;
 			u64 v = bits ? sign_extend(op->imm.value.u, bits) : op->imm.value.u;
-			*(immediates++ == 0 ? &insn->imm : &insn->imm2) = v;
+			if (immediates++ == 0)
+				insn->imm = v;
+			else
+				insn->imm2 = (u16)v;
 			break;
 		}
 		default:
@@ -235,27 +240,27 @@ static bool encoding_exists(const struct decode *d)
 /* Finds the row and its handler; wraps it where privilege or intercepts ask for it. */
 static void choose_handler(const struct decode *d, struct insn *insn)
 {
-	insn->row = insn_row_find(d->zi->mnemonic);
+	const struct insn_row *row = insn_row_find(d->zi->mnemonic);
+	insn->mnemonic = row ? (u16)d->zi->mnemonic : 0;
 	if (is_foreign(d->zi)) {
 		make_undefined(insn, insn_exec_undefined);
 		return;
 	}
-	if (!insn->row) {
+	if (!row) {
 		make_undefined(insn, exec_unimplemented);
 		return;
 	}
-	if (!has_feature(d->cpu, insn->row->feature) || !encoding_exists(d) ||
-	    (insn->row->privilege == PRIV_PROTECTED && (d->mode_key & (MODE_REAL | MODE_V86))) ||
-	    !insn->row->select(d, insn)) {
+	if (!has_feature(d->cpu, row->feature) || !encoding_exists(d) ||
+	    (row->privilege == PRIV_PROTECTED && (d->mode_key & (MODE_REAL | MODE_V86))) || !row->select(d, insn)) {
 		make_undefined(insn, insn_exec_undefined);
 		return;
 	}
 	if (unlikely(d->mode_key & MODE_BOUNDS))
 		bounds_wrap_branch(d, insn);
-	bool privileged = insn->row->privilege != PRIV_ANY && insn->row->privilege != PRIV_PROTECTED &&
-			  !(d->mode_key & MODE_REAL);
-	bool intercepted = (d->mode_key & MODE_NON_ROOT) && row_exit(d->cpu, insn->row) >= 0;
+	bool privileged = row->privilege != PRIV_ANY && row->privilege != PRIV_PROTECTED && !(d->mode_key & MODE_REAL);
+	bool intercepted = (d->mode_key & MODE_NON_ROOT) && row_exit(d->cpu, row) >= 0;
 	if (privileged || intercepted) {
+		assert(!insn->stub);
 		insn->inner = insn->exec;
 		insn->exec = insn_exec_checked;
 	}

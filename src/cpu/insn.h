@@ -25,15 +25,15 @@ typedef void (*insn_fn)(struct cpu *cpu, const struct insn *insn);
 #define INSN_ENDS     0x80 /* ends its block: control flow, mode changes, serializing */
 
 struct insn {
-	insn_fn exec;  /* what cpu_run() calls */
-	insn_fn inner; /* the real handler, when exec is a wrapper that checks privilege or asks hv first */
-	const struct insn_row *row;
-	u64 imm; /* sign-extended immediate; branch displacement; far offset */
+	insn_fn exec; /* what cpu_run() calls */
 	union {
-		void *stub; /* native.h */
-		u64 imm2;   /* second immediate (ENTER), far selector */
+		insn_fn inner; /* the real handler, when exec is a wrapper that checks privilege or asks hv first */
+		void *stub;    /* native.h; no such instruction has a wrapper */
 	};
+	u64 imm; /* sign-extended immediate; branch displacement; far offset */
 	i32 disp;
+	u16 imm2;     /* second immediate (ENTER), far selector */
+	u16 mnemonic; /* ZYDIS_MNEMONIC_*, which row describes it: insn_row(); 0: none does */
 	u8 length;
 	u8 opsize, adsize;     /* bytes: 1, 2, 4, 8 (vector: operand bytes in opsize) */
 	u8 seg;                /* enum seg or SEG_FLAT */
@@ -87,6 +87,10 @@ struct insn_row {
 
 /* The row of a Zydis mnemonic, NULL if not implemented. */
 const struct insn_row *insn_row_find(ZydisMnemonic mnemonic);
+static inline const struct insn_row *insn_row(const struct insn *insn)
+{
+	return insn_row_find((ZydisMnemonic)insn->mnemonic);
+}
 
 /* The name of the row with this number, NULL if there is none. */
 const char *insn_row_name(unsigned number);

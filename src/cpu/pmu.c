@@ -252,7 +252,7 @@ void pmu_attend(struct cpu *cpu)
 
 bool pmu_is_branch(const struct insn *insn)
 {
-	switch (insn->row ? insn->row->number : ZYDIS_MNEMONIC_INVALID) {
+	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_CALL:
 	case ZYDIS_MNEMONIC_INT:
 	case ZYDIS_MNEMONIC_INT1:

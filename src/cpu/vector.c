@@ -11,10 +11,9 @@
 /* Exception types 6 (masked moves), 11 (half precision) and 12 (gathers) of SDM vol. 2, table 2-14. */
 bool vector_is_never_aligned(const struct insn *insn)
 {
-	if (!insn || !insn->row)
-		return false;
-	return insn->row->feature == FEATURE_F16C || insn->row->select == gather_select ||
-	       insn->row->select == masked_move_select;
+	const struct insn_row *row = insn ? insn_row(insn) : NULL;
+	return row &&
+	       (row->feature == FEATURE_F16C || row->select == gather_select || row->select == masked_move_select);
 }
 
 /* --- plain moves: MOVUPS and kin; insn->dst, insn->src are vector registers --- */

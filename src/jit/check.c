@@ -222,16 +222,16 @@ static u64 bit_string_offset(const struct cpu *cpu, const struct insn *insn)
 
 static bool is_bit_string(const struct insn *insn)
 {
-	return insn->row && (insn->row->number == ZYDIS_MNEMONIC_BTS || insn->row->number == ZYDIS_MNEMONIC_BTR ||
-			     insn->row->number == ZYDIS_MNEMONIC_BTC);
+	return insn->mnemonic == ZYDIS_MNEMONIC_BTS || insn->mnemonic == ZYDIS_MNEMONIC_BTR ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_BTC;
 }
 
 /* Bytes of an element of a repeated MOVS or STOS that is translated; 0: it is none. */
 static unsigned string_element(const struct insn *insn)
 {
-	if (!insn->row || !(insn->flags & INSN_ENDS))
+	if (!(insn->flags & INSN_ENDS))
 		return 0;
-	switch (insn->row->number) {
+	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVSB:
 	case ZYDIS_MNEMONIC_MOVSW:
 	case ZYDIS_MNEMONIC_MOVSD:

@@ -166,7 +166,7 @@ void jit_look_refused(const struct cpu *cpu, const struct jit *jit, const struct
 	if (!(trace_enabled & (1u << TRACE_jit)))
 		return;
 	for (unsigned i = 0; i < block->count && n < sizeof names; i++) {
-		const struct insn_row *row = block->insn[i].row;
+		const struct insn_row *row = insn_row(&block->insn[i]);
 		if (jit->plan[i].kind == PLAN_HANDLER)
 			n += (size_t)snprintf(names + n, sizeof names - n, " %s", row ? row->name : "undefined");
 	}

@@ -274,7 +274,7 @@ static enum plan_kind classify(const struct cpu *cpu, const struct jit *jit, str
 		return PLAN_SYSTEM;
 	if (jit_plan_ring(cpu, jit, p))
 		return PLAN_RING;
-	if (!insn->row || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
+	if (!insn->mnemonic || insn->exec == insn_exec_checked || insn->exec == insn_exec_undefined)
 		return PLAN_HANDLER;
 	ZydisMnemonic m = p->zi.mnemonic;
 	if (is_bit_test(m) && p->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && jit_is_gpr(&p->op[1]))
@@ -458,7 +458,7 @@ static bool decode(const struct cpu *cpu, struct plan *p, size_t n)
 	for (unsigned i = p->zi.operand_count; i < ARRAY_SIZE(p->op); i++)
 		p->op[i].type = ZYDIS_OPERAND_TYPE_UNUSED;
 	plan_registers(p);
-	return p->zi.length == p->insn->length && insn_row_find(p->zi.mnemonic) == p->insn->row;
+	return p->zi.length == p->insn->length && insn_row_find(p->zi.mnemonic) == insn_row(p->insn);
 }
 
 /* The block's instruction at a RAM offset; n bytes of it are there. Clearing all of a plan would take its time. */

@@ -64,7 +64,7 @@ bool jit_host_executes(const struct jit *jit, const ZydisDecodedInstruction *zi)
 
 static bool is_vector(const struct plan *p)
 {
-	bool (*select)(const struct decode *d, struct insn *insn) = p->insn->row->select;
+	bool (*select)(const struct decode *d, struct insn *insn) = insn_row(p->insn)->select;
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_MOVSD: /* rows of the string instructions */
 	case ZYDIS_MNEMONIC_CMPSD:
@@ -206,7 +206,7 @@ static bool is_x87_control(ZydisMnemonic m)
 
 bool jit_plan_x87(const struct jit *jit, struct plan *p)
 {
-	p->x87_pointers = p->insn->row->select == x87_select;
+	p->x87_pointers = insn_row(p->insn)->select == x87_select;
 	if (!(p->x87_pointers || is_x87_control(p->zi.mnemonic)) || !(jit->host & HOST_XSAVE) ||
 	    p->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || p->insn->flags & (INSN_LOCK | INSN_ENDS))
 		return false;

@@ -10,7 +10,7 @@ enum { COMMON = SEG_AR_P | SEG_AR_S | SEG_AR_RW | SEG_AR_ACCESSED | SEG_AR_G };
 bool jit_plan_ring(const struct cpu *cpu, const struct jit *jit, const struct plan *p)
 {
 	/* The checker cannot do these twice; handlers count them as branches where that is wanted. */
-	if (jit->options.check || cpu->pmu.tracked || !p->insn->row || p->insn->exec == insn_exec_undefined)
+	if (jit->options.check || cpu->pmu.tracked || !p->insn->mnemonic || p->insn->exec == insn_exec_undefined)
 		return false;
 	if (p->zi.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		return true;

@@ -127,8 +127,8 @@ static void execute(struct cpu *cpu, u64 site)
 	cpu->reg[REG_RIP] = cpu->rip_start + insn->length;
 	cpu->counters.instructions += site_before(site);
 	cpu->counters.instructions_by_handler++;
-	if (insn->row)
-		cpu->counters.handler[insn->row->number]++;
+	if (insn->mnemonic)
+		cpu->counters.handler[insn->mnemonic]++;
 	insn->exec(cpu, insn);
 	pmu_retired(&cpu->pmu, insn);
 }

@@ -19,7 +19,7 @@ bool jit_plan_system(const struct jit *jit, const struct plan *p)
 {
 	bool root = !(p->block->mode_key & MODE_NON_ROOT);
 
-	if (!p->insn->row || p->insn->exec == insn_exec_undefined)
+	if (!p->insn->mnemonic || p->insn->exec == insn_exec_undefined)
 		return false;
 	switch (p->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_CLI:

@@ -57,14 +57,14 @@ static void try_bytes(u32 mode, const u8 bytes[16])
 	bool complete = insn_decode(&cpu, mode, bytes, 15, &insn);
 	check(complete, "fifteen bytes are not enough", mode, bytes);
 	check(insn.exec, "no handler", mode, bytes);
-	check(insn.exec != insn_exec_checked || (insn.inner && insn.row), "wrapper around nothing", mode, bytes);
+	check(insn.exec != insn_exec_checked || (insn.inner && insn.mnemonic), "wrapper around nothing", mode, bytes);
 	check(insn.length >= 1 && insn.length <= 15, "length", mode, bytes);
 	check(insn.base < REG_SLOTS && insn.index < REG_SLOTS && insn.scale <= 3 && insn.seg < SEG_SLOTS, "address",
 	      mode, bytes);
 	check(insn.dst < 32 && insn.src < 32, "register", mode, bytes);
 	check((insn.flags & INSN_LEGACY) == 0 || !(mode & MODE_CODE64), "segment checks in 64-bit mode", mode, bytes);
 	/* The instruction itself is enough, one byte less is not, and what follows it does not matter. */
-	if (insn.exec == insn_exec_undefined || !insn.row)
+	if (insn.exec == insn_exec_undefined || !insn.mnemonic)
 		return;
 	complete = insn_decode(&cpu, mode, bytes, insn.length, &again);
 	check(complete && again.length == insn.length && again.exec == insn.exec, "depends on what follows", mode,

@@ -45,7 +45,7 @@ static void invpcid(struct cpu *cpu, const struct insn *insn)
 
 void svm_instruction(struct cpu *cpu, const struct insn *insn)
 {
-	int code = insn->row->svm_exit;
+	int code = insn_row(insn)->svm_exit;
 	switch (code) {
 	case SVM_EXIT_IOIO:
 	case SVM_EXIT_MSR:
@@ -111,7 +111,7 @@ void svm_io(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, b
 {
 	if (likely(!io_intercepted(svm_of(cpu), port, size)))
 		return;
-	const char *name = insn->row->name; /* INSB or IN, OUTSB or OUT */
+	const char *name = insn_row(insn)->name; /* INSB or IN, OUTSB or OUT */
 	bool string = name[in ? 2 : 3] == 'S';
 	u64 info = (u64)port << 16 | (u64)(insn->adsize >> 1) << 7 | (u64)size << 4 | in;
 	if (string)
@@ -155,7 +155,7 @@ void svm_invlpg(struct cpu *cpu, u64 va)
 
 void svm_descriptor_table(struct cpu *cpu, const struct insn *insn, u64 displacement)
 {
-	exit_if_intercepted(cpu, (unsigned)insn->row->svm_exit, 0);
+	exit_if_intercepted(cpu, (unsigned)insn_row(insn)->svm_exit, 0);
 }
 
 /* --- control and debug registers (15.8.1) --- */

@@ -157,7 +157,7 @@ void vmx_iret(struct cpu *cpu)
 bool vmx_iret_unblocked(struct cpu *cpu)
 {
 	const struct vmx *vmx = vmx_of(cpu);
-	const struct insn_row *row = cpu->insn ? cpu->insn->row : NULL;
+	const struct insn_row *row = cpu->insn ? insn_row(cpu->insn) : NULL;
 	return vmx->iret_unblocked && vmx->iret_rip == cpu->rip_start && row && !strncmp(row->name, "IRET", 4);
 }
 

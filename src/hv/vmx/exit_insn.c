@@ -94,7 +94,7 @@ static void random_number(struct cpu *cpu, const struct insn *insn, u64 control)
 	if (!vmx_cpu2(vmx_of(cpu), control))
 		return;
 	u32 size = insn->opsize == 8 ? SIZE64 : insn->opsize == 4 ? SIZE32 : SIZE16;
-	vmx_exit_insn(cpu, insn->row->vmx_exit, 0, (u32)insn->dst << 3 | size << 11);
+	vmx_exit_insn(cpu, insn_row(insn)->vmx_exit, 0, (u32)insn->dst << 3 | size << 11);
 }
 
 static void xsaves(struct cpu *cpu, const struct insn *insn)
@@ -103,7 +103,7 @@ static void xsaves(struct cpu *cpu, const struct insn *insn)
 	require(cpu, vmx_cpu2(vmx, CPU2_XSAVES));
 	u64 components = cpu->reg[RDX] << 32 | (u32)cpu->reg[RAX];
 	if (components & cpu->msr.xss & vmx->vmcs.xss_bitmap)
-		vmx_exit_insn(cpu, insn->row->vmx_exit, vmx_displacement(cpu, insn), vmx_info_memory(insn));
+		vmx_exit_insn(cpu, insn_row(insn)->vmx_exit, vmx_displacement(cpu, insn), vmx_info_memory(insn));
 }
 
 static void invpcid(struct cpu *cpu, const struct insn *insn)
@@ -134,7 +134,7 @@ static bool pause_loop_exits(struct cpu *cpu, struct vmx *vmx)
 void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 {
 	struct vmx *vmx = vmx_of(cpu);
-	enum exit_reason reason = insn->row->vmx_exit;
+	enum exit_reason reason = insn_row(insn)->vmx_exit;
 	switch (reason) {
 	case EXIT_HLT:
 		exit_if(cpu, vmx_cpu(vmx, CPU_HLT), reason);
@@ -157,7 +157,7 @@ void vmx_instruction(struct cpu *cpu, const struct insn *insn)
 		break;
 	case EXIT_RDTSCP: /* and RDPID, which reads no TSC */
 		require(cpu, vmx_cpu2(vmx, CPU2_RDTSCP));
-		exit_if(cpu, vmx_cpu(vmx, CPU_RDTSC) && !strcmp(insn->row->name, "RDTSCP"), reason);
+		exit_if(cpu, vmx_cpu(vmx, CPU_RDTSC) && !strcmp(insn_row(insn)->name, "RDTSCP"), reason);
 		break;
 	case EXIT_WBINVD:
 		exit_if(cpu, vmx_cpu2(vmx, CPU2_WBINVD), reason);
@@ -209,7 +209,7 @@ void vmx_io(struct cpu *cpu, const struct insn *insn, u16 port, unsigned size, b
 	const struct vmx *vmx = vmx_of(cpu);
 	if (likely(!io_intercepted(vmx, port, size)))
 		return;
-	const char *name = insn->row->name; /* INSB or IN, OUTSB or OUT */
+	const char *name = insn_row(insn)->name; /* INSB or IN, OUTSB or OUT */
 	bool string = name[in ? 2 : 3] == 'S';
 	u64 qualification = (size - 1) | (u64)in << 3 | (u64)string << 4 | (u64)port << 16;
 	if (string && (insn->flags & (INSN_REP | INSN_REPNE)))
@@ -268,7 +268,7 @@ void vmx_descriptor_table(struct cpu *cpu, const struct insn *insn, u64 displace
 	/* In the order of the instruction identities: bits 29:28 of the information, for either exit reason. */
 	static const char *const names[] = { "SGDT", "SIDT", "LGDT", "LIDT", "SLDT", "STR", "LLDT", "LTR" };
 	u32 which = 0;
-	while (which < ARRAY_SIZE(names) - 1 && strcmp(insn->row->name, names[which]))
+	while (which < ARRAY_SIZE(names) - 1 && strcmp(insn_row(insn)->name, names[which]))
 		which++;
 	bool table = which < 4;
 	u32 info = (which & 3) << 28;
