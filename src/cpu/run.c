@@ -318,7 +318,9 @@ static inline bool is_translated(struct cpu *cpu, struct block *block)
 {
 	if (!cpu->jit || (block->mode_key & (MODE_CODE64 | MODE_BOUNDS)) != MODE_CODE64)
 		return false;
-	if (unlikely(block->runs < cpu->jit_hot) && ++block->runs == cpu->jit_hot)
+	if (likely(block->entry != cpu->blocks->untranslated))
+		return true;
+	if (block->runs < cpu->jit_hot && ++block->runs == cpu->jit_hot)
 		cpu->jit->translate(cpu, block);
 	return block->entry != cpu->blocks->untranslated;
 }

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PHYS_BITS = 40, HOT_RUNS = 16 };
+enum { PHYS_BITS = 40, HOT_RUNS = 4, HOTTER_RUNS = 16 };
 
 struct engine_vcpu {
 	struct cpu cpu;
@@ -322,10 +322,10 @@ static void soft_destroy(struct engine *engine)
 	free(engine);
 }
 
-/* Decoded blocks take about twice the room of what they become. */
-static size_t decoded_memory(const struct translation_config *config)
+/* Decoded blocks take half as much room again as what they become. */
+static size_t translated_memory(const struct translation_config *config)
 {
-	return config->memory - (config->mode == TRANSLATION_OFF ? 0 : config->memory / 3);
+	return config->mode == TRANSLATION_OFF ? 0 : config->memory / 5 * 2;
 }
 
 static int create_translator(struct engine_vcpu *vcpu, const struct engine_board *board)
@@ -333,8 +333,9 @@ static int create_translator(struct engine_vcpu *vcpu, const struct engine_board
 	const struct translation_config *config = &board->translation;
 	struct jit_options options = {
 		.hot = (u16)(config->after ? config->after : HOT_RUNS),
+		.hotter = (u16)(config->after ? config->after : HOTTER_RUNS),
 		.check = config->mode == TRANSLATION_CHECKED,
-		.memory = config->memory / 3,
+		.memory = translated_memory(config),
 		.dump = config->dump,
 		.dump_address = config->dump_address,
 		.perf_map = config->perf_map,
@@ -359,7 +360,7 @@ static int create_vcpu(struct engine *engine, unsigned index)
 		.cpu_count = board->cpus,
 		.tsc_khz = board->tsc_khz,
 		.phys_bits = PHYS_BITS,
-		.block_memory = decoded_memory(&board->translation),
+		.block_memory = board->translation.memory - translated_memory(&board->translation),
 	};
 	vcpu->config.choice = board->choice;
 	vcpu->cpu.hv = board->nested == NESTING_VTX ? &vmx_ops : board->nested == NESTING_SVM ? &svm_ops : NULL;

@@ -129,6 +129,8 @@ void jit_keep(struct cpu *cpu, struct jit *jit, size_t size)
 	jit->used += (size + 15) & ~15UL;
 	if (jit->used > cpu->counters.translated_bytes)
 		cpu->counters.translated_bytes = jit->used;
+	if (jit->used > jit->size / 5 * 2 && cpu->jit_hot < jit->options.hotter)
+		cpu->jit_hot = jit->options.hotter;
 	make_huge(jit);
 	size_t filled = jit->used & ~(size_t)(FORGET_BYTES - 1);
 	if (filled > jit->forgotten) {

@@ -216,7 +216,7 @@ struct page_predictions {
 	u64 first; /* number; those behind it by jit->prediction_next */
 };
 
-enum { JIT_DEFAULT_SIZE = 32 << 20, JIT_TRACE_MAX = 64 << 10, HUGE_BYTES = 2 << 20 };
+enum { JIT_DEFAULT_SIZE = 38 << 20, JIT_TRACE_MAX = 64 << 10, HUGE_BYTES = 2 << 20 };
 
 struct loop;
 

@@ -13,6 +13,7 @@
 
 struct jit_options {
 	u16 hot;    /* translate a block when it runs for this time, at least 1 */
+	u16 hotter; /* the same once two fifths of the memory are used, at least `hot` */
 	bool check; /* run each translation beside the interpreter, and stop at the first difference */
 	bool dump;  /* print the first translation of the block that holds dump_address, beside the guest's code */
 	u64 dump_address; /* linear, or a RAM offset */

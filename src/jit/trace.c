@@ -27,11 +27,17 @@ static u64 successor(const struct plan *last, enum follow follow)
 	return offset >= 0 && offset < (i64)PAGE_SIZE ? page + (u64)offset : RAM_OFFSET_NONE;
 }
 
+/* How often it ran, as far as that is counted: until it is translated. */
+static unsigned runs_of(const struct cpu *cpu, const struct block *block)
+{
+	return block->entry == cpu->blocks->untranslated ? block->runs : cpu->jit_hot;
+}
+
 static struct block *candidate(const struct cpu *cpu, const struct plan *last, enum follow follow)
 {
 	u64 ram_offset = successor(last, follow);
 	struct block *b = ram_offset == RAM_OFFSET_NONE ? NULL : block_find(cpu, ram_offset, last->block->mode_key);
-	return b && b->count && b->runs * SELDOM >= cpu->jit_hot ? b : NULL;
+	return b && b->count && runs_of(cpu, b) * SELDOM >= cpu->jit_hot ? b : NULL;
 }
 
 static unsigned times_in(const struct trace *trace, const struct block *block)
@@ -62,7 +68,8 @@ static bool may_follow(const struct trace *trace, const struct block *block, uns
 }
 
 /* Is a branch back to `target` to be followed, rather than the way to `next`? */
-static bool goes_round(const struct trace *trace, const struct block *target, const struct block *next)
+static bool goes_round(const struct cpu *cpu, const struct trace *trace, const struct block *target,
+		       const struct block *next)
 {
 	bool head = target == trace->block[0];
 	if (is_short_loop(target))
@@ -70,7 +77,8 @@ static bool goes_round(const struct trace *trace, const struct block *target, co
 	if (head && target->rounds == MANY_ROUNDS)
 		return true;
 	/* Both have run as often as is counted, perhaps. */
-	return head ? target->runs >= next->runs : target->runs > next->runs;
+	unsigned back = runs_of(cpu, target), on = runs_of(cpu, next);
+	return head ? back >= on : back > on;
 }
 
 /*
@@ -81,9 +89,9 @@ static struct block *favourite(const struct cpu *cpu, const struct trace *trace,
 			       unsigned round, enum follow *follow)
 {
 	struct block *next = candidate(cpu, last, FOLLOW_NEXT), *target = candidate(cpu, last, FOLLOW_TARGET);
-	bool taken = target && (!next || target->runs > next->runs);
+	bool taken = target && (!next || runs_of(cpu, target) > runs_of(cpu, next));
 	if (target && next && (i64)last->insn->imm < 0)
-		taken = goes_round(trace, target, next);
+		taken = goes_round(cpu, trace, target, next);
 	struct block *block = taken ? target : next;
 	*follow = taken ? FOLLOW_TARGET : FOLLOW_NEXT;
 	return block && may_follow(trace, block, round) ? block : NULL;
@@ -128,7 +136,8 @@ static void note_rounds(const struct cpu *cpu, const struct trace *trace, const 
 	u64 ram_offset = successor(last, last->follow == FOLLOW_NEXT ? FOLLOW_TARGET : FOLLOW_NEXT);
 	const struct block *behind =
 		ram_offset == RAM_OFFSET_NONE ? NULL : block_find(cpu, ram_offset, last->block->mode_key);
-	unsigned rounds = behind && behind->runs ? (head->runs + behind->runs / 2u) / behind->runs : MANY_ROUNDS;
+	unsigned visits = behind ? runs_of(cpu, behind) : 0;
+	unsigned rounds = visits ? (head->runs + visits / 2) / visits : MANY_ROUNDS;
 	bool few = rounds <= FEW_ROUNDS && rounds * trace->count <= UNROLLED_MAX;
 	head->rounds = few ? (u8)rounds : MANY_ROUNDS;
 }
