@@ -163,7 +163,7 @@ void emit_cold_far_unbound(struct translation *t, const struct cold *c)
 	} else {
 		emit_lea(e, HOST_T0, HOST_T0, (i32)(c->far->offset & (i64)(PAGE_SIZE - 1)));
 	}
-	emit_leave(t, NULL);
+	emit_leave(t);
 }
 
 void emit_cold_far(struct translation *t, const struct cold *c)

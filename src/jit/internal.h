@@ -248,12 +248,14 @@ struct jit {
 	const u8 *stub_handler_end;  /* jump: T1 = site; the instruction ends its block */
 	const u8 *stub_crossing;     /* jump: T1 = block of no instruction, which begins at RIP */
 	const u8 *stub_untranslated; /* jump: T1 = struct jump_entry: leave, RIP there */
-	const u8 *stub_leave;        /* jump: T0 = RIP, T2 = link or 0 */
-	const u8 *stub_fill;         /* call: see make_fill() */
-	const u8 *stub_forget;       /* call: see make_forget() */
-	const u8 *stub_look[2];      /* call, for reads and writes: see make_look() */
-	const u8 *stub_predict[2];   /* likewise: see make_predict() */
-	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
+	const u8 *stub_leave;        /* jump: T0 = RIP */
+	const u8 *stub_leave_at;     /* jump: T2 = offset of RIP in this page */
+	const u8 *stub_leave_by;   /* jump: T2 = place of the link in the writable mapping, which leads to this page */
+	const u8 *stub_fill;       /* call: see make_fill() */
+	const u8 *stub_forget;     /* call: see make_forget() */
+	const u8 *stub_look[2];    /* call, for reads and writes: see make_look() */
+	const u8 *stub_predict[2]; /* likewise: see make_predict() */
+	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	/* call: T0 = key, T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation. Keeps T0. */

@@ -28,9 +28,8 @@ void emit_count_passed(struct translation *t)
 	emit_store(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(pmu.branches));
 }
 
-void emit_leave(struct translation *t, const struct jit_link *link)
+void emit_leave(struct translation *t)
 {
-	emit_mov_imm(&t->e, HOST_T2, (u64)link);
 	emit_jmp(&t->e, t->jit->stub_leave);
 }
 
@@ -111,7 +110,7 @@ void emit_go_far(struct translation *t, const struct plan *p)
 {
 	emit_count(t, executed(t, p));
 	if (!t->chain) {
-		emit_leave(t, NULL);
+		emit_leave(t);
 		return;
 	}
 	emit_enter_far(t, 4);
@@ -135,7 +134,7 @@ static void emit_exit_far(struct translation *t, const struct plan *p, bool take
 	if (taken)
 		emit_canonical(t, p);
 	emit_count(t, executed(t, p));
-	emit_leave(t, NULL);
+	emit_leave(t);
 }
 
 /* Not where each trace looks at the count of instructions, nor without predictions, and their stamp. */
@@ -216,7 +215,7 @@ void emit_exit(struct translation *t, const struct plan *p, bool taken, i64 offs
 		return;
 	}
 	emit_page_address(t, HOST_T0, offset);
-	emit_leave(t, NULL);
+	emit_leave(t);
 }
 
 void emit_loop(struct translation *t, const struct plan *p)

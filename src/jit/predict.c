@@ -49,6 +49,12 @@ static void emit_field(struct translation *t, u8 opcode, unsigned reg, const voi
 	emit_rip(&t->e, opcode, reg, from_code(t, field, LENGTH));
 }
 
+/* Its place among all: as in lists, and where stubs are to know it. */
+static u64 number_of(const struct translation *t, const void *prediction)
+{
+	return (u64)((const struct prediction *)prediction - t->jit->predictions);
+}
+
 /* Those of the page that the trace lies in; there is room for them. */
 static struct page_predictions *page_of(struct translation *t)
 {
@@ -87,8 +93,7 @@ bool emit_begin_predictions(struct translation *t)
 
 void emit_cold_forget(struct translation *t, const struct cold *c)
 {
-	emit_mov_imm(&t->e, HOST_T1, (u64)t->page);
-	emit_mov_imm(&t->e, HOST_T2, t->plan->offset);
+	emit_mov_imm(&t->e, HOST_T2, number_of(t, t->page) << PAGE_SHIFT | t->plan->offset);
 	emit_call(&t->e, t->jit->stub_forget);
 	emit_jmp(&t->e, c->back);
 }
@@ -162,11 +167,6 @@ void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend)
 	emit_field(t, 0x8b, reg, addend);
 }
 
-static u64 number_of(const struct translation *t, const void *prediction)
-{
-	return (u64)((const struct prediction *)prediction - t->jit->predictions);
-}
-
 void emit_page_reference(struct translation *t)
 {
 	emit_mov_imm(&t->e, HOST_T2, number_of(t, t->page) << PAGE_AT);
@@ -199,9 +199,9 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 /* --- stubs --- */
 
 /*
- * call: T0 = stamp, and `attention` above it, T1 = a page's predictions, T2 = offset of the trace in its page. If
- * something wants attention, leaves. Else they are forgotten, and made for this stamp from now on. It must be the one
- * that was compared: a raise that comes meanwhile is not to become part of it.
+ * call: T0 = stamp, and `attention` above it, T2 = number of a page's predictions << PAGE_SHIFT | offset of the trace
+ * in its page. If something wants attention, leaves. Else they are forgotten, and made for this stamp from now on. It
+ * must be the one that was compared: a raise that comes meanwhile is not to become part of it.
  */
 static void make_forget(struct emit *e, const struct jit *jit)
 {
@@ -209,12 +209,16 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_shift(e, 5, true, HOST_T0, STAMP_BITS);
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
 	u8 *attention = emit_jcc(e, COND_NZ, NULL);
+	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_mov_imm(e, HOST_RCX, (u64)jit->predictions);
+	emit_mov(e, HOST_T1, HOST_T2);
+	emit_shift(e, 5, true, HOST_T1, PAGE_SHIFT);
+	emit_shift(e, 4, true, HOST_T1, PREDICTION_SHIFT);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_RCX, HOST_T1);
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
 	emit_mov_imm(e, HOST_T2, jit->nowhere);
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
-	emit_mov_imm(e, HOST_RCX, (u64)jit->predictions);
 	const u8 *loop = e->at;
 	emit_alu_imm(e, 7, true, HOST_T0, LAST_LISTED);
 	u8 *done = emit_jcc(e, COND_BE, NULL);
@@ -231,10 +235,8 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, attention, e->at);
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
-	emit_rr(e, OPCODE_WIDE(0x01), HOST_T2, HOST_T0);
-	emit_mov_imm(e, HOST_T2, 0);
-	emit_jmp(e, jit->stub_leave);
+	emit_alu_imm(e, 4, false, HOST_T2, PAGE_SIZE - 1);
+	emit_jmp(e, jit->stub_leave_at);
 }
 
 /* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */

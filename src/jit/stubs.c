@@ -372,6 +372,29 @@ static void make_leaving(struct emit *e, const struct jit *jit, u64 function, co
 	emit_jmp(e, leave);
 }
 
+/* Three ways out, of which one tells the caller of enter() a link. */
+static void make_leave(struct emit *e, struct jit *jit)
+{
+	jit->stub_leave = e->at;
+	emit_mov_imm(e, HOST_T2, 0);
+	u8 *unlinked = emit_jmp(e, NULL);
+	jit->stub_leave_at = e->at;
+	emit_rm(e, OPCODE_WIDE(0x03), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_page));
+	emit_mov(e, HOST_T0, HOST_T2);
+	emit_jmp(e, jit->stub_leave);
+	jit->stub_leave_by = e->at;
+	emit_mov_imm(e, HOST_T0, (u64)jit->writable);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_T2);
+	emit_load(e, HOST_T0, HOST_T2, offsetof(struct jit_link, ram_offset));
+	emit_alu_imm(e, 4, true, HOST_T0, PAGE_SIZE - 1);
+	emit_rm(e, OPCODE_WIDE(0x03), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_page));
+	emit_patch(e, unlinked, e->at);
+	emit_store(e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
+	emit_store_state(e, jit);
+	emit_mov(e, HOST_RAX, HOST_T2);
+	make_return(e);
+}
+
 void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 {
 	struct emit e = { .at = jit->writable, .end = jit->writable + STUBS_MAX };
@@ -410,12 +433,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 
 	jit->stub_untranslated = e.at;
 	emit_load(&e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
-	emit_mov_imm(&e, HOST_T2, 0);
-	jit->stub_leave = e.at;
-	emit_store(&e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
-	emit_store_state(&e, jit);
-	emit_mov(&e, HOST_RAX, HOST_T2);
-	make_return(&e);
+	make_leave(&e, jit);
 	const u8 *by_block = e.at;
 	emit_load(&e, HOST_T2, HOST_T1, offsetof(struct jump_entry, block));
 	emit_rm(&e, (struct opcode){ .byte = 0xff }, 4, HOST_T2, HOST_NONE, 0, offsetof(struct block, entry));

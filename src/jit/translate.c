@@ -134,8 +134,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		break;
 	case COLD_UNLINKED:
 		c->link->unlinked = start;
-		emit_page_address(t, HOST_T0, c->offset);
-		emit_leave(t, c->link);
+		emit_mov_imm(e, HOST_T2, (u64)((const u8 *)c->link - t->jit->writable));
+		emit_jmp(e, t->jit->stub_leave_by);
 		break;
 	case COLD_TOO_DEEP:
 		emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
@@ -145,8 +145,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_odd_return(t, c->plan);
 		break;
 	case COLD_ATTENTION:
-		emit_page_address(t, HOST_T0, c->offset);
-		emit_leave(t, NULL);
+		emit_mov_imm(e, HOST_T2, (u64)c->offset);
+		emit_jmp(e, t->jit->stub_leave_at);
 		break;
 	case COLD_FAR:
 		emit_cold_far(t, c);
@@ -157,7 +157,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		}
 		emit_count(t, c->executed);
 		emit_page_address(t, HOST_T0, c->far->offset);
-		emit_leave(t, NULL);
+		emit_leave(t);
 		break;
 	case COLD_AIM:
 		emit_cold_aim(t, c);
@@ -169,7 +169,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	case COLD_FAR_MISS:
 		if (c->executed)
 			emit_count(t, c->executed);
-		emit_leave(t, NULL);
+		emit_leave(t);
 		break;
 	case COLD_VECTORS:
 		emit_site(t, c->plan, VECTORS_NONE, false);

@@ -204,8 +204,8 @@ void translate_leave(struct translation *t, const struct plan *p);
 void emit_count(struct translation *t, unsigned n);
 /* A branch, where the trace goes on behind it: with the flags as they are. Uses T0. */
 void emit_count_passed(struct translation *t);
-/* Leaves for RIP = T0, through `link`, which may be NULL. */
-void emit_leave(struct translation *t, const struct jit_link *link);
+/* Leaves for RIP = T0. */
+void emit_leave(struct translation *t);
 /* Leaves for `offset` in this page if `condition`. */
 void emit_leave_if(struct translation *t, unsigned condition, i64 offset);
 /* The same if something wants attention. */
