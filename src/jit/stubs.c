@@ -13,7 +13,7 @@ const u8 host_register[GPR_COUNT] = {
 
 enum {
 	STUBS_MAX = 8192,
-	NO_RETURN = 1 /* mapped, yet odd things jump there: but no CALL is so short that it pushes it */
+	NO_RETURN = 1 /* where no CALL leads back to, for none is so short that it pushes that */
 };
 
 /* Pushed by `enter`, besides 8 bytes that align the stack. */
@@ -53,8 +53,8 @@ static void emit_pop(struct emit *e, unsigned reg)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, reg);
 }
 
-/* enter(RDI = cpu, RSI = code) */
-static void make_enter(struct emit *e)
+/* enter(RDI = cpu, RSI = code). `no_call`: where a RET goes on if no call is open. */
+static void make_enter(struct emit *e, const u8 *no_call)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
 		emit_push(e, saved[i]);
@@ -64,9 +64,11 @@ static void make_enter(struct emit *e)
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_lea(e, HOST_CPU, HOST_RDI, CPU_BIAS);
 	emit_mov(e, HOST_T0, HOST_RSI);
-	/* Where an open call would have its return addresses, host's and guest's: one that no RET finds. */
+	/* As an open call has its return addresses, guest's and host's. A RET without CALL may lead there all the same.
+	 */
 	emit_mov_imm(e, HOST_T1, NO_RETURN);
 	emit_push(e, HOST_T1);
+	emit_mov_imm(e, HOST_T1, (u64)no_call);
 	emit_push(e, HOST_T1);
 	emit_store(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
 	emit_load_guest(e);
@@ -401,8 +403,11 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 
 	jit_make_vector_stubs(jit, &e);
 	jit_make_x87_stubs(jit, &e);
+	const u8 *no_call = e.at; /* T0 = RIP, as behind any RET */
+	emit_load(&e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack));
+	u8 *no_call_leaves = emit_jmp(&e, NULL);
 	u8 *enter = e.at;
-	make_enter(&e);
+	make_enter(&e, jit_executable(jit, no_call));
 
 	u8 *leave_no_link = e.at; /* the state is in struct cpu already */
 	emit_mov_imm(&e, HOST_RAX, 0);
@@ -434,6 +439,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	jit->stub_untranslated = e.at;
 	emit_load(&e, HOST_T0, HOST_T1, offsetof(struct jump_entry, linear));
 	make_leave(&e, jit);
+	emit_patch(&e, no_call_leaves, jit->stub_leave);
 	const u8 *by_block = e.at;
 	emit_load(&e, HOST_T2, HOST_T1, offsetof(struct jump_entry, block));
 	emit_rm(&e, (struct opcode){ .byte = 0xff }, 4, HOST_T2, HOST_NONE, 0, offsetof(struct block, entry));

@@ -17,7 +17,7 @@ static u8 many[MANY][PLACE] ALIGNED(4096);
 
 asm(".pushsection .text\n"
     ".global call_both, jump, jump_by_memory, call_on_stack, return_addresses, spin, user_call, user_call_itself\n"
-    ".global call_turn, jump_turn, call_kept, call_space, jump_space\n"
+    ".global return_to_one, call_turn, jump_turn, call_kept, call_space, jump_space\n"
     "call_both: push %rbx; push %rbp; xor %ebx, %ebx; mov %rdx, %rbp\n"
     "1: call *%rdi; add %rax, %rbx; call *%rsi; add %rax, %rbx; dec %rbp; jnz 1b\n"
     "	mov %rbx, %rax; pop %rbp; pop %rbx; ret\n"
@@ -41,12 +41,16 @@ asm(".pushsection .text\n"
     "call_kept: sub $24, %rsp; mov %rdi, 8(%rsp); mov 8(%rsp), %rax; call *%rax; add $24, %rsp; ret\n"
     "call_space: push %rbx; call *%rdi; pop %rbx; ret\n"
     "jump_space: jmp *%rdi\n"
+    /* Returns where nobody was called: all open calls are forgotten; then to the code at 1, which jumps back. */
+    "return_to_one: push %rbx; lea 1f(%rip), %rax; push %rax; ret\n"
+    "1: lea 2f(%rip), %rbx; push $1; ret\n"
+    "2: mov $7, %eax; pop %rbx; ret\n"
     "user_call: lea look(%rip), %rsi\n"
     "user_call_itself: call *%rsi; int $0x80\n"
     ".popsection\n");
 u64 call_both(const void *first, const void *second, u64 rounds), return_addresses(void);
 u32 call_turn(const void *to), jump_turn(const void *to), call_kept(const void *to);
-u32 call_space(const void *to), jump_space(const void *to);
+u32 return_to_one(void), call_space(const void *to), jump_space(const void *to);
 u32 jump(const void *to), call_on_stack(const void *to), jump_by_memory(const void *before_pointer);
 void spin(u64 rounds), user_call(void), user_call_itself(void);
 
@@ -188,6 +192,19 @@ static void test_kinds(void)
 	CHECK("jumps-and-calls-of-all-kinds", right);
 }
 
+/* Whatever address the translator may take for that of no call, a guest may return there. */
+static void test_odd_returns(void)
+{
+	static const u8 jmp_rbx[] = { 0xff, 0xe3 };
+	u8 *one = (u8 *)1;
+	bool right = true;
+	asm("" : "+r"(one)); /* it is no object of C's */
+	memcpy(one, jmp_rbx, sizeof jmp_rbx);
+	for (u32 i = 0; i < ROUNDS; i++)
+		right &= return_to_one() == 7;
+	CHECK("returns-where-nobody-was-called", right);
+}
+
 static void test_faults(void)
 {
 	bool right = true;
@@ -225,5 +242,6 @@ void guest_main(void)
 	test_turns();
 	test_spaces();
 	test_kinds();
+	test_odd_returns();
 	test_faults();
 }
