@@ -21,10 +21,11 @@ enum {
 	TOUCHED = 3          /* pieces of 2 MiB that bound jumps have brought in, of more code */
 };
 
-/* Traces with more operands in memory than there is room for do without. */
+/* Traces have one for each 190 bytes of theirs, as they are in Linux; if others need more, that fills the area, too. */
 static size_t predictions_size(const struct jit *jit)
 {
-	return (jit->size / 16 + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
+	enum { BYTES_OF_CODE = 150 };
+	return (jit->size / BYTES_OF_CODE * sizeof(struct prediction) + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
 }
 
 /* Address space for `size` bytes that begins at a multiple of the huge-page size; NULL: there is none. */
@@ -98,7 +99,8 @@ void jit_area_empty(struct jit *jit)
 
 bool jit_has_room(struct jit *jit, size_t n, unsigned links)
 {
-	if (jit->used + n + links * sizeof(struct jit_far) > jit->links_start)
+	if (jit->used + n + links * sizeof(struct jit_far) > jit->links_start ||
+	    jit->predictions_used + PREDICTIONS > jit->predictions_max)
 		jit->full = true;
 	return !jit->full;
 }

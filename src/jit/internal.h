@@ -203,6 +203,9 @@ struct prediction_info {
 	u16 misses;     /* that were looked at */
 };
 
+/* Of a trace, at most: three of each instruction, and headers of the trace and its page. */
+enum { PREDICTIONS = 3 * TRACE_MAX + 2 };
+
 /* Those of a trace. */
 struct predictions {
 	u64 count;
@@ -319,7 +322,7 @@ int jit_area_create(struct jit *jit);
 void jit_area_destroy(struct jit *jit);
 /* Nothing but the stubs is left in it. */
 void jit_area_empty(struct jit *jit);
-/* Room for `n` bytes more of code and `links` links? If not, all is to be emptied. */
+/* Room for `n` bytes more of code, `links` links and a trace's predictions? If not, all is to be emptied. */
 bool jit_has_room(struct jit *jit, size_t n, unsigned links);
 /*
  * The bytes from jit->used are translated code now. What is filled of the writable mapping is given back from time to

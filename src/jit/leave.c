@@ -137,10 +137,10 @@ static void emit_exit_far(struct translation *t, const struct plan *p, bool take
 	emit_leave(t);
 }
 
-/* Not where each trace looks at the count of instructions, nor without predictions, and their stamp. */
+/* Not where each trace looks at the count of instructions. */
 bool has_quiet_links(const struct translation *t)
 {
-	return t->chain && t->page && !t->cpu->pmu.tracked;
+	return t->chain && !t->cpu->pmu.tracked;
 }
 
 void emit_compare_attention(struct translation *t)

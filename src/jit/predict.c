@@ -71,11 +71,9 @@ static struct page_predictions *page_of(struct translation *t)
  * One comparison for both: the page's stamp has nothing where the CPU's has `attention`. The checker's fragments, which
  * are not left for attention, compare what is beside it.
  */
-bool emit_begin_predictions(struct translation *t)
+void emit_begin_predictions(struct translation *t)
 {
 	struct jit *jit = t->jit;
-	if (jit->predictions_used + 2 + 3 * TRACE_MAX > jit->predictions_max)
-		return false;
 	t->page = page_of(t);
 	t->predictions = (struct predictions *)(jit->predictions + jit->predictions_used);
 	*t->predictions = (struct predictions){ .head = t->trace->block[0] };
@@ -88,7 +86,6 @@ bool emit_begin_predictions(struct translation *t)
 	struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));
 	c->kind = COLD_FORGET;
 	c->back = t->e.at;
-	return true;
 }
 
 void emit_cold_forget(struct translation *t, const struct cold *c)
@@ -106,9 +103,10 @@ void jit_keep_predictions(struct jit *jit, const struct predictions *predictions
 
 struct prediction *new_place(struct translation *t)
 {
-	if (!t->predictions)
+	struct prediction *n = &t->predictions->of[t->predictions->count];
+	if (n == t->jit->predictions + t->jit->predictions_max)
 		return NULL;
-	struct prediction *n = &t->predictions->of[t->predictions->count++];
+	t->predictions->count++;
 	*n = (struct prediction){ .page = t->jit->nowhere };
 	t->jit->prediction_next[n - t->jit->predictions] = NOT_LISTED;
 	return n;

@@ -343,8 +343,7 @@ static void emit_needs(struct translation *t, const struct plan *p)
 static void emit_entry(struct translation *t)
 {
 	struct emit *e = &t->e;
-	if (!emit_begin_predictions(t) && t->chain)
-		emit_leave_for_attention(t, t->plan->offset);
+	emit_begin_predictions(t);
 	if (unlikely(t->chain && t->cpu->pmu.tracked)) {
 		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(counters.instructions));
 		emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(pmu.stop_at));

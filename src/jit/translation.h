@@ -104,7 +104,7 @@ struct translation {
 	i32 rsp;           /* the guest's RSP is its host register plus this: settle_rsp() */
 	struct cold *cold; /* COLD_MAX */
 	unsigned colds;
-	struct page_predictions *page;   /* NULL: there are none */
+	struct page_predictions *page;
 	struct predictions *predictions; /* its own */
 	const u8 *quiet;                 /* behind what is looked at where it is entered */
 	u64 lines;                       /* besides its own, that it relies on */
@@ -313,10 +313,10 @@ void emit_crossing(struct translation *t);
 /* --- predict.c --- */
 
 /*
- * Where a trace is entered: leaves if something wants attention, and forgets predictions that are no longer good.
- * false: there are none, and nothing was emitted. Uses T0, T1, T2, and the flags.
+ * Where a trace is entered: leaves if something wants attention, and forgets predictions that are no longer good. Uses
+ * T0, T1, T2, and the flags.
  */
-bool emit_begin_predictions(struct translation *t);
+void emit_begin_predictions(struct translation *t);
 /*
  * T1 = addend of the range, by a prediction; where that is wrong by the TLB; where that does not know it, the handler
  * of `p` does it all, or the group's leader fills the TLB. false: it cannot be predicted, and nothing was emitted. Uses
