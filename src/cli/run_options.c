@@ -339,7 +339,7 @@ static const struct option_row rows[] = {
 	  "translate, and run each translation beside the interpreter;\nthe first difference ends Strata",
 	  take_check_translation },
 	{ "translation-memory", OPTION_VALUE, "SIZE",
-	  "bound of what is kept of guest code, decoded and translated;\n96M unless given", take_translation_memory },
+	  "bound of what is kept of guest code, decoded and translated;\n90M unless given", take_translation_memory },
 	{ "host-features", OPTION_VALUE, "-NAME[,-NAME...]", "do without these features of the host's processor",
 	  take_host_features },
 	{ "cpu-features", OPTION_VALUE, "-NAME[,+NAME...]",

@@ -14,7 +14,7 @@
 
 static_assert(sizeof(struct insn) <= 48, "a guest of some MiB of code has all of it decoded");
 
-enum { DEFAULT_ARENA = 58 << 20 };
+enum { DEFAULT_ARENA = 52 << 20 };
 
 static void *map_zero(size_t size)
 {
