@@ -46,6 +46,7 @@ static void list(struct jit *jit, struct jit_far *far)
 u64 jit_bind_far(struct cpu *cpu, struct jit_far *far, u64 key)
 {
 	u64 stamp = mmu_copy_stamp(&cpu->mmu), linear = key + (u64)far->offset;
+	far->misses_left = far->patience ? far->patience : 1; /* should it fail */
 	struct block *block = cpu_block_at(cpu, linear);
 	if (mmu_copy_stamp(&cpu->mmu) != stamp)
 		return 0; /* the trace must not go on with its predictions */
@@ -124,6 +125,7 @@ struct cold *emit_aim(struct translation *t, const struct plan *p)
 		return NULL;
 	struct jit_far *far = new_far(t, near, 0);
 	far->aimed = true;
+	far->misses_left = 1;
 	const u8 *start = t->e.at;
 	emit_compare_place(t, HOST_T0, &near->page);
 	struct cold *c = add_cold(t, emit_jcc(&t->e, COND_NZ, NULL));

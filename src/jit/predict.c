@@ -411,12 +411,12 @@ static void emit_miss_aim(struct emit *e, const struct jit *jit)
  */
 static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 {
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.key));
+	u8 *other_key = emit_jcc(e, COND_NZ, aim ? NULL : jit->stub_far);
 	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
 	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(jit_stamp));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.stamp));
 	u8 *other_stamp = emit_jcc(e, COND_NZ, NULL);
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.key));
-	u8 *other_key = emit_jcc(e, COND_NZ, NULL);
 	emit_load(e, HOST_T1, HOST_T1, offsetof(struct jit_far, near));
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct prediction, page));
 	emit_compare_listed(e, jit);
@@ -427,16 +427,12 @@ static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, other_stamp, e->at);
-	if (aim) {
-		emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
-		emit_jmp(e, jit->stub_far);
-	}
-	emit_patch(e, other_key, e->at);
 	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
-	if (aim)
+	emit_jmp(e, jit->stub_far);
+	if (aim) {
+		emit_patch(e, other_key, e->at);
 		emit_miss_aim(e, jit);
-	else
-		emit_jmp(e, jit->stub_far);
+	}
 }
 
 /* The same, but the TLB is filled if it has not got the page. A range across pages is not for it. */
