@@ -82,18 +82,18 @@ struct insn_row {
 	u8 feature;
 	i16 vmx_exit; /* -1: none */
 	i16 svm_exit;
-	u16 number; /* below COUNTERS_HANDLERS */
 };
 
 /* The row of a Zydis mnemonic, NULL if not implemented. */
 const struct insn_row *insn_row_find(ZydisMnemonic mnemonic);
+/* The row that describes the instruction, NULL if none does. */
 static inline const struct insn_row *insn_row(const struct insn *insn)
 {
 	return insn_row_find((ZydisMnemonic)insn->mnemonic);
 }
 
-/* The name of the row with this number, NULL if there is none. */
-const char *insn_row_name(unsigned number);
+/* The name of a mnemonic's row, NULL if there is none. */
+const char *insn_row_name(unsigned mnemonic);
 
 /*
  * Decodes the instruction at `bytes` (`available` of them, at most 15 used). Always yields a runnable insn: one that

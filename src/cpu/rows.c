@@ -25,7 +25,6 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 		.feature = FEATURE_##feat,                                                                             \
 		.vmx_exit = EXIT_##vmx,                                                                                \
 		.svm_exit = SVM_EXIT_##svm,                                                                            \
-		.number = ZYDIS_MNEMONIC_##mnemonic,                                                                   \
 	},
 #include "cpu/insn_integer.def"
 #include "cpu/insn_svm.def"
@@ -37,9 +36,9 @@ static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 
 static_assert(ARRAY_SIZE(rows) <= COUNTERS_HANDLERS, "a counter for each row");
 
-const char *insn_row_name(unsigned number)
+const char *insn_row_name(unsigned mnemonic)
 {
-	return number < ARRAY_SIZE(rows) ? rows[number].name : NULL;
+	return mnemonic < ARRAY_SIZE(rows) ? rows[mnemonic].name : NULL;
 }
 
 const struct insn_row *insn_row_find(ZydisMnemonic mnemonic)

@@ -123,7 +123,7 @@ static void emit_open_call(struct translation *t)
 	struct cold *c = add_cold(t, emit_jcc(e, COND_Z, NULL));
 	c->kind = COLD_TOO_DEEP;
 	c->back = e->at;
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T2);
+	emit_push(e, HOST_T2);
 }
 
 /*

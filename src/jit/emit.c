@@ -131,6 +131,16 @@ void emit_o(struct emit *e, struct opcode op, unsigned reg)
 		end(e, put_head(begin(e), op, reg >> 3 & 1, reg & 7));
 }
 
+void emit_push(struct emit *e, unsigned reg)
+{
+	emit_o(e, (struct opcode){ .byte = 0x50 }, reg);
+}
+
+void emit_pop(struct emit *e, unsigned reg)
+{
+	emit_o(e, (struct opcode){ .byte = 0x58 }, reg);
+}
+
 void emit_mov(struct emit *e, unsigned to, unsigned from)
 {
 	if (to != from)

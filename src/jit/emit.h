@@ -53,6 +53,8 @@ void emit_rm(struct emit *e, struct opcode op, unsigned reg, unsigned base, unsi
 void emit_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp);
 /* A register in the opcode's low bits; HOST_NONE: no register at all. */
 void emit_o(struct emit *e, struct opcode op, unsigned reg);
+void emit_push(struct emit *e, unsigned reg);
+void emit_pop(struct emit *e, unsigned reg);
 /* 64-bit MOV of registers, of an immediate, from and to [base + disp]. */
 void emit_mov(struct emit *e, unsigned to, unsigned from);
 void emit_mov_imm(struct emit *e, unsigned to, u64 value);

@@ -4,6 +4,8 @@
  * cache would then find the same block. Otherwise C code looks where it leads now. The stamp of the MMU's copies
  * changes whenever the other one does, and is compared where a trace is entered: so it is enough to look at the page
  * here, in a place that is forgotten with the predictions.
+ *
+ * Indirect branches are aimed: the same, but for where they lead instead of the page that they lie in.
  */
 #include "jit/translation.h"
 

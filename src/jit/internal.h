@@ -203,7 +203,7 @@ struct prediction_info {
 	u16 misses;     /* that were looked at */
 };
 
-/* Of a trace, at most: three of each instruction, and headers of the trace and its page. */
+/* Room for a trace's: three of each instruction, two headers. With two copies of each it may run out: new_place(). */
 enum { PREDICTIONS = 3 * TRACE_MAX + 2 };
 
 /* Those of a trace. */

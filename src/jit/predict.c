@@ -97,7 +97,7 @@ void emit_cold_forget(struct translation *t, const struct cold *c)
 
 void jit_keep_predictions(struct jit *jit, const struct predictions *predictions)
 {
-	if (predictions && predictions->count)
+	if (predictions->count)
 		jit->predictions_used += 1 + predictions->count;
 }
 
@@ -196,6 +196,14 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 
 /* --- stubs --- */
 
+/* `number` becomes the address of that prediction, and `base` that of them all. */
+static void emit_prediction_of(struct emit *e, const struct jit *jit, unsigned number, unsigned base)
+{
+	emit_mov_imm(e, base, (u64)jit->predictions);
+	emit_shift(e, 4, true, number, PREDICTION_SHIFT);
+	emit_rr(e, OPCODE_WIDE(0x01), base, number);
+}
+
 /*
  * call: T0 = stamp, and `attention` above it, T2 = number of a page's predictions << PAGE_SHIFT | offset of the trace
  * in its page. If something wants attention, leaves. Else they are forgotten, and made for this stamp from now on. It
@@ -203,16 +211,14 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
  */
 static void make_forget(struct emit *e, const struct jit *jit)
 {
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
+	emit_push(e, HOST_T0);
 	emit_shift(e, 5, true, HOST_T0, STAMP_BITS);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
+	emit_pop(e, HOST_T0);
 	u8 *attention = emit_jcc(e, COND_NZ, NULL);
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
-	emit_mov_imm(e, HOST_RCX, (u64)jit->predictions);
+	emit_push(e, HOST_RCX);
 	emit_mov(e, HOST_T1, HOST_T2);
 	emit_shift(e, 5, true, HOST_T1, PAGE_SHIFT);
-	emit_shift(e, 4, true, HOST_T1, PREDICTION_SHIFT);
-	emit_rr(e, OPCODE_WIDE(0x01), HOST_RCX, HOST_T1);
+	emit_prediction_of(e, jit, HOST_T1, HOST_RCX);
 	emit_store(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, stamp));
 	emit_load(e, HOST_T0, HOST_T1, offsetof(struct page_predictions, first));
 	emit_store_zero(e, HOST_T1, offsetof(struct page_predictions, first));
@@ -230,7 +236,7 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit32(e, NOT_LISTED);
 	emit_jmp(e, loop);
 	emit_patch(e, done, e->at);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit_pop(e, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, attention, e->at);
 	emit_alu_imm(e, 4, false, HOST_T2, PAGE_SIZE - 1);
@@ -265,12 +271,10 @@ static void emit_compare_listed(struct emit *e, const struct jit *jit)
 /* The prediction T1 is one of its page's from now on; T2 tells which. Uses RCX and T2. */
 static void emit_enlist(struct emit *e, const struct jit *jit)
 {
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T0);
-	emit_mov_imm(e, HOST_T0, (u64)jit->predictions);
+	emit_push(e, HOST_T0);
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T2, HOST_RCX);
 	emit_shift(e, 5, false, HOST_RCX, PAGE_AT);
-	emit_shift(e, 4, true, HOST_RCX, PREDICTION_SHIFT);
-	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
+	emit_prediction_of(e, jit, HOST_RCX, HOST_T0);
 	emit_mov(e, HOST_T2, HOST_T1);
 	emit_rr(e, OPCODE_WIDE(0x29), HOST_T0, HOST_T2);
 	emit_shift(e, 5, true, HOST_T2, PREDICTION_SHIFT);
@@ -280,7 +284,7 @@ static void emit_enlist(struct emit *e, const struct jit *jit)
 	emit_alu_imm(e, 2, true, HOST_T0, 0); /* ADC: NOT_LISTED becomes LAST_LISTED */
 	emit_mov_imm(e, HOST_RCX, (u64)jit->prediction_next);
 	emit_rm(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RCX, HOST_T2, NEXT_SHIFT, 0);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T0);
+	emit_pop(e, HOST_T0);
 }
 
 /* RAX = addend of the page at T0: the listed prediction T1 copies it; as mmu_note_copy(). Uses RCX and T2. */
@@ -346,13 +350,11 @@ static void emit_test_spared(struct emit *e)
  */
 static void make_look(struct emit *e, const struct jit *jit, bool write)
 {
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RAX);
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
-	emit_mov(e, HOST_RCX, HOST_T2);
-	emit_shift(e, 5, true, HOST_RCX, NUMBER_AT);
-	emit_shift(e, 4, true, HOST_RCX, PREDICTION_SHIFT);
-	emit_mov_imm(e, HOST_T1, (u64)jit->predictions);
-	emit_rr(e, OPCODE_WIDE(0x01), HOST_RCX, HOST_T1);
+	emit_push(e, HOST_RAX);
+	emit_push(e, HOST_RCX);
+	emit_mov(e, HOST_T1, HOST_T2);
+	emit_shift(e, 5, true, HOST_T1, NUMBER_AT);
+	emit_prediction_of(e, jit, HOST_T1, HOST_RCX);
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
 	emit_shift(e, 5, false, HOST_RAX, 7);
 	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
@@ -388,8 +390,8 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
 	emit_patch(e, miss, e->at);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RAX);
+	emit_pop(e, HOST_RCX);
+	emit_pop(e, HOST_RAX);
 	emit8(e, 0xc3);
 }
 
@@ -406,14 +408,14 @@ static void emit_miss_aim(struct emit *e, const struct jit *jit)
 }
 
 /*
- * call: T0 = key, T1 = a far jump that has a place beside its code, T2 = emit_page_reference().
- * If that was only forgotten, it is right here once more: T2 = 1. Else as stub_far; or, for an aim, stub_aim.
+ * call: T0 = key, T1 = a far jump that has a place beside its code, T2 = emit_page_reference(). If that was only
+ * forgotten, it is right here once more: T2 = 1. Else as stub_far; or, for an aim, as emit_miss_aim().
  */
 static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 {
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T0, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.key));
 	u8 *other_key = emit_jcc(e, COND_NZ, aim ? NULL : jit->stub_far);
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_RCX);
+	emit_push(e, HOST_RCX);
 	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(jit_stamp));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_T1, HOST_NONE, 0, offsetof(struct jit_far, bound.stamp));
 	u8 *other_stamp = emit_jcc(e, COND_NZ, NULL);
@@ -424,10 +426,10 @@ static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 	emit_enlist(e, jit);
 	emit_patch(e, listed, e->at);
 	emit_mov_imm(e, HOST_T2, 1);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit_pop(e, HOST_RCX);
 	emit8(e, 0xc3);
 	emit_patch(e, other_stamp, e->at);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_RCX);
+	emit_pop(e, HOST_RCX);
 	emit_jmp(e, jit->stub_far);
 	if (aim) {
 		emit_patch(e, other_key, e->at);
@@ -446,11 +448,11 @@ static void make_predict(struct emit *e, const struct jit *jit, bool write)
 	emit_rr(e, OPCODE_WIDE(0x31), HOST_T0, HOST_T1);
 	emit_alu_imm(e, 4, true, HOST_T1, -(i32)PAGE_SIZE);
 	u8 *across = emit_jcc(e, COND_NZ, NULL);
-	emit_o(e, (struct opcode){ .byte = 0x50 }, HOST_T2);
+	emit_push(e, HOST_T2);
 	emit_shift(e, 5, false, HOST_T2, SIZE_BITS);
 	emit_alu_imm(e, 4, false, HOST_T2, OWN_WRITE >> SIZE_BITS);
 	emit_call(e, jit->stub_fill);
-	emit_o(e, (struct opcode){ .byte = 0x58 }, HOST_T2);
+	emit_pop(e, HOST_T2);
 	emit_jmp(e, jit->stub_look[write]);
 	emit_patch(e, hit, e->at);
 	emit_patch(e, across, e->at);

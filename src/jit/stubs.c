@@ -43,16 +43,6 @@ static void emit_load_guest(struct emit *e)
 			emit_load(e, host_register[g], HOST_CPU, guest_offset(g));
 }
 
-static void emit_push(struct emit *e, unsigned reg)
-{
-	emit_o(e, (struct opcode){ .byte = 0x50 }, reg);
-}
-
-static void emit_pop(struct emit *e, unsigned reg)
-{
-	emit_o(e, (struct opcode){ .byte = 0x58 }, reg);
-}
-
 /* enter(RDI = cpu, RSI = code). `no_call`: where a RET goes on if no call is open. */
 static void make_enter(struct emit *e, const u8 *no_call)
 {
@@ -64,8 +54,7 @@ static void make_enter(struct emit *e, const u8 *no_call)
 	emit_alu_imm(e, 5, true, HOST_RSP, 8);
 	emit_lea(e, HOST_CPU, HOST_RDI, CPU_BIAS);
 	emit_mov(e, HOST_T0, HOST_RSI);
-	/* As an open call has its return addresses, guest's and host's. A RET without CALL may lead there all the same.
-	 */
+	/* As an open call has its return addresses, guest's and host's, for a RET without CALL may lead there. */
 	emit_mov_imm(e, HOST_T1, NO_RETURN);
 	emit_push(e, HOST_T1);
 	emit_mov_imm(e, HOST_T1, (u64)no_call);
@@ -90,6 +79,17 @@ static void emit_call_c(struct emit *e, u64 function)
 {
 	emit_mov_imm(e, HOST_RAX, function);
 	emit_rr(e, (struct opcode){ .byte = 0xff }, 2, HOST_RAX);
+}
+
+/* function(cpu, `first`, `second`), once the state is in struct cpu. HOST_NONE: there is no second. */
+static void emit_call_with(struct emit *e, const struct jit *jit, u64 function, unsigned first, unsigned second)
+{
+	emit_store_state(e, jit);
+	emit_cpu_address(e, HOST_RDI);
+	emit_mov(e, HOST_RSI, first);
+	if (second != HOST_NONE)
+		emit_mov(e, HOST_RDX, second);
+	emit_call_c(e, function);
 }
 
 static struct block *site_block(const struct cpu *cpu, u64 site)
@@ -198,7 +198,7 @@ static bool has_code(const struct cpu *cpu, const u8 *host)
 static void fill(struct cpu *cpu, u64 linear, u64 write)
 {
 	const u8 *known = access_hit(cpu, cpu->mmu.tlb, linear, 1, false);
-	if (write ? known && has_code(cpu, known) : !!known)
+	if (known && (!write || has_code(cpu, known)))
 		return;
 	mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, cpu->mmu.cls);
 }
@@ -281,11 +281,8 @@ static void make_fill(struct emit *e, const struct jit *jit)
 	emit_push(e, HOST_T2);
 	emit_load_byte(e, CPU_FIELD(vectors));
 	emit_push(e, HOST_T2);
-	emit_store_state(e, jit);
-	emit_cpu_address(e, HOST_RDI);
-	emit_mov(e, HOST_RSI, HOST_T0);
-	emit_load(e, HOST_RDX, HOST_RSP, 16);
-	emit_call_c(e, (u64)fill);
+	emit_load(e, HOST_T2, HOST_RSP, 16);
+	emit_call_with(e, jit, (u64)fill, HOST_T0, HOST_T2);
 	emit_load_guest(e);
 	emit_pop(e, HOST_T2);
 	emit_reload_vectors(e, jit);
@@ -297,23 +294,10 @@ static void make_fill(struct emit *e, const struct jit *jit)
 	emit8(e, 0xc3);
 }
 
-/* function(cpu, T1), once the state is in struct cpu. */
-static void emit_call_with_t1(struct emit *e, const struct jit *jit, u64 function)
-{
-	emit_store_state(e, jit);
-	emit_cpu_address(e, HOST_RDI);
-	emit_mov(e, HOST_RSI, HOST_T1);
-	emit_call_c(e, function);
-}
-
 static void make_far(struct emit *e, const struct jit *jit)
 {
 	emit_push(e, HOST_T0);
-	emit_store_state(e, jit);
-	emit_cpu_address(e, HOST_RDI);
-	emit_mov(e, HOST_RSI, HOST_T1);
-	emit_mov(e, HOST_RDX, HOST_T0);
-	emit_call_c(e, (u64)jit_bind_far);
+	emit_call_with(e, jit, (u64)jit_bind_far, HOST_T1, HOST_T0);
 	emit_mov(e, HOST_T2, HOST_RAX);
 	emit_load_guest(e);
 	emit_pop(e, HOST_T0);
@@ -323,7 +307,7 @@ static void make_far(struct emit *e, const struct jit *jit)
 /* Calls `function`, and enters the block that it returns, if any. */
 static void make_going_on(struct emit *e, const struct jit *jit, u64 function, const u8 *leave)
 {
-	emit_call_with_t1(e, jit, function);
+	emit_call_with(e, jit, function, HOST_T1, HOST_NONE);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
 	emit_jcc(e, COND_Z, leave);
 	emit_load(e, HOST_RSP, HOST_CPU, CPU_FIELD(jit_stack)); /* as on entry: no call is open */
@@ -335,7 +319,7 @@ static void make_going_on(struct emit *e, const struct jit *jit, u64 function, c
 static void make_handler(struct emit *e, const struct jit *jit, const u8 *leave)
 {
 	emit_lea(e, HOST_RSP, HOST_RSP, -8);
-	emit_call_with_t1(e, jit, (u64)run_handler);
+	emit_call_with(e, jit, (u64)run_handler, HOST_T1, HOST_NONE);
 	emit_rr(e, OPCODE_WIDE(0x85), HOST_RAX, HOST_RAX);
 	emit_jcc(e, COND_NZ, leave);
 	emit_load_guest(e);
@@ -370,7 +354,7 @@ static void make_tsc(struct emit *e, const struct jit *jit)
 /* Calls `function`, which did the rest of the block. */
 static void make_leaving(struct emit *e, const struct jit *jit, u64 function, const u8 *leave)
 {
-	emit_call_with_t1(e, jit, function);
+	emit_call_with(e, jit, function, HOST_T1, HOST_NONE);
 	emit_jmp(e, leave);
 }
 

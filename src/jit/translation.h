@@ -318,9 +318,9 @@ void emit_crossing(struct translation *t);
  */
 void emit_begin_predictions(struct translation *t);
 /*
- * T1 = addend of the range, by a prediction; where that is wrong by the TLB; where that does not know it, the handler
- * of `p` does it all, or the group's leader fills the TLB. false: it cannot be predicted, and nothing was emitted. Uses
- * T2, in cold code T0, and the flags.
+ * T1 = addend of the range, by a prediction; where that is wrong by the TLB, which is filled if need be; where that
+ * cannot have it, the handler of `p` does it all, or the interpreter the rest of a group's block. false: it cannot be
+ * predicted, and nothing was emitted. Uses T2, in cold code T0, and the flags.
  */
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group);
 /* `reg` = a group's addend, which its leader has predicted. */
