@@ -13,8 +13,11 @@
  */
 struct block *cpu_next_translated(struct cpu *cpu);
 
-/* The block at a linear address, if there is one already, or NULL. Throws nothing; may set accessed flags. */
-struct block *cpu_block_at(struct cpu *cpu, u64 linear);
+/*
+ * RAM offset of the code at a linear address; RAM_OFFSET_NONE if it cannot be fetched, or is not in RAM. Throws
+ * nothing; may set accessed flags.
+ */
+u64 cpu_code_at(struct cpu *cpu, u64 linear);
 
 /*
  * For the translation of a block of no instruction: runs the instruction at RIP from scratch, and may throw. false: did

@@ -158,19 +158,24 @@ static inline struct block *find_block(struct cpu *cpu, u64 linear)
 	return find_block_slow(cpu, linear);
 }
 
-struct block *cpu_block_at(struct cpu *cpu, u64 linear)
+u64 cpu_code_at(struct cpu *cpu, u64 linear)
+{
+	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
+	if (likely(e->exec == ((linear & PAGE_MASK) | cpu->mmu.revision)))
+		return (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
+	struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
+	return r.kind == MMU_OK ? r.ram_offset : RAM_OFFSET_NONE;
+}
+
+/* As find_block(), but NULL if there is no block yet, or nothing can be fetched. */
+static struct block *block_at(struct cpu *cpu, u64 linear)
 {
 	const struct jump_entry *j = jump_entry_of(cpu->blocks, linear);
 	if (j->linear == linear && j->stamp == jump_stamp(cpu) && j->block->mode_key != MODE_DROPPED)
 		return j->block;
-	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
-	u64 ram_offset = (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
-	if (e->exec != ((linear & PAGE_MASK) | cpu->mmu.revision)) {
-		struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
-		if (r.kind != MMU_OK || r.ram_offset == RAM_OFFSET_NONE)
-			return NULL;
-		ram_offset = r.ram_offset;
-	}
+	u64 ram_offset = cpu_code_at(cpu, linear);
+	if (ram_offset == RAM_OFFSET_NONE)
+		return NULL;
 	struct block *block = block_find(cpu, ram_offset, block_key(cpu->mode_key));
 	if (block)
 		note_jump(cpu, linear, block);
@@ -352,7 +357,7 @@ struct block *cpu_next_translated(struct cpu *cpu)
 
 	if (unlikely(cpu->attention) || (cpu->mode_key & (MODE_STEP | MODE_CODE64)) != MODE_CODE64)
 		return NULL;
-	struct block *block = cpu_block_at(cpu, linear);
+	struct block *block = block_at(cpu, linear);
 	if (!block || block->entry == cpu->blocks->untranslated)
 		return NULL;
 	cpu->jit_page = linear & PAGE_MASK;

@@ -18,20 +18,28 @@ static void take_out(struct jit_link **list, const struct jit_link *link)
 	*list = link->next;
 }
 
-/* A far jump has one target at a time; another one is rare. */
-static void lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, struct block *block)
+/*
+ * A far jump has one target at a time; another one is rare. Where each process maps the same code, it is the one that
+ * it had before. false: nothing is translated there.
+ */
+static bool lead_to(struct cpu *cpu, struct jit *jit, struct jit_link *link, u64 ram_offset)
 {
+	u32 mode_key = block_key(cpu->mode_key);
+	if (link->bound && link->ram_offset == ram_offset && link->mode_key == mode_key)
+		return true;
+	struct block *block = ram_offset == RAM_OFFSET_NONE ? NULL : block_find(cpu, ram_offset, mode_key);
+	if (!block || block->entry == cpu->blocks->untranslated)
+		return false;
 	if (link->bound) {
-		if (link->ram_offset == block->ram_offset && link->mode_key == block->mode_key)
-			return;
 		struct block *old = block_find(cpu, link->ram_offset, link->mode_key);
 		struct jit_link *incoming = old->incoming;
 		take_out(&incoming, link);
 		old->incoming = incoming;
 	}
-	link->ram_offset = block->ram_offset;
-	link->mode_key = block->mode_key;
+	link->ram_offset = ram_offset;
+	link->mode_key = mode_key;
 	jit_bind(jit, link, block);
+	return true;
 }
 
 /* It is among those that are forgotten with the page's predictions. */
@@ -49,12 +57,12 @@ u64 jit_bind_far(struct cpu *cpu, struct jit_far *far, u64 key)
 {
 	u64 stamp = mmu_copy_stamp(&cpu->mmu), linear = key + (u64)far->offset;
 	far->misses_left = far->patience ? far->patience : 1; /* should it fail */
-	struct block *block = cpu_block_at(cpu, linear);
+	u64 ram_offset = cpu_code_at(cpu, linear);
 	if (mmu_copy_stamp(&cpu->mmu) != stamp)
 		return 0; /* the trace must not go on with its predictions */
-	if (!block || block->entry == cpu->blocks->untranslated)
+	if (!lead_to(cpu, jit_of(cpu), &far->link, ram_offset))
 		return 0;
-	lead_to(cpu, jit_of(cpu), &far->link, block);
+	mmu_note_code(&cpu->mmu, linear); /* its INVLPG changes the stamp */
 	far->bound = (struct far_place){ key, cpu->jit_stamp };
 	if (far->aimed) {
 		far->near->addend = linear & PAGE_MASK;
