@@ -232,6 +232,15 @@ struct block *block_get(struct cpu *cpu, u64 ram_offset, u32 mode_key)
 	return block;
 }
 
+void block_cover(struct cpu *cpu, u64 ram_offset, u8 *bytes, size_t n)
+{
+	u64 start = ram_offset & (PAGE_SIZE - 1);
+	code_pages_lock(cpu);
+	cpu->blocks->pages[ram_offset >> PAGE_SHIFT].lines |= lines_of(start, start + n);
+	memcpy(bytes, cpu->mem->host + ram_offset, n);
+	code_pages_unlock(cpu);
+}
+
 /* Stands for the rest of a running block whose bytes changed: back to the run loop, at this instruction. */
 static void exec_leave(struct cpu *cpu, const struct insn *insn)
 {
@@ -336,7 +345,7 @@ void block_cache_written(struct cpu *cpu, u64 number, u64 start, u64 end)
 			/* Its translation may go on into blocks that are dropped. */
 			if (block->lines & lines_of(start, end))
 				untranslate(cpu, block);
-			page->lines |= block_lines(block);
+			page->lines |= block_lines(block) | block->lines;
 			at = &block->page_next;
 		}
 	}

@@ -192,6 +192,12 @@ static inline u64 lines_of(u64 start, u64 end)
 	return BITS((end - 1) >> 6, start >> 6);
 }
 
+/*
+ * Copies n bytes of a page that has blocks of this CPU's: from now on writes there count as those to blocks do, for
+ * some translation is going to have these bytes in its `lines`. Within one page; between blocks.
+ */
+void block_cover(struct cpu *cpu, u64 ram_offset, u8 *bytes, size_t n);
+
 /* Drops the blocks that overlap [start, end) of a page. On the CPU's thread, under code_lock. */
 void block_cache_written(struct cpu *cpu, u64 page, u64 start, u64 end);
 

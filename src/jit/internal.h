@@ -361,6 +361,9 @@ void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *
  * need not bring them along.
  */
 bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block);
+/* The same at code that has not run yet, in a page with blocks; the translation that relies on it has these `lines`,
+ * too. */
+bool jit_flags_are_dead_ahead(struct cpu *cpu, const struct jit *jit, u64 ram_offset, u32 mode_key, u64 *lines);
 /* The same for the block's only instruction, which lies across pages, and has these bytes. */
 void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
 		       struct plan *plan);

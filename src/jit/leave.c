@@ -174,8 +174,11 @@ static void emit_pause(struct translation *t, const struct plan *p, i64 offset)
 static bool are_flags_dead(struct translation *t, i64 offset)
 {
 	const struct block *here = t->trace->block[0];
-	struct block *block = block_find(t->cpu, (here->ram_offset & PAGE_MASK) + (u64)offset, here->mode_key);
-	if (!block || !jit_flags_are_dead(t->cpu, t->jit, block))
+	u64 ram_offset = (here->ram_offset & PAGE_MASK) + (u64)offset;
+	struct block *block = block_find(t->cpu, ram_offset, here->mode_key);
+	if (!block)
+		return jit_flags_are_dead_ahead(t->cpu, t->jit, ram_offset, here->mode_key, &t->lines);
+	if (!jit_flags_are_dead(t->cpu, t->jit, block))
 		return false;
 	t->lines |= block_lines(block);
 	return true;

@@ -484,26 +484,55 @@ static void plan_instruction(const struct cpu *cpu, const struct jit *jit, struc
 	plan_flags(jit, p);
 }
 
+enum { UNKNOWN, DEAD, LIVE, AHEAD = 4 /* instructions */ };
+
+/* What becomes of the flags at the instruction? UNKNOWN: nothing. */
+static u8 fate_of_flags(const struct plan *p)
+{
+	if (shows_flags(p) || p->reads_flags)
+		return LIVE;
+	return p->writes_flags ? DEAD : UNKNOWN;
+}
+
 bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block)
 {
-	enum { UNKNOWN, DEAD, LIVE, INSTRUCTIONS = 4 };
 	u64 at = block->ram_offset;
 
 	for (unsigned i = 0; block->flags_dead == UNKNOWN; i++) {
 		struct plan p;
-		if (i == block->count || i == INSTRUCTIONS) {
+		if (i == block->count || i == AHEAD) {
 			block->flags_dead = LIVE;
 			break;
 		}
 		const struct insn *insn = &block->insn[i];
 		plan_instruction(cpu, jit, &p, block, insn, at, cpu->mem->host + at, insn->length);
-		if (shows_flags(&p) || p.reads_flags)
-			block->flags_dead = LIVE;
-		else if (p.writes_flags)
-			block->flags_dead = DEAD;
+		block->flags_dead = fate_of_flags(&p);
 		at += insn->length;
 	}
 	return block->flags_dead == DEAD;
+}
+
+bool jit_flags_are_dead_ahead(struct cpu *cpu, const struct jit *jit, u64 ram_offset, u32 mode_key, u64 *lines)
+{
+	u64 start = ram_offset & (PAGE_SIZE - 1), rest = PAGE_SIZE - start;
+	u8 bytes[AHEAD * 8], fate = UNKNOWN;
+	size_t n = rest < sizeof(bytes) ? rest : sizeof(bytes), done = 0;
+	const struct block block = { .ram_offset = ram_offset, .mode_key = mode_key };
+
+	block_cover(cpu, ram_offset, bytes, n);
+	for (unsigned i = 0; fate == UNKNOWN && i < AHEAD; i++) {
+		struct insn insn;
+		struct plan p;
+		if (!insn_decode(cpu, mode_key, bytes + done, n - done, &insn))
+			return false;
+		plan_instruction(cpu, jit, &p, &block, &insn, ram_offset + done, bytes + done, insn.length);
+		fate = fate_of_flags(&p);
+		done += insn.length;
+	}
+	if (fate != DEAD)
+		return false;
+	*lines |= lines_of(start, start + done);
+	return true;
 }
 
 void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],

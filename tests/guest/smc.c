@@ -156,6 +156,54 @@ static void test_data_beside_code(void)
 	CHECK("stack-beside-code", (u32)result == 10);
 }
 
+/*
+ * Code that ran often, with a branch that was never taken to code that makes flags of its own; until that is changed to
+ * code which looks at them. In lines of their own: the branch, where it leads, and something else that runs.
+ */
+asm(".pushsection .data\n"
+    ".global leads, leads_end\n"
+    ".balign 64\n"
+    "leads: cmp $1, %edi; jz 1f; mov $2, %eax; ret\n"
+    ".balign 64\n"
+    "1: add $1, %eax; ret\n"
+    ".balign 64\n"
+    "mov $3, %eax; ret\n"
+    "leads_end:\n"
+    ".popsection\n");
+extern const u8 leads[], leads_end[];
+
+/* With ZF = 0 where it begins. */
+static u32 lead(const u8 *code_at, u32 which)
+{
+	u32 value;
+	asm volatile("test %%esp, %%esp; call *%1" : "=a"(value) : "r"(code_at), "D"(which), "a"(0) : "memory", "cc");
+	return value;
+}
+
+static bool sees_flags_where_it_was_not_before(u8 *at, bool neighbour_changes)
+{
+	static const u8 looks[] = { 0x0f, 0x94, 0xc0, 0xc3 }; /* setz %al; ret */
+	bool right = true;
+	memcpy(at, leads, (size_t)(leads_end - leads));
+	for (unsigned i = 0; i < 100; i++)
+		right &= lead(at, 0) == 2 && call(at + 128) == 3;
+	if (neighbour_changes) {
+		*(volatile u8 *)(at + 129) = 4;
+		right &= call(at + 128) == 4;
+	}
+	*(volatile u32 *)(at + 64) = looks[0] | looks[1] << 8 | looks[2] << 16 | (u32)looks[3] << 24;
+	for (unsigned i = 0; i < 100; i++)
+		right &= lead(at, 1) == 1 && lead(at, 0) == 2;
+	return right;
+}
+
+/* The first page has changed too often for anything of it to be kept. */
+static void test_code_ahead(void)
+{
+	CHECK("code-that-never-ran-changes", sees_flags_where_it_was_not_before(code[1], false));
+	CHECK("and-behind-a-change-beside-it", sees_flags_where_it_was_not_before(code[1] + 1024, true));
+}
+
 void guest_main(void)
 {
 	test_stores();
@@ -164,4 +212,5 @@ void guest_main(void)
 	test_hot_code_across_pages();
 	test_next_instruction();
 	test_data_beside_code();
+	test_code_ahead();
 }
