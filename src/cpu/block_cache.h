@@ -61,7 +61,7 @@ struct block {
 /* What is known of a page of RAM that holds blocks. `blocks` and `lines` change under code_lock (group.h) only. */
 struct code_page {
 	struct block *blocks;
-	u64 lines;       /* bit n: some block covers bytes of [64 n, 64 n + 64) */
+	u64 lines;       /* bit n: some block or translation relies on bytes of [64 n, 64 n + 64) */
 	u32 drops;       /* blocks dropped lately: see page_is_hot() */
 	u32 drops_since; /* counters.instructions >> HOT_WINDOW_SHIFT when drops was 0 */
 	u16 misses;      /* writes beside the blocks since the last eviction: see is_mostly_data() */

@@ -44,13 +44,20 @@ static struct mmu_result translate_code(struct cpu *cpu, u64 linear)
 	}
 }
 
-/* RAM offset of code at a linear address, RAM_OFFSET_NONE if a device answers. */
-static u64 code_ram_offset(struct cpu *cpu, u64 linear)
+/* RAM offset of code at a linear address that the TLB has; else RAM_OFFSET_NONE. */
+static inline u64 code_in_tlb(const struct cpu *cpu, u64 linear)
 {
 	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
-	if (likely(e->exec == ((linear & PAGE_MASK) | cpu->mmu.revision)))
-		return (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
-	return translate_code(cpu, linear).ram_offset;
+	if (unlikely(e->exec != ((linear & PAGE_MASK) | cpu->mmu.revision)))
+		return RAM_OFFSET_NONE;
+	return (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
+}
+
+/* The same of any code; RAM_OFFSET_NONE if a device answers. */
+static u64 code_ram_offset(struct cpu *cpu, u64 linear)
+{
+	u64 known = code_in_tlb(cpu, linear);
+	return likely(known != RAM_OFFSET_NONE) ? known : translate_code(cpu, linear).ram_offset;
 }
 
 /* Copies n bytes of code that lie in one page. */
@@ -149,20 +156,27 @@ static __attribute__((noinline)) struct block *find_block_slow(struct cpu *cpu, 
 	return block;
 }
 
-/* NULL: run one instruction from scratch. Throws if the code cannot be fetched. */
-static inline struct block *find_block(struct cpu *cpu, u64 linear)
+/* The block that the jump cache has for the address, or NULL. */
+static inline struct block *block_in_jump_cache(const struct cpu *cpu, u64 linear)
 {
 	const struct jump_entry *e = jump_entry_of(cpu->blocks, linear);
 	if (likely(e->linear == linear && e->stamp == jump_stamp(cpu) && e->block->mode_key != MODE_DROPPED))
 		return e->block;
-	return find_block_slow(cpu, linear);
+	return NULL;
+}
+
+/* NULL: run one instruction from scratch. Throws if the code cannot be fetched. */
+static inline struct block *find_block(struct cpu *cpu, u64 linear)
+{
+	struct block *block = block_in_jump_cache(cpu, linear);
+	return likely(block) ? block : find_block_slow(cpu, linear);
 }
 
 u64 cpu_code_at(struct cpu *cpu, u64 linear)
 {
-	const struct tlb_entry *e = &cpu->mmu.tlb[tlb_index(linear)];
-	if (likely(e->exec == ((linear & PAGE_MASK) | cpu->mmu.revision)))
-		return (u64)((u8 *)(linear + e->addend) - cpu->mem->host);
+	u64 known = code_in_tlb(cpu, linear);
+	if (likely(known != RAM_OFFSET_NONE))
+		return known;
 	struct mmu_result r = mmu_translate(&cpu->mmu, linear, MMU_EXEC, cpu->mmu.cls);
 	return r.kind == MMU_OK ? r.ram_offset : RAM_OFFSET_NONE;
 }
@@ -170,13 +184,13 @@ u64 cpu_code_at(struct cpu *cpu, u64 linear)
 /* As find_block(), but NULL if there is no block yet, or nothing can be fetched. */
 static struct block *block_at(struct cpu *cpu, u64 linear)
 {
-	const struct jump_entry *j = jump_entry_of(cpu->blocks, linear);
-	if (j->linear == linear && j->stamp == jump_stamp(cpu) && j->block->mode_key != MODE_DROPPED)
-		return j->block;
+	struct block *block = block_in_jump_cache(cpu, linear);
+	if (block)
+		return block;
 	u64 ram_offset = cpu_code_at(cpu, linear);
 	if (ram_offset == RAM_OFFSET_NONE)
 		return NULL;
-	struct block *block = block_find(cpu, ram_offset, block_key(cpu->mode_key));
+	block = block_find(cpu, ram_offset, block_key(cpu->mode_key));
 	if (block)
 		note_jump(cpu, linear, block);
 	return block;

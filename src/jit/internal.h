@@ -356,17 +356,19 @@ u64 jit_trace_lines(const struct trace *trace);
 
 /* plan.c: fills plan[] for the block's instructions. */
 void jit_plan_block(struct cpu *cpu, const struct jit *jit, const struct block *block, struct plan *plan);
+/* The same for the block's only instruction, which lies across pages, and has these bytes. */
+void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
+		       struct plan *plan);
 /*
  * Are the arithmetic flags overwritten where the block begins, before anything may look at them? Then a jump to there
  * need not bring them along.
  */
 bool jit_flags_are_dead(struct cpu *cpu, const struct jit *jit, struct block *block);
-/* The same at code that has not run yet, in a page with blocks; the translation that relies on it has these `lines`,
- * too. */
+/*
+ * The same at code that has not run yet, in a page with blocks. If so, adds the lines that the answer relies on to
+ * `lines`, which are to be the translation's.
+ */
 bool jit_flags_are_dead_ahead(struct cpu *cpu, const struct jit *jit, u64 ram_offset, u32 mode_key, u64 *lines);
-/* The same for the block's only instruction, which lies across pages, and has these bytes. */
-void jit_plan_crossing(struct cpu *cpu, const struct jit *jit, const struct block *block, const u8 bytes[15],
-		       struct plan *plan);
 /*
  * Decides which operands share checks, with slots from `slot` on, where flags are live, and vectors wanted. `loop`: the
  * last instruction leads to the first.

@@ -182,7 +182,6 @@ static u32 lead(const u8 *code_at, u32 which)
 
 static bool sees_flags_where_it_was_not_before(u8 *at, bool neighbour_changes)
 {
-	static const u8 looks[] = { 0x0f, 0x94, 0xc0, 0xc3 }; /* setz %al; ret */
 	bool right = true;
 	memcpy(at, leads, (size_t)(leads_end - leads));
 	for (unsigned i = 0; i < 100; i++)
@@ -191,7 +190,7 @@ static bool sees_flags_where_it_was_not_before(u8 *at, bool neighbour_changes)
 		*(volatile u8 *)(at + 129) = 4;
 		right &= call(at + 128) == 4;
 	}
-	*(volatile u32 *)(at + 64) = looks[0] | looks[1] << 8 | looks[2] << 16 | (u32)looks[3] << 24;
+	*(volatile u32 *)(at + 64) = 0xc3c0940f; /* setz %al; ret */
 	for (unsigned i = 0; i < 100; i++)
 		right &= lead(at, 1) == 1 && lead(at, 0) == 2;
 	return right;
