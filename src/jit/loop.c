@@ -6,8 +6,8 @@
 
 enum {
 	/* What setting a stretch up costs, and what a check that is not needed saves, in instructions. */
-	COST = 24,
-	COST_OF_CHECK = 20,
+	COST = 22,
+	COST_OF_CHECK = 16,
 	SAVING = 6
 };
 
@@ -23,7 +23,13 @@ static void emit_plain_if(struct translation *t, unsigned condition)
 	add_cold(t, emit_jcc(&t->e, condition, NULL))->kind = COLD_NO_STRETCH;
 }
 
-/* --- before the stretch: guest registers are where they are elsewhere --- */
+/* --- before the stretch: guest registers are where they are elsewhere, those that lend theirs in memory as well --- */
+
+/* May what is kept there be made there, beside the temporaries? */
+static bool is_made_in_place(u8 host)
+{
+	return host != HOST_NONE && host != HOST_T0 && host != HOST_T1 && host != HOST_T2;
+}
 
 /* Loses credit; without any, the loop is translated again without stretches. */
 static void emit_pay(struct translation *t, const struct loop *loop)
@@ -60,45 +66,56 @@ static void emit_first(struct translation *t, const struct hoisted *h)
 	emit_add_segment(t, HOST_T0, h->seg);
 }
 
-/*
- * From T0, how many rounds stay in the page: (bytes to its end, or beginning) / step + 1. The division is a
- * multiplication by 2^24 / step, rounded up, which is right for such small numbers. Uses T2.
- */
+/* T2 /= n, for numbers to 2^13 and n to 2^10: times 2^24 / n, rounded up, is right for these. */
+static void emit_divide(struct emit *e, u32 n)
+{
+	if (n & (n - 1)) {
+		emit_rr(e, OPCODE_WIDE(0x69), HOST_T2, HOST_T2);
+		emit32(e, (1u << 24) / n + 1);
+		n = 1u << 24;
+	}
+	emit_shift(e, 5, true, HOST_T2, (u8)__builtin_ctz(n));
+}
+
+/* From T0, how many rounds stay in the page: (bytes to its end, or beginning) / step + 1. Uses T2. */
 static void emit_rounds(struct translation *t, const struct hoisted *h)
 {
 	struct emit *e = &t->e;
 	u32 step = (u32)(h->step < 0 ? -h->step : h->step);
 
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_T2);
+	if (h->step > 0)
+		emit_rr(e, (struct opcode){ .byte = 0xf7 }, 2, HOST_T2);
 	emit_alu_imm(e, 4, false, HOST_T2, PAGE_SIZE - 1);
-	if (h->step > 0) {
-		emit_rr(e, OPCODE_WIDE(0xf7), 3, HOST_T2);
-		emit_alu_imm(e, 0, true, HOST_T2, (i32)(PAGE_SIZE - h->size));
+	emit_alu_imm(e, 0, false, HOST_T2, h->step > 0 ? h->step + 1 - h->size : -h->step);
+	emit_divide(e, step);
+	u8 rounds = t->jit->loop->rounds_left;
+	if (is_made_in_place(rounds)) {
+		emit_rr(e, OPCODE_WIDE(0x3b), HOST_T2, rounds);
+		emit_rr(e, (struct opcode){ .byte = 0x42, .map = 1, .wide = true }, rounds, HOST_T2);
+		return;
 	}
-	emit_rr(e, OPCODE_WIDE(0x69), HOST_T2, HOST_T2);
-	emit32(e, (1u << 24) / step + 1);
-	emit_rr(e, OPCODE_WIDE(0xc1), 5, HOST_T2);
-	emit8(e, 24);
-	emit_alu_imm(e, 0, true, HOST_T2, 1);
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_rounds));
 	emit_rm(e, (struct opcode){ .byte = 0x47, .map = 1, .wide = true }, HOST_T2, HOST_CPU, HOST_NONE, 0,
 		CPU_FIELD(jit_rounds));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(jit_rounds));
 }
 
-/* T1 = TLB entry: what the check keeps, to cpu->jit_addend[]. */
+/* T1 = TLB entry: what the check keeps, to its register, or to cpu->jit_addend[]. */
 static void emit_keep(struct translation *t, const struct hoisted *h, unsigned check)
 {
 	struct emit *e = &t->e;
-	emit_load(e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
-	emit_add_segment(t, HOST_T1, h->seg);
+	unsigned to = is_made_in_place(h->host) ? h->host : HOST_T1;
+	emit_load(e, to, HOST_T1, offsetof(struct tlb_entry, addend));
+	emit_add_segment(t, to, h->seg);
 	if (h->form == HOISTED_BASE && h->base == REG_RIP)
-		emit_add_to(&t->e, HOST_T1, CPU_FIELD(jit_page));
+		emit_add_to(&t->e, to, CPU_FIELD(jit_page));
 	else if (h->form == HOISTED_BASE && h->base != REG_ZERO)
-		emit_rr(e, OPCODE_WIDE(0x03), HOST_T1, emit_use(t, h->base, HOST_T0));
+		emit_rr(e, OPCODE_WIDE(0x03), to, emit_use(t, h->base, HOST_T0));
 	else if (h->form == HOISTED_INDEX)
-		emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, HOST_T1, emit_use(t, h->index, HOST_T0), h->scale, 0);
-	emit_store(e, HOST_T1, HOST_CPU, addend_offset(check));
+		emit_rm(e, OPCODE_WIDE(0x8d), to, to, emit_use(t, h->index, HOST_T0), h->scale, 0);
+	if (to == HOST_T1)
+		emit_store(e, HOST_T1, HOST_CPU, addend_offset(check));
 }
 
 /* Values of 32 bits stay in bounds for all rounds. With that, the register's upper half is 0. */
@@ -138,49 +155,79 @@ static bool has_lent(const struct loop *loop, unsigned guest)
 	return host_register[guest] != HOST_NONE && loop->lent & BIT(host_register[guest]);
 }
 
+/* Registers that are lent are in memory from now on, and nothing is kept in them yet. */
+static void emit_lend(struct translation *t, const struct loop *loop)
+{
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (has_lent(loop, g))
+			emit_store(&t->e, host_register[g], HOST_CPU, guest_offset(g));
+	if (is_made_in_place(loop->rounds_left)) {
+		emit_mov_imm(&t->e, loop->rounds_left, ROUNDS_MAX);
+		return;
+	}
+	emit_rm(&t->e, OPCODE_WIDE(0xc7), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_rounds));
+	emit32(&t->e, ROUNDS_MAX);
+}
+
+static void emit_take_back(struct translation *t, const struct loop *loop)
+{
+	for (unsigned g = 0; g < GPR_COUNT; g++)
+		if (has_lent(loop, g))
+			emit_load(&t->e, host_register[g], HOST_CPU, guest_offset(g));
+}
+
+void emit_no_stretch(struct translation *t, const struct cold *c)
+{
+	const struct loop *loop = t->jit->loop;
+	if (!loop->no_stretch) {
+		t->jit->loop->no_stretch = t->e.at;
+		emit_take_back(t, loop);
+		emit_jmp(&t->e, t->plain);
+	}
+	emit_patch(&t->e, c->from, loop->no_stretch);
+}
+
 static void emit_enter_stretch(struct translation *t, const struct loop *loop)
 {
 	struct emit *e = &t->e;
-	if (loop->rounds_left == HOST_NONE) {
+	if (is_made_in_place(loop->rounds_left)) {
+		emit_store(e, loop->rounds_left, HOST_CPU, CPU_FIELD(jit_rounds));
+	} else if (loop->rounds_left == HOST_NONE) {
 		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_rounds));
 		emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_rounds_left));
+	} else {
+		emit_load(e, loop->rounds_left, HOST_CPU, CPU_FIELD(jit_rounds));
 	}
-	for (unsigned g = 0; g < GPR_COUNT; g++)
-		if (has_lent(loop, g))
-			emit_store(e, host_register[g], HOST_CPU, guest_offset(g));
 	for (unsigned g = 0; g < GPR_COUNT; g++)
 		if (is_moved(loop, g))
 			emit_load(e, loop->host[g], HOST_CPU, guest_offset(g));
 	for (unsigned n = 0; n < loop->checks; n++)
-		if (loop->check[n].host != HOST_NONE)
+		if (loop->check[n].host != HOST_NONE && !is_made_in_place(loop->check[n].host))
 			emit_load(e, loop->check[n].host, HOST_CPU, addend_offset(n));
-	if (loop->rounds_left != HOST_NONE)
-		emit_load(e, loop->rounds_left, HOST_CPU, CPU_FIELD(jit_rounds));
 }
 
 void emit_leave_stretch(struct translation *t)
 {
 	const struct loop *loop = t->jit->loop;
 	struct emit *e = &t->e;
-	if (loop->rounds_left != HOST_NONE)
-		emit_store(e, loop->rounds_left, HOST_CPU, CPU_FIELD(jit_rounds_left));
 	for (unsigned g = 0; g < GPR_COUNT; g++)
 		if (is_moved(loop, g) && loop->written & BIT(g))
 			emit_store(e, loop->host[g], HOST_CPU, guest_offset(g));
-	for (unsigned g = 0; g < GPR_COUNT; g++)
-		if (has_lent(loop, g))
-			emit_load(e, host_register[g], HOST_CPU, guest_offset(g));
+	if (loop->rounds_left == HOST_NONE)
+		emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_rounds_left));
+	else if (loop->rounds_left != HOST_T0)
+		emit_mov(e, HOST_T0, loop->rounds_left);
+	emit_take_back(t, loop);
 }
 
 void emit_rounds_done(struct translation *t, const struct plan *p)
 {
 	const struct loop *loop = t->jit->loop;
 	struct emit *e = &t->e;
-	emit_load(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_rounds));
-	emit_rm(e, OPCODE_WIDE(0x2b), HOST_T0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_rounds_left));
-	/* The round that is left halfway is among them, if it was counted already. */
-	if ((unsigned)(p - t->jit->plan) >= loop->round_at)
-		emit_alu_imm(e, 5, true, HOST_T0, 1);
+	/* The round that is left halfway is among them, if it was counted already: -left - 1, or -left. */
+	bool counted = (unsigned)(p - t->jit->plan) >= loop->round_at;
+	emit_rr(e, OPCODE_WIDE(0xf7), counted ? 2 : 3, HOST_T0);
+	emit_add_to(e, HOST_T0, CPU_FIELD(jit_rounds));
 	emit_mov_imm(e, HOST_T1, (u64)&t->trace->block[0]->stretch_credit);
 	emit_rm(e, OPCODE_WIDE(0x01), HOST_T0, HOST_T1, HOST_NONE, 0, 0);
 	emit_rr(e, OPCODE_WIDE(0x69), HOST_T0, HOST_T0);
@@ -193,8 +240,8 @@ void emit_begin_stretch(struct translation *t, struct loop *loop)
 	struct emit *e = &t->e;
 	t->trace->block[0]->stretch_credit = 64 * cost_of(loop);
 	emit_pay(t, loop);
-	emit_rm(e, OPCODE_WIDE(0xc7), 0, HOST_CPU, HOST_NONE, 0, CPU_FIELD(jit_rounds));
-	emit32(e, ROUNDS_MAX);
+	loop->no_stretch = NULL;
+	emit_lend(t, loop);
 	for (unsigned g = 0; g < GPR_COUNT; g++)
 		if (loop->bounded & BIT(g))
 			emit_bound(t, loop, g);
