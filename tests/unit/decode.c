@@ -97,8 +97,10 @@ static void try_map(u32 mode, const u8 *prefix, size_t prefix_size, const u8 *es
 {
 	for (unsigned opcode = 0; opcode < 256; opcode++) {
 		u8 bytes[15] = { 0 };
-		memcpy(bytes, prefix, prefix_size);
-		memcpy(bytes + prefix_size, escape, escape_size);
+		for (size_t i = 0; i < prefix_size; i++)
+			bytes[i] = prefix[i];
+		for (size_t i = 0; i < escape_size; i++)
+			bytes[prefix_size + i] = escape[i];
 		size_t at = prefix_size + escape_size;
 		bytes[at] = (u8)opcode;
 		bool x87 = escape_size == 0 && opcode >= 0xd8 && opcode <= 0xdf;
