@@ -17,7 +17,7 @@ static i32 cost_of(const struct loop *loop)
 	return (i32)(1 + (COST + COST_OF_CHECK * loop->checks) / (SAVING * loop->saved));
 }
 
-/* A jump to the plain copy. */
+/* A jump to behind the stretch, for there can be none. */
 static void emit_plain_if(struct translation *t, unsigned condition)
 {
 	add_cold(t, emit_jcc(&t->e, condition, NULL))->kind = COLD_NO_STRETCH;
@@ -176,17 +176,6 @@ static void emit_take_back(struct translation *t, const struct loop *loop)
 			emit_load(&t->e, host_register[g], HOST_CPU, guest_offset(g));
 }
 
-void emit_no_stretch(struct translation *t, const struct cold *c)
-{
-	const struct loop *loop = t->jit->loop;
-	if (!loop->no_stretch) {
-		t->jit->loop->no_stretch = t->e.at;
-		emit_take_back(t, loop);
-		emit_jmp(&t->e, t->plain);
-	}
-	emit_patch(&t->e, c->from, loop->no_stretch);
-}
-
 static void emit_enter_stretch(struct translation *t, const struct loop *loop)
 {
 	struct emit *e = &t->e;
@@ -240,7 +229,6 @@ void emit_begin_stretch(struct translation *t, struct loop *loop)
 	struct emit *e = &t->e;
 	t->trace->block[0]->stretch_credit = 64 * cost_of(loop);
 	emit_pay(t, loop);
-	loop->no_stretch = NULL;
 	emit_lend(t, loop);
 	for (unsigned g = 0; g < GPR_COUNT; g++)
 		if (loop->bounded & BIT(g))
@@ -258,7 +246,9 @@ void emit_begin_stretch(struct translation *t, struct loop *loop)
 
 void emit_end_stretch(struct translation *t)
 {
-	t->jit->loop->end = t->e.at;
+	struct loop *loop = t->jit->loop;
+	loop->end = t->e.at;
+	emit_take_back(t, loop);
 	t->loop = NULL;
 	t->host = host_register;
 }

@@ -49,7 +49,6 @@ struct loop {
 	u16 written;           /* guest registers that the loop writes */
 	u16 lent;              /* host registers that hold something else than between stretches */
 	const u8 *start, *end; /* its code */
-	const u8 *no_stretch;  /* cold code for when there can be none; NULL: not emitted yet */
 };
 
 /* What jit_verify() may find as base or index of an operand in memory in [start, end): host registers of checks. */

@@ -177,7 +177,7 @@ static void emit_cold(struct translation *t, const struct cold *c)
 		emit_jmp(e, c->resume);
 		break;
 	case COLD_NO_STRETCH:
-		emit_no_stretch(t, c);
+		emit_patch(e, c->from, t->jit->loop->end);
 		break;
 	case COLD_NO_CREDIT:
 		emit_site(t, t->plan, VECTORS_NONE, false);

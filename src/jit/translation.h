@@ -362,16 +362,14 @@ void emit_cold_far_unbound(struct translation *t, const struct cold *c);
 
 /* The checks of a stretch, behind which its instructions come, and what comes behind those. */
 void emit_begin_stretch(struct translation *t, struct loop *loop);
-/* There can be none now: to the plain copy. */
-void emit_no_stretch(struct translation *t, const struct cold *c);
+/* Where it ends the plain copy begins, once registers that were lent are taken back. */
 void emit_end_stretch(struct translation *t);
 /* Counts a round; before instruction `p`. Uses the flags. */
 void emit_round(struct translation *t, const struct plan *p);
 struct place_in_memory emit_hoisted(struct translation *t, const struct plan *p);
 /* Guest registers where they are outside of stretches, and T0 = rounds left; changes no flag. */
 void emit_leave_stretch(struct translation *t);
-/* From T0, counts the instructions of all rounds that are done; `p` (of jit->plan) is the last, or next, of this one.
- */
+/* From T0, counts the instructions of the rounds done; `p` (of jit->plan) is the last, or next, of this one. */
 void emit_rounds_done(struct translation *t, const struct plan *p);
 /* Out of the stretch if `condition`: instruction `p` and those behind are done by the plain copy. */
 void emit_go_on_plain_if(struct translation *t, const struct plan *p, unsigned condition);
