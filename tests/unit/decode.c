@@ -97,10 +97,8 @@ static void try_map(u32 mode, const u8 *prefix, size_t prefix_size, const u8 *es
 {
 	for (unsigned opcode = 0; opcode < 256; opcode++) {
 		u8 bytes[15] = { 0 };
-		for (size_t i = 0; i < prefix_size; i++)
-			bytes[i] = prefix[i];
-		for (size_t i = 0; i < escape_size; i++)
-			bytes[prefix_size + i] = escape[i];
+		memcpy(bytes, prefix, prefix_size);
+		memcpy(bytes + prefix_size, escape, escape_size);
 		size_t at = prefix_size + escape_size;
 		bytes[at] = (u8)opcode;
 		bool x87 = escape_size == 0 && opcode >= 0xd8 && opcode <= 0xdf;
@@ -129,7 +127,7 @@ static void try_vex(u32 mode)
 		for (unsigned bits = 0; bits < 32; bits++) {
 			u8 vvvv = bits & 16 ? 0x70 : 0x78;
 			u8 prefix[3] = { 0xc4, (u8)(0xe0 | map), (u8)((bits & 8) << 4 | vvvv | (bits & 7)) };
-			try_map(mode, prefix, 3, NULL, 0);
+			try_map(mode, prefix, 3, (const u8 *)"", 0);
 		}
 }
 
