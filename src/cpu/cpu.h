@@ -196,10 +196,9 @@ struct cpu {
 	u64 jit_page;       /* translated code: linear address of the page it runs in */
 	u64 jit_instructions; /* translated code: to be added to counters.instructions; 0 wherever C code runs */
 	struct block_cache *blocks;
-	u64 jit_stamp;                   /* translated code: what valid entries of the jump cache are stamped with */
-	u64 jit_stack;                   /* translated code: the host's stack pointer when no call is open */
-	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
-	u64 rflags_sys;                  /* RFLAGS without the six arithmetic flags; bit 1 set */
+	u64 jit_stamp;  /* translated code: what valid entries of the jump cache are stamped with */
+	u64 jit_stack;  /* translated code: the host's stack pointer when no call is open */
+	u64 rflags_sys; /* RFLAGS without the six arithmetic flags; bit 1 set */
 	/*
 	 * Translated code wants to know at once whether something wants attention and whether the stamp of copies of
 	 * TLB entries is another one, so both lie in one 8-byte word, which one aligned load reads. Other threads set
@@ -213,12 +212,13 @@ struct cpu {
 			u16 attention; /* ATTEND_*; atomic */
 		};
 	};
-	u64 rip_start;              /* address (offset in CS) of the running instruction */
-	const struct insn *insn;    /* the running instruction */
-	u64 seg_base[SEG_SLOTS];    /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
-	u64 jit_addend[JIT_GROUPS]; /* translated code: host less guest address of pages that it has checked */
-	u32 jit_misses_left;        /* translated code: until a missed prediction is looked at */
-	void *jit_missed;           /* translated code: that one; private to src/jit */
+	u64 rip_start;                   /* address (offset in CS) of the running instruction */
+	const struct insn *insn;         /* the running instruction */
+	u64 seg_base[SEG_SLOTS];         /* copy of seg[].base as address computation wants it: 0 for SEG_FLAT */
+	u64 jit_addend[JIT_GROUPS];      /* translated code: host less guest address of pages that it has checked */
+	u64 jit_rounds, jit_rounds_left; /* translated code: of a loop without checks */
+	u32 jit_misses_left;             /* translated code: until a missed prediction is looked at */
+	void *jit_missed;                /* translated code: that one; private to src/jit */
 	/* --- warm --- */
 	u32 mode_key;  /* what blocks depend on besides their bytes: MODE_* in block.h */
 	bool non_root; /* VMX non-root or SVM guest mode */

@@ -196,7 +196,8 @@ static void give_up_for_check(struct translation *t, const struct plan *p)
 static struct place_in_memory emit_check(struct translation *t, const struct plan *p, struct linear at, unsigned size,
 					 bool write)
 {
-	if (!emit_predicted(t, p, (struct range){ at.base, at.disp, size, write }, false)) {
+	struct range r = { at.base, at.disp, size, write };
+	if (!emit_stack_page(t, p, r, false) && !emit_predicted(t, p, r, false)) {
 		emit_compare(t, at.base, at.disp, size, write);
 		emit_handler_if(t, p, COND_NZ);
 		emit_load(&t->e, HOST_T1, HOST_T1, offsetof(struct tlb_entry, addend));
@@ -274,7 +275,7 @@ static struct linear emit_lead_check(struct translation *t, const struct plan *p
 		emit_ungroup_if(t, p, COND_NZ);
 	}
 	struct range r = { start.base, start.disp, p->group_size, p->group_write };
-	if (emit_predicted(t, p, r, true))
+	if (emit_stack_page(t, p, r, true) || emit_predicted(t, p, r, true))
 		return start;
 	emit_compare(t, r.base, r.disp, r.size, r.write);
 	if (t->loop || t->split) {
@@ -338,7 +339,7 @@ static void emit_kept(struct translation *t, const struct plan *p)
 	}
 	*predicted = NULL;
 	struct linear start = emit_lead_check(t, p);
-	if (p->group_place)
+	if (p->group_place || (*predicted == &t->cpu->mmu.stack.addend && !is_stack_page_kept(t, p)))
 		*predicted = NULL;
 	if (p->group_place)
 		emit_rm(e, OPCODE_WIDE(0x8d), HOST_T1, start.base, HOST_T1, 0, start.disp - p->group_low);

@@ -258,7 +258,8 @@ struct jit {
 	const u8 *stub_forget;     /* call: see make_forget() */
 	const u8 *stub_look[2];    /* call, for reads and writes: see make_look() */
 	const u8 *stub_predict[2]; /* likewise: see make_predict() */
-	const u8 *stub_ungroup;    /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
+	const u8 *stub_stack_page[2]; /* likewise: see stack_page.c */
+	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;
 	/* call: T0 = key, T1 = struct jit_far: T2 = 1: it is bound now; 0: its target has no translation. Keeps T0. */
@@ -338,6 +339,26 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 void jit_keep_predictions(struct jit *jit, const struct predictions *predictions);
 /* ATTEND_JIT: an operand that has missed its prediction. */
 void jit_attend(struct cpu *cpu);
+
+/*
+ * What predict.c and stack_page.c share. T2 as a reference to a range, for stubs: its bytes less one, and whether the
+ * operand itself is written, by which it was found.
+ */
+enum { REFERENCE_BITS = 10, REFERENCE_SIZE = (1 << (REFERENCE_BITS - 1)) - 1, REFERENCE_WRITE = REFERENCE_SIZE + 1 };
+/* RAX = where the TLB would have the range T2 from T0 on, RCX = its tag there. */
+void emit_find_entry(struct emit *e);
+/* CF = mmu_may_copy() of T0's entry says no. Uses RAX and RCX. */
+void emit_test_copies(struct emit *e);
+/* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
+void emit_note(struct emit *e, i32 table);
+/*
+ * A stub that calls `look`: T0 = linear address, T2 = reference; ZF = the TLB has it. If not, the TLB is filled, and
+ * looked at once more. A range across pages is not for it.
+ */
+void make_look_twice(struct emit *e, const struct jit *jit, const u8 *look);
+
+/* stack_page.c */
+void jit_make_stack_page_stubs(struct jit *jit, struct emit *e);
 
 /* jit.c: a jump leads to the block's translation from now on. */
 void jit_bind(struct jit *jit, struct jit_link *link, struct block *block);

@@ -194,6 +194,7 @@ int jit_create(struct cpu *cpu, const struct jit_options *options)
 		free(jit);
 		return error;
 	}
+	mmu_set_nowhere(&cpu->mmu, jit->nowhere);
 	cpu->jit_state = jit;
 	cpu->jit_hot = options->hot;
 	cpu->jit = options->check ? &check_ops : &ops;

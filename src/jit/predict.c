@@ -18,11 +18,8 @@ enum {
 	RARE = 250,
 	ROAMING = 4,
 	STAMP_BITS = 48,
-	/* In references to a prediction, from bit 0 on: bytes of its range, less one; is its operand written; its
-	 * page's number; its own. */
-	SIZE_BITS = 9,
-	OWN_WRITE = 1 << SIZE_BITS,
-	PAGE_AT = SIZE_BITS + 1,
+	/* In references to a prediction, behind what emit_range_reference() has: its page's number; its own. */
+	PAGE_AT = REFERENCE_BITS,
 	NUMBER_AT = 32,
 	PREDICTION_SHIFT = 4,
 	NEXT_SHIFT = 2
@@ -162,7 +159,10 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 
 void emit_load_predicted(struct translation *t, unsigned reg, const u64 *addend)
 {
-	emit_field(t, 0x8b, reg, addend);
+	if (addend == &t->cpu->mmu.stack.addend)
+		emit_load(&t->e, reg, HOST_CPU, CPU_FIELD(mmu.stack.addend));
+	else
+		emit_field(t, 0x8b, reg, addend);
 }
 
 void emit_page_reference(struct translation *t)
@@ -170,10 +170,12 @@ void emit_page_reference(struct translation *t)
 	emit_mov_imm(&t->e, HOST_T2, number_of(t, t->page) << PAGE_AT);
 }
 
-/* Is the operand itself to be written, by which the range was found? */
-static bool is_written(const struct cold *c)
+u32 range_reference(const struct cold *c)
 {
-	return c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_SPLIT ? jit_writes(c->plan) : c->range.write;
+	/* Is the operand itself to be written, by which the range was found? */
+	bool group = c->kind == COLD_PREDICT_GROUP || c->kind == COLD_PREDICT_SPLIT;
+	bool written = group ? jit_writes(c->plan) : c->range.write;
+	return (written ? REFERENCE_WRITE : 0) | (c->range.size - 1);
 }
 
 void emit_cold_predict(struct translation *t, const struct cold *c)
@@ -185,8 +187,7 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 	if (c->range.base != HOST_T0 || moved)
 		emit_lea(e, HOST_T0, c->range.base, c->range.disp);
 	emit_mov_imm(e, HOST_T2,
-		     number_of(t, c->prediction) << NUMBER_AT | number_of(t, t->page) << PAGE_AT |
-			     (is_written(c) ? OWN_WRITE : 0) | (c->range.size - 1));
+		     number_of(t, c->prediction) << NUMBER_AT | number_of(t, t->page) << PAGE_AT | range_reference(c));
 	emit_call(e, stub);
 	/* The code there may have its address from T0. */
 	if (moved)
@@ -243,8 +244,7 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_jmp(e, jit->stub_leave_at);
 }
 
-/* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
-static void emit_note(struct emit *e, i32 table)
+void emit_note(struct emit *e, i32 table)
 {
 	emit_mov(e, HOST_T2, HOST_RCX);
 	emit_shift(e, 7, true, HOST_T2, 63);
@@ -333,15 +333,35 @@ static void emit_list(struct emit *e, const struct jit *jit)
 	emit_patch(e, listed, e->at);
 }
 
-/* CF = T0's entry of the supervisor's is spared. Uses RAX, and makes it T1's addend again; and RCX. */
-static void emit_test_spared(struct emit *e)
+void emit_test_copies(struct emit *e)
 {
+	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(mmu.tlb));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.system));
+	u8 *supervisor = emit_jcc(e, COND_Z, NULL);
+	static_assert(MMU_USER == MMU_CLASSES - 1, "CF = any other class");
+	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.cls));
+	emit8(e, MMU_USER);
+	u8 *other = emit_jmp(e, NULL);
+	emit_patch(e, supervisor, e->at);
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RCX);
 	emit_shift(e, 5, false, HOST_RCX, PAGE_SHIFT);
 	emit_alu_imm(e, 4, false, HOST_RCX, TLB_ENTRIES - 1);
 	emit_load(e, HOST_RAX, HOST_CPU, CPU_FIELD(mmu.copies.spared));
 	emit_rm(e, (struct opcode){ .byte = 0xa3, .map = 1, .wide = true }, HOST_RCX, HOST_RAX, HOST_NONE, 0, 0);
-	emit_load(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
+	emit_patch(e, other, e->at);
+}
+
+void emit_find_entry(struct emit *e)
+{
+	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
+	emit_shift(e, 5, false, HOST_RAX, 7);
+	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
+	emit_add_to(e, HOST_RAX, CPU_FIELD(mmu.tlb));
+	emit_mov(e, HOST_RCX, HOST_T2);
+	emit_alu_imm(e, 4, false, HOST_RCX, REFERENCE_SIZE);
+	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
+	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
+	emit_rm(e, OPCODE_WIDE(0x0b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
 }
 
 /*
@@ -355,15 +375,7 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	emit_mov(e, HOST_T1, HOST_T2);
 	emit_shift(e, 5, true, HOST_T1, NUMBER_AT);
 	emit_prediction_of(e, jit, HOST_T1, HOST_RCX);
-	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
-	emit_shift(e, 5, false, HOST_RAX, 7);
-	emit_alu_imm(e, 4, false, HOST_RAX, (TLB_ENTRIES - 1) << 5);
-	emit_add_to(e, HOST_RAX, CPU_FIELD(mmu.tlb));
-	emit_mov(e, HOST_RCX, HOST_T2);
-	emit_alu_imm(e, 4, false, HOST_RCX, (1 << SIZE_BITS) - 1);
-	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
-	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
-	emit_rm(e, OPCODE_WIDE(0x0b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
+	emit_find_entry(e);
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
 		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
 	u8 *miss = emit_jcc(e, COND_NZ, NULL);
@@ -372,21 +384,11 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	emit_store(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
 	emit_mov_imm(e, HOST_RCX, jit->nowhere);
 	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
-	/* As mmu_may_copy(). */
-	emit_load(e, HOST_RCX, HOST_CPU, CPU_FIELD(mmu.tlb));
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.system));
-	u8 *supervisor = emit_jcc(e, COND_Z, NULL);
-	emit_rm(e, (struct opcode){ .byte = 0x83 }, 7, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.cls));
-	emit8(e, MMU_USER);
-	u8 *no_copy = emit_jcc(e, COND_NZ, NULL);
-	const u8 *copy = e->at;
+	emit_test_copies(e);
+	emit_load(e, HOST_RAX, HOST_T1, offsetof(struct prediction, addend));
+	u8 *no_copy = emit_jcc(e, COND_B, NULL);
 	emit_copy(e, write);
-	u8 *copied = emit_jmp(e, NULL);
-	emit_patch(e, supervisor, e->at);
-	emit_test_spared(e);
-	emit_jcc(e, COND_AE, copy);
 	emit_patch(e, no_copy, e->at);
-	emit_patch(e, copied, e->at);
 	emit_mov(e, HOST_T1, HOST_RAX);
 	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
 	emit_patch(e, miss, e->at);
@@ -437,23 +439,21 @@ static void make_far_near(struct emit *e, const struct jit *jit, bool aim)
 	}
 }
 
-/* The same, but the TLB is filled if it has not got the page. A range across pages is not for it. */
-static void make_predict(struct emit *e, const struct jit *jit, bool write)
+void make_look_twice(struct emit *e, const struct jit *jit, const u8 *look)
 {
-	emit_call(e, jit->stub_look[write]);
+	emit_call(e, look);
 	u8 *hit = emit_jcc(e, COND_Z, NULL);
 	emit_mov(e, HOST_T1, HOST_T2);
-	emit_alu_imm(e, 4, false, HOST_T1, (1 << SIZE_BITS) - 1);
+	emit_alu_imm(e, 4, false, HOST_T1, REFERENCE_SIZE);
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_T1);
 	emit_rr(e, OPCODE_WIDE(0x31), HOST_T0, HOST_T1);
 	emit_alu_imm(e, 4, true, HOST_T1, -(i32)PAGE_SIZE);
 	u8 *across = emit_jcc(e, COND_NZ, NULL);
 	emit_push(e, HOST_T2);
-	emit_shift(e, 5, false, HOST_T2, SIZE_BITS);
-	emit_alu_imm(e, 4, false, HOST_T2, OWN_WRITE >> SIZE_BITS);
+	emit_alu_imm(e, 4, false, HOST_T2, REFERENCE_WRITE);
 	emit_call(e, jit->stub_fill);
 	emit_pop(e, HOST_T2);
-	emit_jmp(e, jit->stub_look[write]);
+	emit_jmp(e, look);
 	emit_patch(e, hit, e->at);
 	emit_patch(e, across, e->at);
 	emit8(e, 0xc3);
@@ -472,7 +472,7 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 		jit->stub_look[write] = e->at;
 		make_look(e, jit, write);
 		jit->stub_predict[write] = e->at;
-		make_predict(e, jit, write);
+		make_look_twice(e, jit, jit->stub_look[write]);
 	}
 }
 

@@ -64,8 +64,20 @@ static void emit_copy_stamp(struct translation *t, enum mmu_class cls)
 	emit_rm(e, store16, HOST_T2, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.stamp.high));
 }
 
+/* As mmu_set_class(). Uses T1 and T2. */
+static void emit_swap_stacks(struct translation *t)
+{
+	struct emit *e = &t->e;
+	for (i32 at = 0; at < (i32)sizeof(struct mmu_copy); at += 8) {
+		emit_load(e, HOST_T1, HOST_CPU, CPU_FIELD(mmu.stack) + at);
+		emit_load(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.other_stack) + at);
+		emit_store(e, HOST_T1, HOST_CPU, CPU_FIELD(mmu.other_stack) + at);
+		emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.stack) + at);
+	}
+}
+
 /* CS from bits of STAR plus `plus`, SS 8 above it, or for CPL 3 below it; CPL, the class of accesses, and what code is
- * stamped with. Uses T2.
+ * stamped with. Uses T1 and T2.
  */
 static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl, i32 star, i32 plus)
 {
@@ -81,6 +93,7 @@ static void emit_ring(struct translation *t, const struct plan *p, unsigned cpl,
 	emit_segment(t, SEG_SS, COMMON | cpl << 5 | SEG_AR_DB);
 	emit_set_byte(e, CPU_FIELD(cpl), (u8)cpl);
 	emit_set(t, 4, CPU_FIELD(mmu.cls), cls);
+	emit_swap_stacks(t);
 	emit_load(e, HOST_T2, HOST_CPU, OF_CLASS(cls, tlb));
 	emit_store(e, HOST_T2, HOST_CPU, CPU_FIELD(mmu.tlb));
 	emit_copy_stamp(t, cls);

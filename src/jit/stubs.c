@@ -428,6 +428,7 @@ void jit_make_stubs(struct cpu *cpu, struct jit *jit)
 	emit_load(&e, HOST_T2, HOST_T1, offsetof(struct jump_entry, block));
 	emit_rm(&e, (struct opcode){ .byte = 0xff }, 4, HOST_T2, HOST_NONE, 0, offsetof(struct block, entry));
 	jit_make_prediction_stubs(cpu, jit, &e);
+	jit_make_stack_page_stubs(jit, &e);
 
 	jit->enter = (struct jit_link * (*)(struct cpu *, const void *)) jit_executable(jit, enter);
 	jit->stubs_end = (size_t)(e.at - jit->writable + 15) & ~15UL;

@@ -97,6 +97,8 @@ static void emit_cold(struct translation *t, const struct cold *c)
 	t->rsp = c->rsp;
 	settle_rsp(t);
 	/* What goes back has not touched the guest's flags. */
+	if (c->stack_page)
+		emit_cold_stack_page(t, c);
 	if (c->prediction)
 		emit_cold_predict(t, c);
 	if (c->kind == COLD_GO_ON_PLAIN || c->kind == COLD_PREDICT_STRETCH || c->stretch)

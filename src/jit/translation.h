@@ -67,6 +67,7 @@ struct cold {
 	const u8 *back;       /* COLD_FILL, COLD_PREDICT, COLD_TOO_DEEP, COLD_FAR, COLD_AIM: where to go on */
 	struct range range;   /* COLD_PREDICT */
 	struct prediction *prediction;
+	bool stack_page;       /* COLD_PREDICT: it is asked for the stack's */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	struct recipe made;    /* COLD_EXIT: what could make them once more */
@@ -99,7 +100,8 @@ struct translation {
 	enum flags_place flags;
 	struct recipe recipe; /* of the flags that the latest instruction to change any made */
 	u8 held;              /* the group whose addend T1 has; 0: none */
-	/* Where groups that keep no more than an addend find theirs: in the leader's prediction; NULL: jit_addend[]. */
+	/* Where groups that keep no more than an addend find theirs: in the leader's prediction, or the stack's page;
+	 * NULL: jit_addend[]. */
 	const u64 *group_addend[JIT_GROUPS];
 	i32 rsp;           /* the guest's RSP is its host register plus this: settle_rsp() */
 	struct cold *cold; /* COLD_MAX */
@@ -334,8 +336,19 @@ void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
 /* T2 = which page's predictions, for stubs. */
 void emit_page_reference(struct translation *t);
 void emit_cold_forget(struct translation *t, const struct cold *c);
+/* As stubs want it. */
+u32 range_reference(const struct cold *c);
 /* Goes back if the TLB has the range, or could be filled with its page; else on. */
 void emit_cold_predict(struct translation *t, const struct cold *c);
+
+/* --- stack_page.c --- */
+
+/* As emit_predicted(), by the page of the stack, if the range lies close to RSP. */
+bool emit_stack_page(struct translation *t, const struct plan *p, struct range r, bool group);
+/* As emit_cold_predict(). */
+void emit_cold_stack_page(struct translation *t, const struct cold *c);
+/* Does the page stay the latest until the leader's group ends? Others that ask for it may change it. */
+bool is_stack_page_kept(const struct translation *t, const struct plan *leader);
 
 /* --- far.c --- */
 

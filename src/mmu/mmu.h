@@ -93,6 +93,14 @@ struct mmu {
 		u32 low;
 		u16 high, owners;
 	} stamp;
+	/*
+	 * A copy that most accesses of a stack share: the page where that was last, which may be read and written. For
+	 * whoever keeps copies; forgotten whenever the privilege's stamp is another one.
+	 */
+	struct mmu_copy {
+		u64 page; /* mmu_set_nowhere()'s: none */
+		u64 addend;
+	} stack;
 	/* Hot: where the fast path looks. Set by mmu_set_class and context switches only. */
 	struct tlb_entry *tlb;    /* table of the current class */
 	u64 revision;             /* of the current context, 0..4095, never 0 */
@@ -117,7 +125,10 @@ struct mmu {
 		/* A bit for each entry of `system`: it must not be copied, for that would last for too short a time. */
 		const u64 *spared;
 	} copies;
+	/* The other privilege's `stack`; and by privilege, the user's last, the page before that one. */
+	struct mmu_copy other_stack, stack_before[2];
 	/* Cold. */
+	u64 nowhere; /* a page where nothing can be */
 	struct mem *mem;
 	struct counters *counters;
 	enum mmu_class cls;
@@ -204,6 +215,9 @@ void mmu_flush_vpid(struct mmu *mmu, u16 vpid, bool globals); /* INVVPID types 1
 void mmu_flush_vpid_page(struct mmu *mmu, u16 vpid, u64 va);  /* INVVPID type 0 */
 void mmu_flush_ept(struct mmu *mmu, u64 eptp);                /* INVEPT type 1: contexts whose EP4TA matches */
 void mmu_flush_all(struct mmu *mmu);
+
+/* A page where no access ever is: neither canonical nor to be guessed. Before the first use of `stack`. */
+void mmu_set_nowhere(struct mmu *mmu, u64 page);
 
 /* Copies of the current address space and privilege are no longer good. */
 void mmu_renew_copies(struct mmu *mmu);

@@ -143,6 +143,19 @@ static void select_class(struct mmu *mmu)
 	mmu->copies.pages = of->pages;
 }
 
+static void forget_stack(struct mmu *mmu, bool user)
+{
+	struct mmu_copy *stack = user == (mmu->cls == MMU_USER) ? &mmu->stack : &mmu->other_stack;
+	stack->page = mmu->stack_before[user].page = mmu->nowhere;
+}
+
+void mmu_set_nowhere(struct mmu *mmu, u64 page)
+{
+	mmu->nowhere = page;
+	forget_stack(mmu, false);
+	forget_stack(mmu, true);
+}
+
 static const u64 no_entries[TLB_ENTRIES / 64];
 
 /* Points the fast path at the current context and class. */
@@ -153,10 +166,13 @@ static void select_tables(struct mmu *mmu)
 	for (unsigned cls = 0; cls < MMU_CLASSES; cls++) {
 		/* With EFLAGS.AC, too, for that changes too often to renew a stamp: see mmu_may_copy(). */
 		struct copy_cache *copies = cls == MMU_USER ? &c->user_copies : &c->supervisor_copies;
+		u64 stamp = copies->stamp | (mmu->checked ? CHECKED_STAMP : 0);
+		if (mmu->of_class[cls].stamp != stamp)
+			forget_stack(mmu, cls == MMU_USER);
 		mmu->of_class[cls] = (struct mmu_of_class){
 			.tlb = mmu->checked ? empty_table(mmu) : class_table(c, effective_class(mmu, cls)),
 			.generation = cls == MMU_USER ? c->user.generation : c->supervisor.generation,
-			.stamp = copies->stamp | (mmu->checked ? CHECKED_STAMP : 0),
+			.stamp = stamp,
 			.pages = copies->pages,
 		};
 	}
@@ -510,6 +526,11 @@ void mmu_set_paging(struct mmu *mmu, const struct mmu_paging *paging)
 
 void mmu_set_class(struct mmu *mmu, enum mmu_class cls)
 {
+	if ((cls == MMU_USER) != (mmu->cls == MMU_USER)) {
+		struct mmu_copy stack = mmu->stack;
+		mmu->stack = mmu->other_stack;
+		mmu->other_stack = stack;
+	}
 	mmu->cls = cls;
 	select_class(mmu);
 }

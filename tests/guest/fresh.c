@@ -7,9 +7,12 @@
 enum { FUNCTIONS = 64 << 10, STRIDE = 64, ROUNDS = 3 };
 static u8 code[FUNCTIONS][STRIDE] ALIGNED(4096);
 
-/* mov $value, %eax; add %edi, %eax; ret */
+/* Reads by four registers, which says nothing of where the others point; mov $value, %eax; add %edi, %eax; ret. */
 static void put_function(u8 *at, u32 value)
 {
+	static const u8 reads[] = { 0x38, 0x01, 0x38, 0x02, 0x38, 0x03, 0x38, 0x06 }; /* cmp %al, (%rcx) ... (%rsi) */
+	memcpy(at, reads, sizeof reads);
+	at += sizeof reads;
 	at[0] = 0xb8;
 	memcpy(at + 1, &value, 4);
 	at[5] = 0x01;
@@ -20,7 +23,7 @@ static void put_function(u8 *at, u32 value)
 static u32 call(const void *at, u32 argument)
 {
 	u32 value;
-	asm volatile("call *%1" : "=a"(value) : "r"(at), "D"(argument) : "memory", "cc");
+	asm volatile("call *%1" : "=a"(value) : "c"(at), "d"(at), "b"(at), "S"(at), "D"(argument) : "memory", "cc");
 	return value;
 }
 

@@ -162,7 +162,9 @@ def test_new_code_for_ever_takes_no_more_than_translation_memory():
     counters, most = measured("--translation-memory", "6M")
     expect(counters["translation_flushes"] >= 5, counters)
     expect(counters["traces_translated"] > 100000, counters)
-    expect(counters["translated_bytes"] <= 6 * MIB * 2 / 5 and counters["decoded_bytes"] <= 6 * MIB * 3 / 5, counters)
+    # What so many operands predict fills its memory before code fills two fifths, and goes with it.
+    expect(counters["translated_bytes"] <= 0.9 * 6 * MIB * 2 / 5, counters)
+    expect(counters["decoded_bytes"] <= 6 * MIB * 3 / 5, counters)
     # 64 MiB of guest, of which not all is used; the program and its tables.
     expect(most < (64 + 6 + 20) * MIB, most)
 
@@ -180,12 +182,11 @@ def test_once_much_is_translated_code_must_run_more_often():
     few, many = counters(), counters("--translate-after", "4")
     expect(few["translation_flushes"] == 0 < many["translation_flushes"], (few, many))
     expect(2.5 * MIB < few["translated_bytes"] < 3 * MIB, few)
-    # What so many operands predict fills its memory before code does, and goes with it.
-    expect(many["translated_bytes"] < 6 * MIB, many)
+    expect(many["translated_bytes"] <= 16 * MIB * 2 / 5, many)
 
 
 def test_translation_memory_may_be_large():
-    counters, _ = measured("--translation-memory", "256M")
+    counters, _ = measured("--translation-memory", "400M")
     expect(counters["translation_flushes"] == 0, counters)
 
 
