@@ -103,7 +103,7 @@ void translate_jmp(struct translation *t, const struct plan *p)
 	const struct cold *aim = emit_aim(t, p);
 	if (aim) {
 		emit_count(t, executed(t, p));
-		emit_far_branch(t, aim->far, false);
+		emit_far_branch(t, aim->far, false, false);
 		return;
 	}
 	emit_lookup(t, p, 0);
@@ -145,11 +145,23 @@ static void emit_landing(struct translation *t, const struct plan *p)
 	emit_link(t, offset, false, has_quiet_links(t));
 }
 
-/* T2 = the return address, which goes to the guest's stack. The instruction is done but for the jump. */
-static void emit_push_return(struct translation *t, const struct plan *p)
+/* Is the return address pushed without a check, so that T0 stays what it is? */
+static bool is_unchecked(const struct plan *p)
+{
+	return p->group && !p->leads;
+}
+
+/*
+ * T2 = the return address, which goes to the guest's stack. The instruction is done but for the jump. `from_t0`: T0 is
+ * the page.
+ */
+static void emit_push_return(struct translation *t, const struct plan *p, bool from_t0)
 {
 	struct place_in_memory m = emit_stack(t, p, t->host[RSP], -8, true);
-	emit_page_address(t, HOST_T2, next_offset(p));
+	if (from_t0)
+		emit_lea(&t->e, HOST_T2, HOST_T0, (i32)next_offset(p));
+	else
+		emit_page_address(t, HOST_T2, next_offset(p));
 	emit_store_place(t, HOST_T2, m);
 	emit_adjust_rsp(t, -8);
 	if (t->chain)
@@ -163,14 +175,14 @@ static void emit_push_return(struct translation *t, const struct plan *p)
 static void emit_call_by_lookup(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	bool unchecked = p->group && !p->leads;
+	bool unchecked = is_unchecked(p);
 	emit_lookup(t, p, 0);
 	t->held = 0; /* all this used T1 */
 	if (unchecked)
 		emit_mov(e, HOST_T0, HOST_T1);
 	else
 		emit_store(e, HOST_T1, HOST_CPU, guest_offset(REG_RIP));
-	emit_push_return(t, p);
+	emit_push_return(t, p, false);
 	emit_open_call(t);
 	if (unchecked)
 		emit_mov(e, HOST_T1, HOST_T0);
@@ -189,9 +201,9 @@ static void translate_indirect_call(struct translation *t, const struct plan *p)
 		return;
 	}
 	t->held = 0; /* cold code that comes back used T1 */
-	emit_push_return(t, p);
+	emit_push_return(t, p, false);
 	emit_open_call(t);
-	emit_far_branch(t, aim->far, true);
+	emit_far_branch(t, aim->far, true, false);
 	aim->resume = t->e.at;
 }
 
@@ -210,7 +222,7 @@ void emit_missed_aim(struct translation *t, const struct cold *c)
 static void translate_near_call(struct translation *t, const struct plan *p, i64 target)
 {
 	bool quiet = has_quiet_links(t);
-	emit_push_return(t, p);
+	emit_push_return(t, p, false);
 	if (quiet && target <= p->offset)
 		emit_leave_for_attention(t, target);
 	emit_open_call(t);
@@ -227,7 +239,7 @@ static void translate_lone_call(struct translation *t, const struct plan *p)
 	emit_canonical(t, p);
 	emit_store(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 	t->held = 0;
-	emit_push_return(t, p);
+	emit_push_return(t, p, false);
 	emit_load(&t->e, HOST_T0, HOST_CPU, guest_offset(REG_RIP));
 	emit_go_far(t, p);
 }
@@ -247,10 +259,11 @@ void translate_call(struct translation *t, const struct plan *p)
 		translate_near_call(t, p, target);
 	} else {
 		struct jit_far *far = emit_far_check(t, p, 0, target);
+		bool from_t0 = is_unchecked(p);
 		t->held = 0;
-		emit_push_return(t, p);
+		emit_push_return(t, p, from_t0);
 		emit_open_call(t);
-		emit_far_branch(t, far, true);
+		emit_far_branch(t, far, true, from_t0);
 	}
 	emit_landing(t, p);
 }

@@ -146,17 +146,16 @@ struct cold *emit_aim(struct translation *t, const struct plan *p)
 	return c;
 }
 
-void emit_far_branch(struct translation *t, struct jit_far *far, bool call)
+void emit_far_branch(struct translation *t, struct jit_far *far, bool call, bool from_t0)
 {
 	struct emit *e = &t->e;
 	i64 page = far->offset & ~(i64)(PAGE_SIZE - 1);
-	/* A jump still has its own page in T0, from the check. */
 	if (far->aimed)
 		emit_load_predicted(t, HOST_T0, &far->near->addend);
-	else if (call || page != (i32)page)
-		emit_page_address(t, HOST_T0, page);
-	else
+	else if (from_t0 && page == (i32)page)
 		emit_lea(e, HOST_T0, HOST_T0, (i32)page);
+	else
+		emit_page_address(t, HOST_T0, page);
 	emit_store(e, HOST_T0, HOST_CPU, CPU_FIELD(jit_page));
 	struct cold *c = add_cold(t, call ? emit_call(e, NULL) : emit_jmp(e, NULL));
 	c->kind = COLD_FAR_UNBOUND;

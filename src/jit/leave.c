@@ -127,7 +127,7 @@ static void emit_exit_far(struct translation *t, const struct plan *p, bool take
 	if (t->chain) {
 		struct jit_far *far = emit_far_check(t, taken ? p : NULL, executed(t, p), offset);
 		emit_count(t, executed(t, p));
-		emit_far_branch(t, far, false);
+		emit_far_branch(t, far, false, true);
 		return;
 	}
 	emit_page_address(t, HOST_T0, offset);

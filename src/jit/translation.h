@@ -363,8 +363,8 @@ struct jit_far *emit_far_check(struct translation *t, const struct plan *p, unsi
  * not to be aimed, and nothing was emitted.
  */
 struct cold *emit_aim(struct translation *t, const struct plan *p);
-/* Then: the jump, or call. */
-void emit_far_branch(struct translation *t, struct jit_far *far, bool call);
+/* Then: the jump, or call. `from_t0`: T0 still has the page that the branch lies in, from emit_far_check(). */
+void emit_far_branch(struct translation *t, struct jit_far *far, bool call, bool from_t0);
 /* Tries to bind it, and goes back to the check if that is done. */
 void emit_cold_far(struct translation *t, const struct cold *c);
 /* The same; the handler does all of a branch that cannot be. Else goes on, for it stays aimed elsewhere. */
