@@ -189,7 +189,7 @@ enum { CALLS_BYTES = 64 << 10, CALLS_ROOM = CALLS_BYTES - PAGE_SIZE };
  * needs it, for a big program has so many that they would crowd others out of the host's cache.
  */
 struct prediction {
-	u64 page;   /* linear address; jit->nowhere: nothing is predicted */
+	u64 page;   /* linear address; or a key, see is_keyed(); jit->nowhere: nothing is predicted */
 	u64 addend; /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
 };
 
@@ -258,7 +258,8 @@ struct jit {
 	const u8 *stub_forget;     /* call: see make_forget() */
 	const u8 *stub_look[2];    /* call, for reads and writes: see make_look() */
 	const u8 *stub_predict[2]; /* likewise: see make_predict() */
-	const u8 *stub_stack_page[2]; /* likewise: see stack_page.c */
+	const u8 *stub_predict_keyed[2]; /* likewise: see make_predict_keyed() */
+	const u8 *stub_stack_page[2];    /* likewise: see stack_page.c */
 	const u8 *stub_ungroup; /* jump: T1 = site: the group's range does not lie in one page; as stub_interpret */
 	/* jump: T1 = site: runs the rest of the instruction's block by the interpreter; leaves */
 	const u8 *stub_interpret;

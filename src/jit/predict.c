@@ -133,16 +133,35 @@ struct prediction *new_aim(struct translation *t, const struct plan *p)
 	return p->insn->strays ? NULL : new_watched(t, p, true);
 }
 
+/*
+ * Relative to RIP, or to FS or GS alone: T0 is the page that the code lies in, or the segment's base. The operand lies
+ * a constant further, so it is enough to compare that, which stands in the prediction instead of the operand's page: no
+ * guest can make either of them `nowhere`, for both are canonical.
+ */
+static bool is_keyed(const struct translation *t, const struct plan *p, const struct range *r)
+{
+	const struct insn *insn = p->insn;
+	bool segment = insn->seg == SEG_FS || insn->seg == SEG_GS;
+	return !t->loop && insn->flags & INSN_MEM && r->base == HOST_T0 && insn->index == REG_ZERO &&
+	       (segment ? insn->base == REG_ZERO : insn->base == REG_RIP);
+}
+
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group)
 {
 	struct emit *e = &t->e;
 	struct prediction *n = p->insn->roams ? NULL : new_watched(t, p, false);
 	if (!n)
 		return false;
-	emit_lea(e, HOST_T2, r.base, r.disp);
-	emit_field(t, 0x2b, HOST_T2, &n->page);
-	emit_alu_imm(e, 7, true, HOST_T2, (i32)(PAGE_SIZE - r.size + 1));
-	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
+	bool keyed = is_keyed(t, p, &r);
+	if (keyed) {
+		emit_field(t, 0x3b, HOST_T0, &n->page);
+	} else {
+		emit_lea(e, HOST_T2, r.base, r.disp);
+		emit_field(t, 0x2b, HOST_T2, &n->page);
+		emit_alu_imm(e, 7, true, HOST_T2, (i32)(PAGE_SIZE - r.size + 1));
+	}
+	struct cold *c = add_cold(t, emit_jcc(e, keyed ? COND_NZ : COND_AE, NULL));
+	c->keyed = keyed;
 	emit_field(t, 0x8b, HOST_T1, &n->addend);
 	c->kind = t->loop             ? COLD_PREDICT_STRETCH
 		  : group && t->split ? COLD_PREDICT_SPLIT
@@ -183,12 +202,16 @@ void emit_cold_predict(struct translation *t, const struct cold *c)
 	struct emit *e = &t->e;
 	bool moved = c->range.base == HOST_T0 && c->range.disp;
 	/* Where a stretch is left from, registers are not where C code expects them. */
-	const u8 *stub = (c->kind == COLD_PREDICT_STRETCH ? t->jit->stub_look : t->jit->stub_predict)[c->range.write];
+	const u8 *const *stubs = c->kind == COLD_PREDICT_STRETCH ? t->jit->stub_look
+				 : c->keyed                      ? t->jit->stub_predict_keyed
+								 : t->jit->stub_predict;
+	if (c->keyed)
+		emit_mov(e, HOST_T1, HOST_T0);
 	if (c->range.base != HOST_T0 || moved)
 		emit_lea(e, HOST_T0, c->range.base, c->range.disp);
 	emit_mov_imm(e, HOST_T2,
 		     number_of(t, c->prediction) << NUMBER_AT | number_of(t, t->page) << PAGE_AT | range_reference(c));
-	emit_call(e, stub);
+	emit_call(e, stubs[c->range.write]);
 	/* The code there may have its address from T0. */
 	if (moved)
 		emit_lea(e, HOST_T0, HOST_T0, -c->range.disp);
@@ -459,6 +482,34 @@ void make_look_twice(struct emit *e, const struct jit *jit, const u8 *look)
 	emit8(e, 0xc3);
 }
 
+/* The same, for a prediction that has the key T1 instead of a page. Does not keep T2. */
+static void make_predict_keyed(struct emit *e, const struct jit *jit, bool write)
+{
+	emit_push(e, HOST_T2);
+	emit_push(e, HOST_T1);
+	emit_push(e, HOST_T1); /* C code wants the stack aligned */
+	emit_call(e, jit->stub_predict[write]);
+	emit_pop(e, HOST_T2);
+	emit_pop(e, HOST_T2);
+	u8 *miss = emit_jcc(e, COND_NZ, NULL);
+	emit_push(e, HOST_RAX);
+	emit_push(e, HOST_RCX);
+	emit_load(e, HOST_RAX, HOST_RSP, 16);
+	emit_shift(e, 5, true, HOST_RAX, NUMBER_AT);
+	emit_prediction_of(e, jit, HOST_RAX, HOST_RCX);
+	emit_mov_imm(e, HOST_RCX, jit->nowhere);
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0, offsetof(struct prediction, page));
+	u8 *no_copy = emit_jcc(e, COND_Z, NULL);
+	emit_store(e, HOST_T2, HOST_RAX, offsetof(struct prediction, page));
+	emit_rr(e, (struct opcode){ .byte = 0x31 }, HOST_RAX, HOST_RAX);
+	emit_patch(e, no_copy, e->at);
+	emit_pop(e, HOST_RCX);
+	emit_pop(e, HOST_RAX);
+	emit_patch(e, miss, e->at);
+	emit_pop(e, HOST_T2);
+	emit8(e, 0xc3);
+}
+
 void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 {
 	jit->stub_far_near = e->at;
@@ -473,6 +524,8 @@ void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e)
 		make_look(e, jit, write);
 		jit->stub_predict[write] = e->at;
 		make_look_twice(e, jit, jit->stub_look[write]);
+		jit->stub_predict_keyed[write] = e->at;
+		make_predict_keyed(e, jit, write);
 	}
 }
 

@@ -68,6 +68,7 @@ struct cold {
 	struct range range;   /* COLD_PREDICT */
 	struct prediction *prediction;
 	bool stack_page;       /* COLD_PREDICT: it is asked for the stack's */
+	bool keyed;            /* COLD_PREDICT: see is_keyed() */
 	bool load_flags;       /* COLD_HANDLER: the flags are wanted there */
 	bool save_flags;       /* COLD_EXIT: they are in the host's alone */
 	struct recipe made;    /* COLD_EXIT: what could make them once more */

@@ -46,10 +46,13 @@ asm(".pushsection .text\n"
     /* Reads, maps another page there, and reads again, all in one go. */
     "remap_between: mov (%rdi), %rax; mov %rsi, (%rdx); invlpg (%rdi); sub (%rdi), %rax; ret\n"
     "read_two: mov (%rdi), %rax; mov 8(%rdi), %rdx; lea (%rax,%rdx), %rax; ret\n"
+    ".global read_fs, read_fs_late\n"
+    "read_fs: mov %fs:8, %rax; ret\n"
+    "read_fs_late: mov %fs:8, %rax; ret\n"
     ".popsection\n");
 u64 read_it(const void *at), read_local(const void *at), read_any(const void *at), read_two(const void *at);
 void write_it(void *at, u64 value), write_any(void *at, u64 value);
-u64 remap_between(const void *at, u64 entry, u64 *slot);
+u64 remap_between(const void *at, u64 entry, u64 *slot), read_fs(void), read_fs_late(void);
 
 static void test_addresses(void)
 {
@@ -133,6 +136,71 @@ static void test_code(void)
 	CHECK("page-that-became-code-is-written-under-watch", right);
 }
 
+/* mov d(%rip), %rax; ret, or mov %rdi, d(%rip); ret: `offset` bytes behind the beginning of its page. */
+static void put_relative(u8 *at, bool write, u32 offset)
+{
+	u32 d = offset - ((u32)(word)at & 4095) - 7;
+	const u8 code[] = { 0x48, write ? 0x89 : 0x8b, write ? 0x3d : 0x05 };
+	memcpy(at, code, sizeof code);
+	memcpy(at + sizeof code, &d, sizeof d);
+	at[7] = 0xc3;
+}
+
+static u64 call_with(const u8 *at, u64 value)
+{
+	asm volatile("call *%1" : "=a"(value) : "r"(at), "D"(value) : "memory", "cc");
+	return value;
+}
+
+/* A page of code twice, before different pages of data, or behind one. */
+static void test_relative(void)
+{
+	enum { FIRST = 10, SECOND = 20, SPANS = 4096 + 4092 };
+	u8 *first = WINDOW + 4096 * FIRST, *second = WINDOW + 4096 * SECOND;
+	bool right = true;
+	map(FIRST, pages[40], PRESENT | WRITE);
+	map(SECOND, pages[40], PRESENT | WRITE);
+	put_relative(pages[40], false, 4096 + 16);
+	put_relative(pages[40] + 16, true, 4096 + 16);
+	put_relative(pages[40] + 32, false, -(4096 - 8U));
+	put_relative(pages[40] + 48, false, SPANS);
+	for (u64 i = 0; i < ROUNDS; i++) {
+		unsigned data = i % 3;
+		u8 *at = i & 1 ? second : first;
+		map(i & 1 ? SECOND + 1 : FIRST + 1, pages[41 + data], PRESENT | WRITE);
+		((u64 *)pages[41 + data])[2] = i;
+		right &= call_with(at, 0) == i && call_with(at, 0) == i;
+		call_with(at + 16, 1000 + i);
+		right &= ((u64 *)pages[41 + data])[2] == 1000 + i && call_with(at, 0) == 1000 + i;
+		*(u64 *)(at - 4096 + 8) = 2000 + i;
+		right &= call_with(at + 32, 0) == 2000 + i;
+		memcpy(at + SPANS, &i, sizeof i);
+		right &= call_with(at + 48, 0) == i && call_with(at + 48, 0) == i;
+	}
+	CHECK("operands-beside-the-code-are-where-it-is", right);
+}
+
+static void set_fs(const u8 *base)
+{
+	wrmsr(0xc0000100, (word)base);
+}
+
+static void test_segment(void)
+{
+	bool right = true;
+	for (u64 i = 0; i < 4 * ROUNDS; i++) {
+		/* In two pages, the second behind test_relative() not behind the first in memory. */
+		const u8 *base = WINDOW + (i / 3 & 1 ? 4096 * 11 : 0) + i % 5 * 800;
+		set_fs(base);
+		for (unsigned n = 0; n < 2; n++) {
+			u64 value = 10 * i + n;
+			memcpy((u8 *)base + 8, &value, sizeof value);
+			right &= read_fs() == value;
+		}
+	}
+	CHECK("operands-of-fs-go-with-its-base", right);
+}
+
 static bool alternate(word cr3, word other_cr3, u64 (*read)(const void *at))
 {
 	bool right = true;
@@ -198,12 +266,17 @@ static void test_smap(void)
 	}
 	map(0, pages[0], PRESENT | WRITE | USER);
 	write_cr4(read_cr4() | CR4_SMAP);
+	set_fs(WINDOW);
+	((u64 *)pages[0])[1] = 2;
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		asm volatile("stac" : : : "cc");
 		right &= read_it(WINDOW) == 1;
+		right &= read_fs_late() == 2;
 		asm volatile("clac" : : : "cc");
 		word vector = TRY("call read_it", : : "D"(WINDOW) : "memory", "rax");
 		right &= vector == PF && fault.address == (word)WINDOW;
+		vector = TRY("call read_fs_late", : : : "memory", "rax");
+		right &= vector == PF && fault.address == (word)WINDOW + 8;
 	}
 	write_cr4(read_cr4() & ~CR4_SMAP);
 	CHECK("smap-counts-again-behind-clac", right);
@@ -279,6 +352,8 @@ void guest_main(void)
 	test_remapping();
 	test_rights();
 	test_code();
+	test_relative();
+	test_segment();
 	test_address_spaces();
 	test_smap();
 	test_breakpoint();
