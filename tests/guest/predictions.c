@@ -2,37 +2,18 @@
  * Operands in memory whose page the translator predicts to be the one of last time: what they find must change with
  * their address, with what is mapped there, with its rights, and with who asks.
  */
-#include "lib/guest.h"
+#include "lib/code.h"
+#include "lib/window.h"
 
-#define WINDOW   ((u8 *)(1ULL << 39))
 #define ROUNDS   300
-#define PRESENT  1
-#define WRITE    2
-#define USER     4
 #define DIRTY    BIT(6)
 #define PCIDE    BIT(17)
 #define CR4_SMAP BIT(21)
 #define PAGES    64
 
-struct tables {
-	u64 pdpt[512], pd[512], pt[512];
-};
-static struct tables window ALIGNED(4096), other ALIGNED(4096);
+static struct window_tables other ALIGNED(4096);
 static u64 other_pml4[512] ALIGNED(4096);
 static u8 pages[PAGES][4096] ALIGNED(4096);
-
-static void make(u64 *pml4, struct tables *t)
-{
-	pml4[1] = (u64)t->pdpt | PRESENT | WRITE | USER;
-	t->pdpt[0] = (u64)t->pd | PRESENT | WRITE | USER;
-	t->pd[0] = (u64)t->pt | PRESENT | WRITE | USER;
-}
-
-static void map(unsigned n, const u8 *page, u64 rights)
-{
-	window.pt[n] = page ? (u64)page | rights : 0;
-	invlpg(WINDOW + 4096 * n);
-}
 
 /* Each is one instruction with one operand, wherever it is called from. */
 asm(".pushsection .text\n"
@@ -113,13 +94,6 @@ static void test_rights(void)
 	}
 	CHECK("page-that-lost-a-right-faults", faulted);
 	CHECK("first-write-sets-the-dirty-flag-again", dirty);
-}
-
-static u32 call(const u8 *at)
-{
-	u32 value;
-	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
-	return value;
 }
 
 /* A page is data for a while, then code, and the same instruction writes it all the time. */
@@ -228,7 +202,7 @@ static void test_address_spaces(void)
 {
 	u32 r[4];
 	memcpy(other_pml4, boot_pml4, sizeof other_pml4);
-	make(other_pml4, &other);
+	window_open(other_pml4, &other);
 	other.pt[0] = (u64)pages[1] | PRESENT | WRITE;
 	*(u64 *)pages[0] = 1;
 	*(u64 *)pages[1] = 2;
@@ -344,7 +318,7 @@ static void test_breakpoint(void)
 
 void guest_main(void)
 {
-	make(boot_pml4, &window);
+	window_open(boot_pml4, &window);
 	write_cr3(read_cr3());
 	for (unsigned i = 0; i < PAGES; i++)
 		map(i, pages[i], PRESENT | WRITE);

@@ -2,19 +2,13 @@
  * Stacks: what lies close to RSP is taken by the translator to lie in the page where that was last, whoever asks. It
  * must be where RSP points nevertheless, with the rights that its page has now, for those who ask now.
  */
-#include "lib/guest.h"
+#include "lib/code.h"
+#include "lib/window.h"
 
-#define WINDOW  ((u8 *)(1ULL << 39))
-#define ROUNDS  300
-#define PRESENT 1
-#define WRITE   2
-#define USER    4
-#define PAGES   16
+#define ROUNDS 300
+#define PAGES  16
 
-struct tables {
-	u64 pdpt[512], pd[512], pt[512];
-};
-static struct tables window ALIGNED(4096), other ALIGNED(4096);
+static struct window_tables other ALIGNED(4096);
 static u64 other_pml4[512] ALIGNED(4096);
 static u8 pages[PAGES][4096] ALIGNED(4096);
 
@@ -22,19 +16,6 @@ static u8 pages[PAGES][4096] ALIGNED(4096);
 static u8 *page(unsigned n)
 {
 	return pages[n * 5 % PAGES];
-}
-
-static void make(u64 *pml4, struct tables *t)
-{
-	pml4[1] = (u64)t->pdpt | PRESENT | WRITE | USER;
-	t->pdpt[0] = (u64)t->pd | PRESENT | WRITE | USER;
-	t->pd[0] = (u64)t->pt | PRESENT | WRITE | USER;
-}
-
-static void map(unsigned n, const u8 *page, u64 rights)
-{
-	window.pt[n] = page ? (u64)page | rights : 0;
-	invlpg(WINDOW + 4096 * n);
 }
 
 /* RDI is their stack for a while. */
@@ -132,13 +113,6 @@ static void test_remapping(void)
 	CHECK("another-page-there-counts-behind-invlpg", right);
 }
 
-static u32 call(const u8 *at)
-{
-	u32 value;
-	asm volatile("call *%1" : "=a"(value) : "r"(at) : "memory", "cc");
-	return value;
-}
-
 static void test_code(void)
 {
 	bool right = true;
@@ -155,7 +129,7 @@ static void test_address_spaces(void)
 {
 	bool right = true;
 	memcpy(other_pml4, boot_pml4, sizeof other_pml4);
-	make(other_pml4, &other);
+	window_open(other_pml4, &other);
 	other.pt[0] = (u64)pages[1] | PRESENT | WRITE;
 	((u64 *)pages[1])[1] = 0;
 	word cr3 = read_cr3();
@@ -217,7 +191,7 @@ static void test_user(void)
 
 void guest_main(void)
 {
-	make(boot_pml4, &window);
+	window_open(boot_pml4, &window);
 	write_cr3(read_cr3());
 	for (unsigned i = 0; i < PAGES; i++)
 		map(i, page(i), PRESENT | WRITE);
