@@ -334,18 +334,27 @@ void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 /* Jumps were bound. Once that has brought much in, or some time has passed since the first: gives it back. */
 void jit_tidy_patched(struct cpu *cpu, struct jit *jit);
 
-/* predict.c */
-void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e);
-/* A translation that has these was made. */
+/* predict.c: a translation that has these was made. */
 void jit_keep_predictions(struct jit *jit, const struct predictions *predictions);
+
+/* --- predict_miss.c --- */
+
+void jit_make_prediction_stubs(struct cpu *cpu, struct jit *jit, struct emit *e);
 /* ATTEND_JIT: an operand that has missed its prediction. */
 void jit_attend(struct cpu *cpu);
 
-/*
- * What predict.c and stack_page.c share. T2 as a reference to a range, for stubs: its bytes less one, and whether the
- * operand itself is written, by which it was found.
- */
-enum { REFERENCE_BITS = 10, REFERENCE_SIZE = (1 << (REFERENCE_BITS - 1)) - 1, REFERENCE_WRITE = REFERENCE_SIZE + 1 };
+enum {
+	STAMP_BITS = 48, /* of struct mmu_stamp; `attention` is above them */
+	/*
+	 * T2 as a reference: bytes of a range, less one; whether the operand itself is written, by which it was found;
+	 * where the number of a prediction's page begins, and its own.
+	 */
+	REFERENCE_SIZE = 0x1ff,
+	REFERENCE_WRITE = 0x200,
+	REFERENCE_PAGE = 10,
+	REFERENCE_NUMBER = 32
+};
+
 /* RAX = where the TLB would have the range T2 from T0 on, RCX = its tag there. */
 void emit_find_entry(struct emit *e);
 /* CF = mmu_may_copy() of T0's entry says no. Uses RAX and RCX. */
