@@ -21,10 +21,10 @@ enum {
 	TOUCHED = 3          /* pieces of 2 MiB that bound jumps have brought in, of more code */
 };
 
-/* Traces have one for each 190 bytes of theirs, as they are in Linux; if others need more, that fills the area, too. */
+/* Traces have one for each 260 bytes of theirs, as they are in Linux; if others need more, that fills the area, too. */
 static size_t predictions_size(const struct jit *jit)
 {
-	enum { BYTES_OF_CODE = 150 };
+	enum { BYTES_OF_CODE = 200 };
 	return (jit->size / BYTES_OF_CODE * sizeof(struct prediction) + PAGE_SIZE - 1) & ~(size_t)(PAGE_SIZE - 1);
 }
 
@@ -69,6 +69,7 @@ int jit_area_create(struct jit *jit)
 	jit->links_start = jit->size;
 	jit->predictions = (struct prediction *)((u8 *)x + jit->size);
 	jit->predictions_max = beside / sizeof(*jit->predictions);
+	jit->predictions_used = FIRST_PREDICTION;
 	/* Each trace has its own, and all are used at any time: pages of 4 KiB would have the host walk its tables. */
 	(void)madvise(jit->predictions, beside, MADV_HUGEPAGE);
 	jit->prediction_info = calloc(jit->predictions_max, sizeof(*jit->prediction_info));
@@ -94,7 +95,7 @@ void jit_area_empty(struct jit *jit)
 	jit->forgotten = 0;
 	jit->links_start = jit->size;
 	jit->full = false;
-	jit->predictions_used = 0;
+	jit->predictions_used = FIRST_PREDICTION;
 }
 
 bool jit_has_room(struct jit *jit, size_t n, unsigned links)

@@ -193,27 +193,19 @@ struct prediction {
 	u64 addend; /* as in struct tlb_entry; of the latest access, if its page may not be predicted */
 };
 
-/* Numbers in lists of predictions; others are places in jit->predictions, where headers have the first ones. */
-enum { NOT_LISTED, LAST_LISTED };
+/* Numbers in lists of predictions; others are places in jit->predictions. */
+enum { NOT_LISTED, LAST_LISTED, FIRST_PREDICTION };
 
 struct prediction_info {
-	u32 insn;       /* place in the arena of the instruction */
-	u16 index : 15; /* behind the trace's header */
-	u16 aim : 1;    /* of where the instruction leads, not of its operand */
+	u32 insn, head; /* places in the arena of the instruction, and of its trace's first block */
 	u16 misses;     /* that were looked at */
+	bool aim;       /* of where the instruction leads, not of its operand */
 };
 
-/* Room for a trace's: three of each instruction, two headers. With two copies of each it may run out: new_place(). */
-enum { PREDICTIONS = 3 * TRACE_MAX + 2 };
+/* Room for a trace's: three of each instruction, a header. With two copies of each it may run out: new_place(). */
+enum { PREDICTIONS = 3 * TRACE_MAX + 1 };
 
-/* Those of a trace. */
-struct predictions {
-	u64 count;
-	struct block *head; /* of the trace */
-	struct prediction of[];
-};
-
-/* Of a page with code: those that have looked for something since they were forgotten. */
+/* A header in jit->predictions, of a page with code: those that have looked for something since they were forgotten. */
 struct page_predictions {
 	u64 stamp; /* the MMU's copies' when they were made */
 	u64 first; /* number; those behind it by jit->prediction_next */
@@ -333,9 +325,6 @@ bool jit_has_room(struct jit *jit, size_t n, unsigned links);
 void jit_keep(struct cpu *cpu, struct jit *jit, size_t size);
 /* Jumps were bound. Once that has brought much in, or some time has passed since the first: gives it back. */
 void jit_tidy_patched(struct cpu *cpu, struct jit *jit);
-
-/* predict.c: a translation that has these was made. */
-void jit_keep_predictions(struct jit *jit, const struct predictions *predictions);
 
 /* --- predict_miss.c --- */
 

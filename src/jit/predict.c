@@ -48,10 +48,7 @@ static struct page_predictions *page_of(struct translation *t)
  */
 void emit_begin_predictions(struct translation *t)
 {
-	struct jit *jit = t->jit;
 	t->page = page_of(t);
-	t->predictions = (struct predictions *)(jit->predictions + jit->predictions_used);
-	*t->predictions = (struct predictions){ .head = t->trace->block[0] };
 	emit_load(&t->e, HOST_T0, HOST_CPU, CPU_FIELD(mmu.stamp));
 	if (!t->chain) {
 		emit_shift(&t->e, 4, true, HOST_T0, 64 - STAMP_BITS);
@@ -70,21 +67,16 @@ void emit_cold_forget(struct translation *t, const struct cold *c)
 	emit_jmp(&t->e, c->back);
 }
 
-void jit_keep_predictions(struct jit *jit, const struct predictions *predictions)
-{
-	if (predictions->count)
-		jit->predictions_used += 1 + predictions->count;
-}
-
 struct prediction *new_place(struct translation *t)
 {
-	struct prediction *n = &t->predictions->of[t->predictions->count];
-	if (n == t->jit->predictions + t->jit->predictions_max)
+	struct jit *jit = t->jit;
+	size_t number = jit->predictions_used + t->predictions;
+	if (number == jit->predictions_max)
 		return NULL;
-	t->predictions->count++;
-	*n = (struct prediction){ .page = t->jit->nowhere };
-	t->jit->prediction_next[n - t->jit->predictions] = NOT_LISTED;
-	return n;
+	t->predictions++;
+	jit->predictions[number] = (struct prediction){ .page = jit->nowhere };
+	jit->prediction_next[number] = NOT_LISTED;
+	return &jit->predictions[number];
 }
 
 void emit_compare_place(struct translation *t, unsigned reg, const u64 *field)
@@ -100,7 +92,7 @@ static struct prediction *new_watched(struct translation *t, const struct plan *
 		return NULL;
 	t->jit->prediction_info[n - t->jit->predictions] = (struct prediction_info){
 		.insn = (u32)((const u8 *)p->insn - t->cpu->blocks->arena),
-		.index = (u16)(n - t->predictions->of) & 0x7fff,
+		.head = (u32)((const u8 *)t->trace->block[0] - t->cpu->blocks->arena),
 		.aim = aim,
 	};
 	return n;

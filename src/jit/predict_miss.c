@@ -18,8 +18,7 @@ enum {
 	NEXT_SHIFT = 2
 };
 
-static_assert(sizeof(struct prediction) == 16 && sizeof(struct predictions) == 16 &&
-		      sizeof(struct page_predictions) == 16,
+static_assert(sizeof(struct prediction) == 16 && sizeof(struct page_predictions) == 16,
 	      "as translated code finds them");
 static_assert(1 << PREDICTION_SHIFT == sizeof(struct prediction) && 1 << NEXT_SHIFT == sizeof(u32), "likewise");
 
@@ -353,5 +352,5 @@ void jit_attend(struct cpu *cpu)
 		insn->roams = true;
 		cpu->counters.operands_roaming++;
 	}
-	block_retranslate(cpu, ((struct predictions *)(n - info->index) - 1)->head);
+	block_retranslate(cpu, (struct block *)(cpu->blocks->arena + info->head));
 }

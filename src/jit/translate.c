@@ -467,7 +467,7 @@ const u8 *jit_translate(struct cpu *cpu, struct jit *jit, const struct trace *tr
 		return NULL;
 	}
 	jit_keep(cpu, jit, size);
-	jit_keep_predictions(jit, t.predictions);
+	jit->predictions_used += t.predictions;
 	cpu->counters.loops_hoisted += loop != NULL;
 	struct jit_made *made = &jit->made;
 	made->trace = trace;

@@ -108,10 +108,10 @@ struct translation {
 	struct cold *cold; /* COLD_MAX */
 	unsigned colds;
 	struct page_predictions *page;
-	struct predictions *predictions; /* its own */
-	const u8 *quiet;                 /* behind what is looked at where it is entered */
-	u64 lines;                       /* besides its own, that it relies on */
-	bool refused;                    /* something came out that was not meant */
+	unsigned predictions; /* its own, from jit->predictions_used on */
+	const u8 *quiet;      /* behind what is looked at where it is entered */
+	u64 lines;            /* besides its own, that it relies on */
+	bool refused;         /* something came out that was not meant */
 };
 
 #define CPU_FIELD(field) ((i32)offsetof(struct cpu, field))
