@@ -389,7 +389,7 @@ struct place_in_memory emit_one_register(struct translation *t, struct place_in_
 
 struct place_in_memory emit_stack(struct translation *t, const struct plan *p, unsigned base, i32 change, bool write)
 {
-	if (!p->group || p->leads)
+	if (!jit_follows(p))
 		give_up_for_check(t, p);
 	if (!p->group)
 		return emit_check(t, p, (struct linear){ base, change }, 8, write);

@@ -145,12 +145,6 @@ static void emit_landing(struct translation *t, const struct plan *p)
 	emit_link(t, offset, false, has_quiet_links(t));
 }
 
-/* Is the return address pushed without a check, so that T0 stays what it is? */
-static bool is_unchecked(const struct plan *p)
-{
-	return p->group && !p->leads;
-}
-
 /*
  * T2 = the return address, which goes to the guest's stack. The instruction is done but for the jump. `from_t0`: T0 is
  * the page.
@@ -175,7 +169,7 @@ static void emit_push_return(struct translation *t, const struct plan *p, bool f
 static void emit_call_by_lookup(struct translation *t, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	bool unchecked = is_unchecked(p);
+	bool unchecked = jit_follows(p);
 	emit_lookup(t, p, 0);
 	t->held = 0; /* all this used T1 */
 	if (unchecked)
@@ -259,7 +253,7 @@ void translate_call(struct translation *t, const struct plan *p)
 		translate_near_call(t, p, target);
 	} else {
 		struct jit_far *far = emit_far_check(t, p, 0, target);
-		bool from_t0 = is_unchecked(p);
+		bool from_t0 = jit_follows(p); /* without a check nothing changes it */
 		t->held = 0;
 		emit_push_return(t, p, from_t0);
 		emit_open_call(t);

@@ -344,12 +344,12 @@ enum {
 	REFERENCE_NUMBER = 32
 };
 
-/* RAX = where the TLB would have the range T2 from T0 on, RCX = its tag there. */
-void emit_find_entry(struct emit *e);
+/* ZF = the TLB has the range T2 from T0 on. RAX = its entry, RCX = the tag that it should have. */
+void emit_find_entry(struct emit *e, bool write);
 /* CF = mmu_may_copy() of T0's entry says no. Uses RAX and RCX. */
 void emit_test_copies(struct emit *e);
-/* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
-void emit_note(struct emit *e, i32 table);
+/* mmu_note_copy() of T0's entry, whose addend is that register. Uses RCX and T2. */
+void emit_note_copy(struct emit *e, unsigned addend, bool write);
 /*
  * A stub that calls `look`: T0 = linear address, T2 = reference; ZF = the TLB has it. If not, the TLB is filled, and
  * looked at once more. A range across pages is not for it.
@@ -406,6 +406,12 @@ bool jit_is_count_branch(const struct plan *p);
 static inline bool jit_writes(const struct plan *p)
 {
 	return p->memory_write || p->kind == PLAN_CALL;
+}
+
+/* Is its operand, or place on the stack, one that its group's leader has checked? */
+static inline bool jit_follows(const struct plan *p)
+{
+	return p->group && !p->leads;
 }
 
 bool jit_plan_address(const struct plan *p, const ZydisDecodedOperand *op);

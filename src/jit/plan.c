@@ -381,7 +381,7 @@ static bool shows_flags(const struct plan *p)
 	default:
 		/* A fault shows them, and a write may change the instructions to come; but not behind a shared check.
 		 */
-		return p->memory && !p->hoisted && (!p->group || p->leads);
+		return p->memory && !p->hoisted && !jit_follows(p);
 	}
 }
 

@@ -36,10 +36,10 @@ static struct page_predictions *page_of(struct translation *t)
 	struct jit *jit = t->jit;
 	u32 *at = &t->cpu->blocks->pages[t->trace->block[0]->ram_offset >> PAGE_SHIFT].predictions;
 	if (!*at) {
-		*at = (u32)++jit->predictions_used;
-		*(struct page_predictions *)(jit->predictions + *at - 1) = (struct page_predictions){ 0 };
+		*at = (u32)jit->predictions_used++;
+		jit->predictions[*at] = (struct prediction){ 0 };
 	}
-	return (struct page_predictions *)(jit->predictions + *at - 1);
+	return (struct page_predictions *)(jit->predictions + *at);
 }
 
 /*
@@ -116,6 +116,18 @@ static bool is_keyed(const struct translation *t, const struct plan *p, const st
 	       (segment ? insn->base == REG_ZERO : insn->base == REG_RIP);
 }
 
+struct cold *add_mispredicted(struct translation *t, u8 *from, const struct plan *p, struct range r, bool group)
+{
+	struct cold *c = add_cold(t, from);
+	c->kind = t->loop             ? COLD_PREDICT_STRETCH
+		  : group && t->split ? COLD_PREDICT_SPLIT
+		  : group             ? COLD_PREDICT_GROUP
+				      : COLD_PREDICT;
+	c->plan = plain_plan(t, p);
+	c->range = r;
+	return c;
+}
+
 bool emit_predicted(struct translation *t, const struct plan *p, struct range r, bool group)
 {
 	struct emit *e = &t->e;
@@ -130,17 +142,11 @@ bool emit_predicted(struct translation *t, const struct plan *p, struct range r,
 		emit_field(t, 0x2b, HOST_T2, &n->page);
 		emit_alu_imm(e, 7, true, HOST_T2, (i32)(PAGE_SIZE - r.size + 1));
 	}
-	struct cold *c = add_cold(t, emit_jcc(e, keyed ? COND_NZ : COND_AE, NULL));
+	struct cold *c = add_mispredicted(t, emit_jcc(e, keyed ? COND_NZ : COND_AE, NULL), p, r, group);
 	c->keyed = keyed;
-	emit_field(t, 0x8b, HOST_T1, &n->addend);
-	c->kind = t->loop             ? COLD_PREDICT_STRETCH
-		  : group && t->split ? COLD_PREDICT_SPLIT
-		  : group             ? COLD_PREDICT_GROUP
-				      : COLD_PREDICT;
-	c->plan = plain_plan(t, p);
-	c->back = e->at;
-	c->range = r;
 	c->prediction = n;
+	emit_field(t, 0x8b, HOST_T1, &n->addend);
+	c->back = e->at;
 	if (group)
 		t->group_addend[p->group - 1] = &n->addend;
 	return true;

@@ -69,7 +69,8 @@ static void make_forget(struct emit *e, const struct jit *jit)
 	emit_jmp(e, jit->stub_leave_at);
 }
 
-void emit_note(struct emit *e, i32 table)
+/* BYTE [[CPU + table] + copy_index(RCX)] = 1. Uses T2. */
+static void emit_note(struct emit *e, i32 table)
 {
 	emit_mov(e, HOST_T2, HOST_RCX);
 	emit_shift(e, 7, true, HOST_T2, 63);
@@ -80,6 +81,16 @@ void emit_note(struct emit *e, i32 table)
 	emit_add_to(e, HOST_RCX, table);
 	emit_rm(e, (struct opcode){ .byte = 0xc6 }, 0, HOST_RCX, HOST_NONE, 0, 0);
 	emit8(e, 1);
+}
+
+void emit_note_copy(struct emit *e, unsigned addend, bool write)
+{
+	emit_mov(e, HOST_RCX, HOST_T0);
+	emit_note(e, CPU_FIELD(mmu.copies.pages));
+	if (!write)
+		return;
+	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, addend, 0, 0);
+	emit_note(e, CPU_FIELD(mmu.copies.writable));
 }
 
 /* ZF = the prediction T1 is not listed. Uses RCX. */
@@ -112,18 +123,13 @@ static void emit_enlist(struct emit *e, const struct jit *jit)
 	emit_pop(e, HOST_T0);
 }
 
-/* RAX = addend of the page at T0: the listed prediction T1 copies it; as mmu_note_copy(). Uses RCX and T2. */
+/* RAX = addend of the page at T0: the listed prediction T1 copies it. Uses RCX and T2. */
 static void emit_copy(struct emit *e, bool write)
 {
 	emit_mov(e, HOST_RCX, HOST_T0);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_store(e, HOST_RCX, HOST_T1, offsetof(struct prediction, page));
-	emit_mov(e, HOST_RCX, HOST_T0);
-	emit_note(e, CPU_FIELD(mmu.copies.pages));
-	if (!write)
-		return;
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, HOST_RAX, 0, 0);
-	emit_note(e, CPU_FIELD(mmu.copies.writable));
+	emit_note_copy(e, HOST_RAX, write);
 }
 
 /* This miss is to be looked at: see attend(). */
@@ -176,7 +182,7 @@ void emit_test_copies(struct emit *e)
 	emit_patch(e, other, e->at);
 }
 
-void emit_find_entry(struct emit *e)
+void emit_find_entry(struct emit *e, bool write)
 {
 	emit_rr(e, (struct opcode){ .byte = 0x89 }, HOST_T0, HOST_RAX);
 	emit_shift(e, 5, false, HOST_RAX, 7);
@@ -187,6 +193,8 @@ void emit_find_entry(struct emit *e)
 	emit_rr(e, OPCODE_WIDE(0x01), HOST_T0, HOST_RCX);
 	emit_alu_imm(e, 4, true, HOST_RCX, -(i32)PAGE_SIZE);
 	emit_rm(e, OPCODE_WIDE(0x0b), HOST_RCX, HOST_CPU, HOST_NONE, 0, CPU_FIELD(mmu.revision));
+	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
+		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
 }
 
 /*
@@ -200,9 +208,7 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	emit_mov(e, HOST_T1, HOST_T2);
 	emit_shift(e, 5, true, HOST_T1, REFERENCE_NUMBER);
 	emit_prediction_of(e, jit, HOST_T1, HOST_RCX);
-	emit_find_entry(e);
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
-		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	emit_find_entry(e, write);
 	u8 *miss = emit_jcc(e, COND_NZ, NULL);
 	emit_load(e, HOST_RAX, HOST_RAX, offsetof(struct tlb_entry, addend));
 	emit_list(e, jit);

@@ -25,7 +25,7 @@ static void move_rsp(struct translation *t, const struct plan *p, i32 change)
 
 bool may_defer_rsp(const struct plan *p)
 {
-	bool follows = p->group && !p->leads;
+	bool follows = jit_follows(p);
 	switch (p->kind) {
 	case PLAN_PUSH:
 		return follows && !(jit_is_gpr(&p->op[0]) && jit_gpr_number(&p->op[0]) == RSP);

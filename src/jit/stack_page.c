@@ -14,7 +14,6 @@ enum {
 
 static_assert(offsetof(struct cpu, mmu.stack) + sizeof(struct mmu_copy) <= 128 + CPU_BIAS, "short displacements");
 
-/* Of the current privilege: the latest page, and the one before. */
 #define LATEST(field) CPU_FIELD(mmu.stack.field)
 
 bool emit_stack_page(struct translation *t, const struct plan *p, struct range r, bool group)
@@ -25,13 +24,10 @@ bool emit_stack_page(struct translation *t, const struct plan *p, struct range r
 	emit_lea(e, HOST_T2, r.base, r.disp);
 	emit_rm(e, OPCODE_WIDE(0x2b), HOST_T2, HOST_CPU, HOST_NONE, 0, LATEST(page));
 	emit_alu_imm(e, 7, true, HOST_T2, (i32)(PAGE_SIZE - r.size + 1));
-	struct cold *c = add_cold(t, emit_jcc(e, COND_AE, NULL));
-	emit_load(e, HOST_T1, HOST_CPU, LATEST(addend));
-	c->kind = !group ? COLD_PREDICT : t->split ? COLD_PREDICT_SPLIT : COLD_PREDICT_GROUP;
-	c->plan = plain_plan(t, p);
-	c->back = e->at;
-	c->range = r;
+	struct cold *c = add_mispredicted(t, emit_jcc(e, COND_AE, NULL), p, r, group);
 	c->stack_page = true;
+	emit_load(e, HOST_T1, HOST_CPU, LATEST(addend));
+	c->back = e->at;
 	if (group)
 		t->group_addend[p->group - 1] = &t->cpu->mmu.stack.addend;
 	return true;
@@ -49,7 +45,7 @@ void emit_cold_stack_page(struct translation *t, const struct cold *c)
 /* May it ask for the page of the stack? */
 static bool asks(const struct plan *p)
 {
-	if (p->group && !p->leads)
+	if (jit_follows(p))
 		return false;
 	switch (p->kind) {
 	case PLAN_PUSH:
@@ -135,9 +131,7 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	u8 *changed = emit_jmp(e, NULL);
 
 	emit_patch(e, elsewhere, e->at);
-	emit_find_entry(e);
-	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0,
-		write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read));
+	emit_find_entry(e, write);
 	u8 *miss = emit_jcc(e, COND_NZ, NULL);
 	emit_load(e, HOST_T1, HOST_RAX, offsetof(struct tlb_entry, addend));
 	emit_rm(e, OPCODE_WIDE(0x3b), HOST_RCX, HOST_RAX, HOST_NONE, 0, offsetof(struct tlb_entry, write));
@@ -146,10 +140,7 @@ static void make_look(struct emit *e, const struct jit *jit, bool write)
 	u8 *no_copy = emit_jcc(e, COND_B, NULL);
 	emit_before(e);
 	emit_change(e);
-	emit_mov(e, HOST_RCX, HOST_T0);
-	emit_note(e, CPU_FIELD(mmu.copies.pages));
-	emit_rm(e, OPCODE_WIDE(0x8d), HOST_RCX, HOST_T0, HOST_T1, 0, 0);
-	emit_note(e, CPU_FIELD(mmu.copies.writable));
+	emit_note_copy(e, HOST_T1, true);
 	u8 *copied = emit_jmp(e, NULL);
 	emit_patch(e, read_only, e->at);
 	emit_patch(e, no_copy, e->at);

@@ -337,6 +337,8 @@ void emit_compare_place(struct translation *t, unsigned reg, const u64 *field);
 /* T2 = which page's predictions, for stubs. */
 void emit_page_reference(struct translation *t);
 void emit_cold_forget(struct translation *t, const struct cold *c);
+/* A jump, whose displacement is at `from`, to where a prediction of the range was wrong. */
+struct cold *add_mispredicted(struct translation *t, u8 *from, const struct plan *p, struct range r, bool group);
 /* As stubs want it. */
 u32 range_reference(const struct cold *c);
 /* Goes back if the TLB has the range, or could be filled with its page; else on. */

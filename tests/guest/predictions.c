@@ -163,7 +163,7 @@ static void test_segment(void)
 {
 	bool right = true;
 	for (u64 i = 0; i < 4 * ROUNDS; i++) {
-		/* In two pages, the second behind test_relative() not behind the first in memory. */
+		/* In two pages, which test_relative() has left far apart in memory. */
 		const u8 *base = WINDOW + (i / 3 & 1 ? 4096 * 11 : 0) + i % 5 * 800;
 		set_fs(base);
 		for (unsigned n = 0; n < 2; n++) {

@@ -144,7 +144,7 @@ static void test_address_spaces(void)
 	CHECK("two-address-spaces-differ", right);
 }
 
-/* The user pushes on one more page, which the supervisor uses, too, before and behind. */
+/* The user reads and pushes on a page that the supervisor has just pushed on. */
 static bool pushes_right(bool by_sysret, unsigned round)
 {
 	static const u64 rights[] = { PRESENT | WRITE | USER, PRESENT | WRITE, PRESENT | USER, 0 };
